@@ -1,0 +1,170 @@
+"""Settings from layers: defaults < configs/default.json < each --config file in order < flags; later wins, deeply.
+
+Every value keeps the name of the layer it came from. All problems of all layers are collected and told at once.
+Knows nothing of argv (`flags`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from workflow.config.settings import CommandSettings, field_aliases, section_fields
+from workflow.errors import ConfigError, did_you_mean
+
+DEFAULT_FILE = Path("configs/default.json")
+FLAGS = "flag"
+
+S = TypeVar("S", bound=CommandSettings)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Raw values of one source, flat or by section, and the source's name for messages."""
+
+    name: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Resolved(Generic[S]):
+    """Valid settings, and where each value that is not a default came from (flat name -> layer name)."""
+
+    settings: S
+    origins: dict[str, str] = field(default_factory=dict)
+
+    def flat(self) -> dict[str, Any]:
+        """Flat name -> JSON-ready value."""
+        return flatten(self.settings)
+
+    def origin(self, name: str) -> str:
+        """The layer that gave this setting."""
+        return self.origins.get(name, "default")
+
+
+def flatten(settings: BaseModel) -> dict[str, Any]:
+    """Flat name -> JSON-ready value of each setting."""
+    return {name: value for section in settings.model_dump(mode="json").values() for name, value in section.items()}
+
+
+def resolve(
+    settings_type: type[S], layers: Sequence[Layer], *, problems: Sequence[str] = (), complete: bool = True
+) -> Resolved[S]:
+    """Merges the layers into valid settings.
+
+    Raises ConfigError with every problem found, `problems` of an earlier stage first.
+    """
+    found = list(problems)
+    fields = section_fields(settings_type)
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer in layers:
+        for name, value in _by_flat_name(layer, settings_type, found).items():
+            merged[name] = _merge(merged.get(name), value)
+            origins[name] = layer.name
+    if complete:
+        found += settings_type.missing(merged)
+    nested: dict[str, dict[str, Any]] = {}
+    for name, value in merged.items():
+        nested.setdefault(fields[name][0], {})[name] = value
+    try:
+        settings = settings_type.model_validate(nested)
+    except ValidationError as error:
+        found += [_explain(problem, origins) for problem in error.errors()]
+        raise ConfigError(_listed(found)) from None
+    if found:
+        raise ConfigError(_listed(found))
+    return Resolved(settings, origins)
+
+
+def _by_flat_name(layer: Layer, settings_type: type[BaseModel], problems: list[str]) -> dict[str, Any]:
+    """The layer's values by flat setting name; sections are opened, aliases replaced, unknown keys noted."""
+    fields = section_fields(settings_type)
+    names = {alias: name for name, (_, info) in fields.items() for alias in (name, *field_aliases(info))}
+    values: dict[str, Any] = {}
+
+    def take(key: str, value: Any, section: str | None) -> None:
+        name = names.get(key)
+        where = f"{section}.{key}" if section else key
+        if name is None or (section and fields[name][0] != section):
+            hint = did_you_mean(key, names)
+            problems.append(f'{layer.name}: unknown key "{where}"{hint}')
+        elif name in values:
+            problems.append(f'{layer.name}: "{where}" is given twice ({name})')
+        else:
+            values[name] = value
+
+    for key, value in layer.values.items():
+        if key in settings_type.model_fields and isinstance(value, dict):
+            for inner, inner_value in value.items():
+                take(inner, inner_value, key)
+        elif key in settings_type.model_fields and key not in names:  # "data" is both a section and a name of data_name
+            problems.append(
+                f'{layer.name}: "{key}" is a section and needs an object, not {json.dumps(value, default=str)}'
+            )
+        else:
+            take(key, value, None)
+    return values
+
+
+def _merge(old: Any, new: Any) -> Any:
+    """`new` over `old`; two objects are merged key by key."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
+    return new
+
+
+def _explain(problem: Any, origins: dict[str, str]) -> str:
+    """One line of a pydantic error: the setting, its value, its origin, what is wrong."""
+    message = problem["msg"].removeprefix("Value error, ")
+    if len(problem["loc"]) < 2:
+        return str(message)
+    name = str(problem["loc"][1])
+    value = json.dumps(problem["input"], default=str, ensure_ascii=False)
+    return f"{_spelled(name, origins)} = {value}: {message}"
+
+
+def _spelled(name: str, origins: dict[str, str]) -> str:
+    origin = origins.get(name, "default")
+    return f"--{name}" if origin == FLAGS else f'{origin}: "{name}"'
+
+
+def _listed(problems: list[str]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    return f"{len(problems)} problems:\n" + "\n".join(f"  {problem}" for problem in problems)
+
+
+def read_layers(files: Sequence[Path], flags: dict[str, Any]) -> list[Layer]:
+    """The layers of a command line: `configs/default.json` if there is one, the files in order, the flags."""
+    all_files = [*([DEFAULT_FILE] if DEFAULT_FILE.is_file() else []), *files]
+    return [*(Layer(str(path), read_settings_file(path)) for path in all_files), Layer(FLAGS, flags)]
+
+
+def read_settings_file(path: Path) -> dict[str, Any]:
+    """The object in a YAML file, or in a JSON file that may hold comments. ConfigError says where it cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path}: cannot read this settings file: {getattr(error, 'strerror', None) or error}"
+        ) from None
+    try:
+        if path.suffix in (".yaml", ".yml"):
+            import yaml
+
+            values = yaml.safe_load(text) or {}
+        else:
+            import json5
+
+            values = json5.loads(text, allow_duplicate_keys=False)
+    except Exception as error:  # each parser has its own family of errors
+        raise ConfigError(f"{path}: not a valid settings file: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a settings file holds one object, not {type(values).__name__}")
+    return {str(key): value for key, value in values.items()}

@@ -1,0 +1,111 @@
+"""Command-line flags made from settings: `--name value` for every field, `--config FILE...`, and the help page.
+
+Only splits argv into raw texts; `cascade` merges and validates them, so that one error message can hold every
+problem of flags and files. (That is why a parser that validates as it goes does not serve: docs/decisions/0002.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from workflow.config.cascade import Resolved, read_layers, resolve
+from workflow.config.settings import CommandSettings, field_aliases, section_fields
+from workflow.errors import ConfigError, did_you_mean
+
+S = TypeVar("S", bound=CommandSettings)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are ConfigErrors."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise ConfigError(message)
+
+
+def parse(
+    settings_type: type[S], argv: Sequence[str], *, prog: str, example: str, complete: bool = True
+) -> Resolved[S]:
+    """The settings that argv and the files it names give. Prints help and exits 0 for -h. Raises ConfigError.
+
+    Unless `complete`, required settings may be missing (to show what a file says).
+    """
+    parser = make_parser(settings_type, prog=prog, example=example)
+    given, unknown = parser.parse_known_args([_underscored(argument) for argument in argv])
+    flags = {key: value for key, value in vars(given).items() if key not in ("config", "local_rank")}
+    problems = [_unknown(argument, parser) for argument in unknown if argument.startswith("-")]
+    if unknown and not problems:
+        problems = [f"unexpected argument {unknown[0]!r}: every setting is given as --name value"]
+    files = [Path(path) for path in getattr(given, "config", [])]
+    return resolve(settings_type, read_layers(files, flags), problems=problems, complete=complete)
+
+
+def make_parser(settings_type: type[BaseModel], *, prog: str, example: str) -> argparse.ArgumentParser:
+    """A parser with one group a section; values stay texts, absent flags stay absent."""
+    parser = _Parser(
+        prog=prog,
+        description=settings_type.__doc__,
+        epilog=f"example:\n  {example}",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage=f"{prog} [--config FILE...] --setting value ...",
+    )
+    general = parser.add_argument_group("Settings files")
+    general.add_argument(
+        "--config",
+        nargs="+",
+        metavar="FILE",
+        action="extend",
+        help="JSON (// comments allowed) or YAML files; later files win, flags win over files",
+    )
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher adds it
+    groups: dict[str, Any] = {}
+    for name, (section, field) in section_fields(settings_type).items():
+        if section not in groups:
+            annotation = settings_type.model_fields[section].annotation
+            assert annotation is not None
+            groups[section] = parser.add_argument_group((annotation.__doc__ or section).strip())
+        _add_flag(groups[section], name, field)
+    return parser
+
+
+def _add_flag(group: Any, name: str, field: Any) -> None:
+    spellings = [f"--{spelling}" for spelling in (name, *field_aliases(field))]
+    options: dict[str, Any] = {"dest": name, "help": _help(field), "metavar": _metavar(field.annotation)}
+    if field.annotation is bool:
+        options |= {"nargs": "?", "const": True, "metavar": "BOOL"}
+    group.add_argument(*spellings, **options)
+
+
+def _underscored(argument: str) -> str:
+    """`--max-steps=5` -> `--max_steps=5`: both spellings are understood, one is shown."""
+    flag, equals, value = argument.partition("=")
+    return flag[:2] + flag[2:].replace("-", "_") + equals + value if flag.startswith("--") else argument
+
+
+def _help(field: Any) -> str:
+    text = str(field.description)
+    if field.default is not None and field.annotation is not bool:
+        text += f" (default: {field.default})"
+    return text.replace("%", "%%")
+
+
+def _metavar(annotation: Any) -> str:
+    if isinstance(annotation, types.UnionType):
+        annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
+    if typing.get_origin(annotation) is typing.Literal:
+        return "|".join(map(str, typing.get_args(annotation)))
+    return {int: "N", float: "X", Path: "DIR", bool: "BOOL"}.get(annotation, "TEXT")
+
+
+def _unknown(argument: str, parser: argparse.ArgumentParser) -> str:
+    flag = argument.split("=")[0]
+    known = [spelling for action in parser._actions for spelling in action.option_strings]
+    return f"unknown flag {flag}{did_you_mean(flag, known)}"

@@ -1,0 +1,193 @@
+"""What is odd about a data set, told before time is spent training on it.
+
+Knows nothing of training. Errors (a malformed row) are raised by `examples`; here are findings that may be meant:
+duplicates, leaks from train into eval, truncation, text that the tokenizer cannot give back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from workflow.data.examples import SPLITS, Examples
+from workflow.data.features import FIELDS, Features, batched
+from workflow.data.sources import Row
+
+ROUND_TRIP_ROWS = 20_000
+NUM_SHOWN = 5
+MAX_LABELS = 20
+PERCENTILES = (0, 50, 90, 99, 100)
+
+Hashes = npt.NDArray[np.uint64]
+
+
+@dataclass
+class SplitCheck:
+    """Findings of one split. Texts shown are at most NUM_SHOWN, each with its row number."""
+
+    rows: int
+    empty_prompts: int = 0
+    empty_completions: int = 0
+    duplicate_prompts: int = 0
+    contradictions: int = 0
+    completions: dict[str, int] | None = None
+    lengths: dict[str, dict[str, int]] = field(default_factory=dict)
+    truncated: dict[str, dict[str, int]] = field(default_factory=dict)
+    not_round_trip: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass
+class DataCheck:
+    """Findings of a data set."""
+
+    label: str
+    fingerprint: str
+    splits: dict[str, SplitCheck]
+    leaked_prompts: int
+    leaked_rows: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        return asdict(self)
+
+    def warnings(self) -> list[str]:
+        """One line a finding, the worst first."""
+        found: list[str] = []
+        for name, split in self.splits.items():
+            for key, what in split.not_round_trip.items():
+                share = f"{what['rows']} of {what['checked']} checked rows"
+                missing = f"; unknown to the vocabulary: {' '.join(what['unknown'])}" if what["unknown"] else ""
+                loud = "THE MODEL CANNOT LEARN TO WRITE THIS: " if key == "completion" else ""
+                found.append(
+                    f"{loud}{name}: {key}: the tokenizer loses or changes text in {share}{missing}; e.g. {what['examples'][0]}"
+                )
+        found.sort(key=lambda text: not text.startswith("THE"))
+        if self.leaked_prompts:
+            found.append(
+                f"{self.leaked_prompts} eval prompts also stand in train ({self.leaked_rows} with the same completion): scores will flatter"
+            )
+        for name, split in self.splits.items():
+            found += [
+                f"{name}: {cut['rows']} rows lose {cut['tokens']} tokens of their {key} to the length limit"
+                for key, cut in split.truncated.items()
+                if cut["rows"]
+            ]
+            counts = {
+                "duplicate prompts": split.duplicate_prompts,
+                "prompts with several different completions": split.contradictions,
+                "empty prompts": split.empty_prompts,
+                "empty completions": split.empty_completions,
+            }
+            found += [f"{name}: {count} {what}" for what, count in counts.items() if count]
+        return found
+
+
+def check(examples: Examples, *, features: dict[str, Features] | None = None, tokenizer: Any = None) -> DataCheck:
+    """Checks each split that has rows; lengths and round trips where features and tokenizer are given."""
+    splits: dict[str, SplitCheck] = {}
+    hashes: dict[str, tuple[Hashes, Hashes]] = {}
+    for name in SPLITS:
+        rows = examples.split(name)
+        splits[name], hashes[name] = _check_rows(rows)
+        if features and name in features:
+            _add_lengths(splits[name], features[name])
+        if tokenizer is not None:
+            _add_round_trips(splits[name], rows, tokenizer)
+    (train_prompts, train_rows), (eval_prompts, eval_rows) = hashes["train"], hashes["eval"]
+    return DataCheck(
+        label=examples.label,
+        fingerprint=examples.fingerprint,
+        splits=splits,
+        leaked_prompts=int(np.isin(eval_prompts, train_prompts).sum()),
+        leaked_rows=int(np.isin(eval_rows, train_rows).sum()),
+    )
+
+
+def _hash(*texts: str) -> int:
+    return int.from_bytes(
+        hashlib.blake2b("\0".join(texts).encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+    )
+
+
+def _check_rows(rows: Iterable[Row]) -> tuple[SplitCheck, tuple[Hashes, Hashes]]:
+    """One pass over the rows; 16 bytes a row are kept."""
+    found = SplitCheck(rows=0)
+    labels: Counter[str] = Counter()
+    prompts: list[Hashes] = []
+    pairs: list[Hashes] = []
+    for batch in batched(iter(rows), 4096):
+        found.rows += len(batch)
+        found.empty_prompts += sum(not row["prompt"].strip() for row in batch)
+        found.empty_completions += sum(not row["completion"].strip() for row in batch)
+        prompts.append(np.array([_hash(row["prompt"]) for row in batch], dtype=np.uint64))
+        pairs.append(np.array([_hash(row["prompt"], row["completion"]) for row in batch], dtype=np.uint64))
+        if len(labels) <= MAX_LABELS:
+            labels.update(row["completion"] for row in batch)
+    all_prompts, all_pairs = (np.concatenate([np.zeros(0, np.uint64), *parts]) for parts in (prompts, pairs))
+    found.duplicate_prompts = found.rows - len(np.unique(all_prompts))
+    found.contradictions = len(np.unique(all_pairs)) - len(np.unique(all_prompts))
+    found.completions = dict(labels.most_common()) if 0 < len(labels) <= MAX_LABELS else None
+    return found, (all_prompts, all_pairs)
+
+
+def _add_lengths(found: SplitCheck, features: Features) -> None:
+    for key in FIELDS:
+        full = np.asarray(features.full_lengths[key])
+        if len(full):
+            found.lengths[key] = {f"p{percent}": int(np.percentile(full, percent)) for percent in PERCENTILES}
+        cut = features.truncation(key)
+        found.truncated[key] = {"rows": cut.rows, "tokens": cut.tokens}
+
+
+def _add_round_trips(found: SplitCheck, rows: Sequence[Row], tokenizer: Any) -> None:
+    """Encodes and decodes up to ROUND_TRIP_ROWS rows, evenly spread over the split."""
+    stride = max(1, -(-len(rows) // ROUND_TRIP_ROWS))
+    numbers = range(0, len(rows), stride)
+    for key in FIELDS:
+        lost: list[tuple[int, str, str]] = []
+        unknown: Counter[str] = Counter()
+        for start in range(0, len(numbers), 1000):
+            part = numbers[start : start + 1000]
+            texts = [rows[number][key] for number in part]
+            for number, text, back in zip(part, texts, round_trip(tokenizer, texts), strict=True):
+                if text != back:
+                    lost.append((number, text, back))
+                    unknown.update(lost_characters(tokenizer, text))
+        if lost:
+            found.not_round_trip[key] = {
+                "rows": len(lost),
+                "checked": len(numbers),
+                "unknown": [repr(character) for character, _ in unknown.most_common(12)],
+                "examples": [f"[{number}] {_around_change(text, back)}" for number, text, back in lost[:NUM_SHOWN]],
+            }
+
+
+def round_trip(tokenizer: Any, texts: list[str]) -> list[str]:
+    """Each text encoded and decoded again."""
+    if not texts:
+        return []
+    ids = tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+    decoded: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return decoded
+
+
+def lost_characters(tokenizer: Any, text: str) -> set[str]:
+    """The characters of a text that the vocabulary has no piece for (newline and tab count: T5 makes them spaces)."""
+    kept = set("".join(round_trip(tokenizer, [text])))
+    return {character for character in set(text) if character not in kept}
+
+
+def _around_change(text: str, back: str) -> str:
+    """The two texts near their first difference."""
+    same = next(
+        (at for at, (left, right) in enumerate(zip(text, back, strict=False)) if left != right),
+        min(len(text), len(back)),
+    )
+    start = max(0, same - 15)
+    return f"{text[start : same + 25]!r} -> {back[start : same + 25]!r}"

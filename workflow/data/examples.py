@@ -1,0 +1,174 @@
+"""Rows with a prompt and a completion, validated and kept in memory-mapped Arrow files.
+
+Knows nothing of tokens. A data set is read once, into the cache, keyed by its content; after that any number of
+ranks share the mapped pages, and a data set larger than memory works.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.ipc
+
+from workflow.data.sources import Row, Source
+from workflow.errors import DataError
+from workflow.files import whole_folder
+
+FORMAT = 1
+ROWS_PER_WRITE = 4096
+MAX_PROBLEMS = 10
+SPLITS = ("train", "eval")
+_SCHEMA = pyarrow.schema([("row", pyarrow.large_string())])
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """What every row must hold: `texts` are keys with text values."""
+
+    texts: tuple[str, ...]
+
+    def problem(self, row: Row) -> str | None:
+        """What is wrong with a row, or None."""
+        for key in self.texts:
+            if key not in row:
+                return f'missing "{key}" (the row has {", ".join(map(json.dumps, row)) or "no keys"})'
+            value = row[key]
+            if not isinstance(value, str):
+                return f'"{key}" must be a text, not {json.dumps(value, default=str)[:60]}'
+            if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+                return f'"{key}" holds half a surrogate pair, which is no character'
+        return None
+
+
+SEQ2SEQ = RowFormat(texts=("prompt", "completion"))
+PROMPTS = RowFormat(texts=("prompt",))
+
+
+class Rows(Sequence[Row]):
+    """The rows of one split in the order of the file; each access decodes one row."""
+
+    def __init__(self, file: Path, *, limit: int | None = None) -> None:
+        with pyarrow.memory_map(str(file)) as source:
+            self._table = pyarrow.ipc.open_file(source).read_all()
+        self._column = self._table.column("row")
+        self._length = min(self._table.num_rows, limit) if limit is not None else self._table.num_rows
+
+    def __len__(self) -> int:
+        return int(self._length)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(self._length))]
+        if not 0 <= index < self._length:
+            raise IndexError(index)
+        return json.loads(self._column[index].as_py())
+
+    def __iter__(self) -> Iterator[Row]:
+        done = 0
+        for chunk in self._column.chunks:
+            for value in chunk:
+                if done == self._length:
+                    return
+                yield json.loads(value.as_py())
+                done += 1
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The splits of a data set. `fingerprint` is a hash of its content."""
+
+    label: str
+    fingerprint: str
+    train: Rows
+    eval: Rows
+
+    def split(self, name: str) -> Rows:
+        """The rows of "train" or "eval"."""
+        return self.train if name == "train" else self.eval
+
+
+def load_examples(
+    source: Source, row_format: RowFormat, cache: Path, *, limits: tuple[int | None, int | None] = (None, None)
+) -> Examples:
+    """Reads the source into the cache, unless it is there, and maps it.
+
+    `limits` are the most rows of train and eval to show. Raises DataError that lists the first problems found.
+    """
+    key = hashlib.sha256(f"{FORMAT}:{row_format.texts}:{source.fingerprint}".encode()).hexdigest()[:32]
+    folder = cache / f"rows-{key}"
+    if not (folder / "train.arrow").is_file():
+        _ingest(source, row_format, folder)
+    train, evaluation = (
+        Rows(folder / f"{split}.arrow", limit=limit) for split, limit in zip(SPLITS, limits, strict=True)
+    )
+    return Examples(source.label, hashlib.sha256(source.fingerprint.encode()).hexdigest()[:16], train, evaluation)
+
+
+def _ingest(source: Source, row_format: RowFormat, folder: Path) -> None:
+    """Writes one Arrow file a split under a temporary name, then renames the folder."""
+    with cache_folder(folder) as temporary:
+        problems: list[str] = []
+        writers = {split: _Writer(temporary / f"{split}.arrow") for split in SPLITS}
+        for split, index, row in source.rows():
+            if problem := row_format.problem(row):
+                problems.append(f"{split}[{index}]: {problem}")
+                if len(problems) >= MAX_PROBLEMS:
+                    break
+            else:
+                writers[split].write(row)
+        for writer in writers.values():
+            writer.close()
+        if problems:
+            raise DataError(_listed(source.label, problems))
+
+
+def _listed(label: str, problems: list[str]) -> str:
+    if len(problems) == 1:
+        return f"{label}: {problems[0]}"
+    shown = f"the first {len(problems)} problems" if len(problems) >= MAX_PROBLEMS else f"{len(problems)} problems"
+    return f"{label}: {shown}:\n" + "\n".join(f"  {problem}" for problem in problems)
+
+
+@contextlib.contextmanager
+def cache_folder(final: Path) -> Iterator[Path]:
+    """A folder to fill for the cache; where another process put an equal one there first, that one stays."""
+    try:
+        with whole_folder(final) as temporary:
+            yield temporary
+    except OSError as error:
+        if final.is_dir():
+            return
+        raise DataError(
+            f"{final}: cannot write the cache: {error.strerror}; set WORKFLOW_CACHE to a folder with space"
+        ) from None
+
+
+class _Writer:
+    """Appends rows to an Arrow file in batches."""
+
+    def __init__(self, file: Path) -> None:
+        self._writer = pyarrow.ipc.new_file(str(file), _SCHEMA)
+        self._waiting: list[str] = []
+
+    def write(self, row: Row) -> None:
+        self._waiting.append(json.dumps(row, ensure_ascii=True, default=str))
+        if len(self._waiting) >= ROWS_PER_WRITE:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write_batch(
+            pyarrow.record_batch([pyarrow.array(self._waiting, pyarrow.large_string())], schema=_SCHEMA)
+        )
+        self._waiting.clear()
+
+    def close(self) -> None:
+        if self._waiting:
+            self._flush()
+        self._writer.close()

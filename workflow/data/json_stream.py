@@ -1,0 +1,151 @@
+"""Streams the rows of one large JSON file, `{"train": [...], "eval": [...]}` or `[...]`, in bounded memory.
+
+Knows nothing of what a row must hold. Only one row at a time is decoded (by the standard library's decoder), so
+that a file of any size needs memory for its largest row alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from workflow.errors import DataError
+
+CHUNK = 1 << 20
+SPACE = re.compile(r"[ \t\n\r]*")
+ALL_ROWS = "eval"
+"""The split of a file that is one bare list: rows to predict for."""
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON value; use null")
+
+
+class _Reader:
+    """A window over a text file, which tokens are taken off one by one."""
+
+    def __init__(self, path: Path, file: TextIO) -> None:
+        self.path = path
+        self.file = file
+        self.text = ""
+        self.position = 0
+        self.lines_before = 0
+        self.ended = False
+        self.decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+
+    def _read_more(self) -> None:
+        self.lines_before += self.text.count("\n", 0, self.position)
+        self.text = self.text[self.position :]
+        self.position = 0
+        # At least doubling keeps the work linear when one row is larger than many chunks.
+        more = self.file.read(max(CHUNK, len(self.text)))
+        self.ended = not more
+        self.text += more
+
+    def peek(self) -> str:
+        """The next character that is not space; empty at the end of the file."""
+        while True:
+            match = SPACE.match(self.text, self.position)
+            assert match is not None
+            self.position = match.end()
+            if self.position < len(self.text) or self.ended:
+                return self.text[self.position : self.position + 1]
+            self._read_more()
+
+    def take(self, expected: str, what: str) -> str:
+        """Takes one of the expected characters."""
+        found = self.peek()
+        if not found or found not in expected:
+            self.fail(f"expected {what}, found {found!r}" if found else f"the file ends where {what} should stand")
+        self.position += 1
+        return found
+
+    def value(self, where: str) -> Any:
+        """Takes one whole JSON value."""
+        self.peek()
+        while True:
+            try:
+                value, end = self.decoder.raw_decode(self.text, self.position)
+                # A number or word at the window's edge may go on in the next chunk.
+                if end < len(self.text) or self.ended:
+                    self.position = end
+                    return value
+            except RecursionError:
+                self.fail(f"{where}: nested too deeply")
+            except ValueError as error:
+                if self.ended:
+                    self._fail_in_value(where, error)
+            self._read_more()
+
+    def _fail_in_value(self, where: str, error: ValueError) -> NoReturn:
+        if isinstance(error, json.JSONDecodeError):
+            self.position = min(error.pos, len(self.text))
+            self.fail(f"{where}: {error.msg}")
+        self.fail(f"{where}: {error}")
+
+    def fail(self, problem: str) -> NoReturn:
+        """Raises DataError with file, line and column."""
+        line = self.lines_before + self.text.count("\n", 0, self.position) + 1
+        column = self.position - self.text.rfind("\n", 0, self.position)
+        raise DataError(f"{self.path}: line {line} column {column}: not valid JSON: {problem}") from None
+
+
+def stream_splits(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(split, row) of every row, in the order of the file. Raises DataError naming line, column and row."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = _Reader(path, file)
+            if reader.peek() == "[":
+                yield from _rows(reader, ALL_ROWS)
+            else:
+                yield from _splits(reader)
+            if reader.peek():
+                reader.fail("text after the end of the data")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8 ({error.reason} at byte {error.start} of a block); save the file as UTF-8"
+        ) from None
+
+
+def _splits(reader: _Reader) -> Iterator[tuple[str, dict[str, Any]]]:
+    reader.take("{", 'an object {"train": [...], "eval": [...]}')
+    if reader.peek() == "}":
+        reader.take("}", "}")
+        return
+    seen: set[str] = set()
+    while True:
+        key = reader.value("a split's name")
+        if not isinstance(key, str):
+            reader.fail(f"a split's name is a text, not {key!r}")
+        if key in seen:
+            reader.fail(f"split {key!r} stands twice")
+        if key not in ("train", "eval"):
+            raise DataError(f'{reader.path}: unknown split "{key}"; a data file has "train" and "eval"')
+        seen.add(key)
+        reader.take(":", "a colon")
+        yield from _rows(reader, key)
+        if reader.take(",}", "a comma or }") == "}":
+            return
+
+
+def _rows(reader: _Reader, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    if reader.peek() != "[":
+        raise DataError(f'{reader.path}: "{split}" must be a list of rows [...]')
+    reader.take("[", "[")
+    if reader.peek() == "]":
+        reader.take("]", "]")
+        return
+    index = 0
+    while True:
+        row = reader.value(f"{split}[{index}]")
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{reader.path}: {split}[{index}]: a row is an object with named values, not {json.dumps(row)[:60]}"
+            )
+        yield split, row
+        index += 1
+        if reader.take(",]", "a comma or ]") == "]":
+            return

@@ -1,0 +1,173 @@
+"""Generates for the eval rows on all ranks, measures, and writes the prediction file.
+
+Knows nothing of training. Every rank makes the same number of engine and loss calls, whatever its share of rows, so
+that ranks that gather weights together (ZeRO-3) cannot wait for each other for ever.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from workflow.data.features import Features
+from workflow.data.packing import Batch, collate, divide
+from workflow.data.sources import Row
+from workflow.evaluation.metrics import Metric, mean_metric, ratio_metric, text_metrics
+from workflow.files import whole_file
+from workflow.inference.engine import Engine, Request, Result, generate_all
+from workflow.inference.sampling import SamplingParams
+from workflow.runtime import Ranks, derived_seed
+
+MAX_SLICES = 50
+
+RowLosses = Callable[[Batch], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation found; complete on the first rank, empty on the others."""
+
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    slices: dict[str, dict[str, Metric]] = field(default_factory=dict)
+    results: list[Result] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def one_line(self) -> str:
+        """The metrics for a log."""
+        return (
+            "  ".join(f"{name} {metric.value:.4g}" for name, metric in self.metrics.items())
+            + f"  ({self.seconds:.0f} s)"
+        )
+
+
+class Evaluator:
+    """Evaluates one model on one set of rows, any number of times."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        row_losses: RowLosses,
+        rows: Sequence[Row],
+        features: Features,
+        params: SamplingParams,
+        *,
+        ranks: Ranks,
+        device: torch.device,
+        batch_size: int,
+        seed: int,
+        pad_id: int,
+        slice_by: str | None = None,
+    ) -> None:
+        self.engine = engine
+        self.row_losses = row_losses
+        self.rows = rows
+        self.features = features
+        self.params = params
+        self.ranks = ranks
+        self.device = device
+        self.batch_size = batch_size
+        self.seed = seed
+        self.pad_id = pad_id
+        self.slice_by = slice_by
+
+    def evaluate(self) -> Evaluation:
+        """A collective call: all ranks make it, the first one gets the results."""
+        started = time.perf_counter()
+        results = self._gathered(self._generate())
+        losses = self._gathered(self._losses())
+        if not self.ranks.is_first:
+            return Evaluation()
+        ordered = [results[row] for row in range(len(self.rows))]
+        loss_sums = np.array([losses[row] for row in range(len(self.rows))])
+        metrics = self._metrics(range(len(self.rows)), ordered, loss_sums)
+        slices = {name: self._metrics(rows, ordered, loss_sums) for name, rows in self._slices().items()}
+        return Evaluation(metrics, slices, ordered, time.perf_counter() - started)
+
+    def _generate(self) -> dict[int, Result]:
+        """This rank's share: rows dealt out by length, so that the work is even."""
+        by_length = np.argsort(-self.features.lengths("prompt")[: len(self.rows)], kind="stable").tolist()
+        mine = by_length[self.ranks.rank :: self.ranks.world_size]
+        most = -(-len(by_length) // self.ranks.world_size)
+        requests = [
+            Request(self.features.source(row).tolist(), seed=derived_seed(self.seed, "sampling", row)) for row in mine
+        ]
+        results = generate_all(
+            self.engine, requests, self.params, batch_size=self.batch_size, num_batches=-(-most // self.batch_size)
+        )
+        return dict(zip(mine, results, strict=True))
+
+    def _losses(self) -> dict[int, float]:
+        """The summed loss of each of this rank's rows."""
+        rows = np.arange(len(self.rows))
+        costs = (self.features.lengths("prompt") + self.features.lengths("completion"))[: len(rows)]
+        found: dict[int, float] = {}
+        for part in divide(rows, costs, world_size=self.ranks.world_size, micro_batch_size=self.batch_size)[
+            self.ranks.rank
+        ]:
+            losses = self.row_losses(collate(self.features, part, pad_id=self.pad_id).to(self.device))
+            found.update(zip(part, losses.double().tolist()[: len(part)], strict=True))
+        return found
+
+    def _gathered(self, mine: dict[int, Any]) -> dict[int, Any]:
+        """Everybody's entries on the first rank."""
+        if self.ranks.world_size == 1:
+            return mine
+        parts: list[Any] | None = [None] * self.ranks.world_size if self.ranks.is_first else None
+        dist.gather_object(mine, parts)
+        return {row: value for part in parts or () for row, value in part.items()}
+
+    def _metrics(self, rows: Sequence[int], results: list[Result], loss_sums: np.ndarray) -> dict[str, Metric]:
+        chosen = list(rows)
+        generations = [results[row].generations for row in chosen]
+        cut = [np.mean([generation.finish_reason == "length" for generation in answers]) for answers in generations]
+        labels = self.features.lengths("completion")[chosen].astype(np.float64)
+        return {
+            "eval_loss": ratio_metric(loss_sums[chosen], labels),
+            **text_metrics(
+                [self.rows[row]["completion"] for row in chosen],
+                [[answer.text for answer in answers] for answers in generations],
+            ),
+            "cut_by_length": mean_metric(np.array(cut, dtype=np.float64)),
+        }
+
+    def _slices(self) -> dict[str, list[int]]:
+        """Value of the slice key -> its rows, at most MAX_SLICES values, the largest first."""
+        if self.slice_by is None:
+            return {}
+        found: dict[str, list[int]] = {}
+        for number, row in enumerate(self.rows):
+            value = row.get(self.slice_by)
+            found.setdefault(value if isinstance(value, str) else json.dumps(value), []).append(number)
+        return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))[:MAX_SLICES])
+
+
+def prediction_record(row: Row, result: Result) -> dict[str, Any]:
+    """One record of a prediction file. `scores` are [p(no), p(yes)], null where the vocabulary has no such tokens."""
+    scores = list(result.scores) if result.scores is not None else None
+    return {
+        "prompt": row["prompt"],
+        "generations": [
+            {"lm_postprocess": generation.text.strip(), "scores": scores, "full_generated": generation.text}
+            for generation in result.generations
+        ],
+        "demonstration": row.get("demonstration", ""),
+        "orig_d": row,
+    }
+
+
+def write_predictions(path: Path, rows: Sequence[Row], results: Sequence[Result]) -> None:
+    """Writes the records as one JSON list, in the order of the rows, duplicates apart."""
+    with whole_file(path) as file:
+        file.write("[")
+        for number, result in enumerate(results):
+            file.write(",\n" if number else "\n")
+            json.dump(prediction_record(rows[number], result), file, ensure_ascii=False, allow_nan=False)
+        file.write("\n]\n")

@@ -1,0 +1,131 @@
+"""Metrics of generated texts against references, each with a bootstrap 95 % interval over the eval rows.
+
+Pure functions of texts and numbers. Runs of whitespace count as one space everywhere: T5's vocabulary cannot tell
+them apart.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+NUM_RESAMPLES = 1000
+ROUGE_ROWS = 2000
+"""ROUGE is computed on the first so many rows: its longest-common-subsequence step is slow in Python."""
+
+HIGHER_IS_BETTER = {
+    "exact_match": True,
+    "token_f1": True,
+    "bleu": True,
+    "chrf": True,
+    "rouge1": True,
+    "rouge2": True,
+    "rougeL": True,
+    "eval_loss": False,
+    "cut_by_length": False,
+}
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A value, its 95 % interval (None where there are too few rows), and the number of rows behind it."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def mean_metric(values: Floats, *, seed: int = 0) -> Metric:
+    """The mean of one value a row."""
+    return ratio_metric(values, np.ones(len(values)), seed=seed)
+
+
+def ratio_metric(numerators: Floats, denominators: Floats, *, seed: int = 0) -> Metric:
+    """sum(numerators) / sum(denominators), resampled by rows with replacement (percentile bootstrap)."""
+    size = len(numerators)
+    value = float(numerators.sum() / denominators.sum())
+    if size < 2:
+        return Metric(value, None, None, size)
+    rng = np.random.default_rng(seed)
+    means = np.empty(NUM_RESAMPLES)
+    for number in range(NUM_RESAMPLES):
+        drawn = rng.integers(0, size, size)
+        means[number] = numerators[drawn].sum() / denominators[drawn].sum()
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Metric(value, float(low), float(high), size)
+
+
+def normalise(text: str) -> str:
+    """The text with runs of whitespace as one space, none at the ends."""
+    return " ".join(text.split())
+
+
+def token_f1(prediction: str, reference: str) -> float:
+    """Harmonic mean of precision and recall over whitespace tokens, as in SQuAD but without dropping articles."""
+    predicted, expected = prediction.split(), reference.split()
+    if not predicted or not expected:
+        return float(predicted == expected)
+    common = sum((Counter(predicted) & Counter(expected)).values())
+    return 2.0 * common / (len(predicted) + len(expected))
+
+
+def text_metrics(
+    references: Sequence[str], predictions: Sequence[Sequence[str]], *, seed: int = 0
+) -> dict[str, Metric]:
+    """Metrics of each row's predictions: exact match and token F1 are means over its samples, the others use the first."""
+    wanted = [normalise(text) for text in references]
+    given = [[normalise(text) for text in samples] for samples in predictions]
+    first = [samples[0] for samples in given]
+    exact = np.array([np.mean([text == want for text in samples]) for want, samples in zip(wanted, given, strict=True)])
+    overlap = np.array(
+        [np.mean([token_f1(text, want) for text in samples]) for want, samples in zip(wanted, given, strict=True)]
+    )
+    return {
+        "exact_match": mean_metric(exact, seed=seed),
+        "token_f1": mean_metric(overlap, seed=seed),
+        **_corpus_metrics(first, wanted),
+        **_rouge(first[:ROUGE_ROWS], wanted[:ROUGE_ROWS], seed=seed),
+    }
+
+
+def _corpus_metrics(predictions: list[str], references: list[str]) -> dict[str, Metric]:
+    """BLEU and chrF by sacrebleu, on its scale of 0 to 100, with its own bootstrap."""
+    from sacrebleu.metrics import BLEU, CHRF
+
+    found = {}
+    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
+        size = len(predictions)
+        score = metric.corpus_score(predictions, [references], n_bootstrap=NUM_RESAMPLES if size > 1 else 1)
+        mean, half = getattr(score, "_mean", -1.0), getattr(score, "_ci", -1.0)
+        known = size > 1 and mean >= 0
+        found[name] = Metric(
+            score.score, max(0.0, mean - half) if known else None, min(100.0, mean + half) if known else None, size
+        )
+    return found
+
+
+def _rouge(predictions: list[str], references: list[str], *, seed: int) -> dict[str, Metric]:
+    """ROUGE-1, -2 and -L F-measures by rouge-score, without stemming."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    names = ["rouge1", "rouge2", "rougeL"]
+    scorer = RougeScorer(names, use_stemmer=False)
+    scores = [scorer.score(want, text) for text, want in zip(predictions, references, strict=True)]
+    return {name: mean_metric(np.array([score[name].fmeasure for score in scores]), seed=seed) for name in names}
+
+
+def is_better(name: str, value: float, than: float | None) -> bool:
+    """Whether `value` of this metric beats `than` (anything beats None)."""
+    return than is None or (value > than if HIGHER_IS_BETTER[name] else value < than)

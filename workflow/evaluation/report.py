@@ -1,0 +1,116 @@
+"""`report.json`, the last file of a run and the one that result tables read, and the table on the terminal.
+
+Knows nothing of how the figures came about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from rich.markup import escape
+from rich.table import Table
+
+from workflow.evaluation.metrics import Metric
+from workflow.files import write_json
+
+SCHEMA_VERSION = 1
+
+
+class MetricRecord(BaseModel):
+    """A metric's value, its 95 % interval where there is one, and the rows behind it."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int
+
+
+class Measured(BaseModel):
+    """Metrics of the model after `step` updates."""
+
+    step: int
+    metrics: dict[str, MetricRecord]
+    slices: dict[str, dict[str, MetricRecord]] = {}
+
+
+class Speed(BaseModel):
+    """Training speed over the whole run, evaluation and saving apart; tokens are real tokens."""
+
+    tokens_per_s: float
+    examples_per_s: float
+    train_seconds: float
+    mfu: float | None
+
+
+class Report(BaseModel):
+    """What a finished run leaves for tables and people. `schema_version` rises when a field changes its meaning."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    run: str
+    task: str
+    model: str
+    data: str
+    data_hash: str
+    best_metric: str
+    initial: Measured | None
+    final: Measured | None
+    best: Measured | None
+    final_train_loss: float | None
+    steps: int
+    examples: int
+    epochs: float
+    speed: Speed
+    settings: dict[str, Any]
+    backend: dict[str, Any]
+    environment: dict[str, Any]
+
+
+def measured(step: int, metrics: Mapping[str, Metric], slices: Mapping[str, Mapping[str, Metric]]) -> Measured:
+    """Metrics as a report holds them."""
+
+    def records(found: Mapping[str, Metric]) -> dict[str, MetricRecord]:
+        return {name: MetricRecord(**metric.as_json()) for name, metric in found.items()}
+
+    return Measured(
+        step=step, metrics=records(metrics), slices={name: records(found) for name, found in slices.items()}
+    )
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Writes the report; from then on the run counts as finished."""
+    write_json(path, report.model_dump(mode="json"))
+
+
+def read_report(path: Path) -> Report:
+    """Reads a report back. Raises pydantic's ValidationError (a ValueError) when it is not one."""
+    return Report.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+def result_table(report: Report) -> Table:
+    """Metrics before training, at the best step and at the end, then the chosen metric of each slice."""
+    named = (("before training", report.initial), ("best", report.best), ("final", report.final))
+    columns = [(name, part) for name, part in named if part]
+    table = Table(title=f"{report.run}: {report.data}, {report.steps} steps")
+    table.add_column("metric [95 % interval]")
+    for name, part in columns:
+        table.add_column(f"{name}, step {part.step}", justify="right", no_wrap=True)
+    last = columns[-1][1] if columns else None
+    for metric in last.metrics if last else {}:
+        table.add_row(metric, *(_cell(part.metrics.get(metric)) for _, part in columns))
+    for value in last.slices if last else {}:
+        cells = (_cell(part.slices.get(value, {}).get(report.best_metric)) for _, part in columns)
+        table.add_row(escape(f"{report.best_metric} of {value}"), *cells)
+    return table
+
+
+def _cell(record: MetricRecord | None) -> str:
+    if record is None:
+        return ""
+    if record.low is None or record.high is None:
+        return f"{record.value:.3g}"
+    return escape(f"{record.value:.3g} [{record.low:.3g}, {record.high:.3g}]")

@@ -1,0 +1,54 @@
+"""The one place where errors become exit codes: 0 done, 2 the user's input is wrong, 1 the run failed.
+
+Knows nothing of commands. One line on stderr, a traceback only with WORKFLOW_TRACEBACK=1 or --debug, or for a bug.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from workflow.errors import WorkflowError
+from workflow.runtime import STATUS_VARIABLE, ranks_from_environment
+
+INTERRUPTED = 130
+
+
+def run_main(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> NoReturn:
+    """Runs a command and exits with its code, or its error's."""
+    try:
+        code = command(argv)
+    except WorkflowError as error:
+        code = error.exit_code
+        _tell(error, argv)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+        print("interrupted", file=sys.stderr)
+    except BrokenPipeError:  # the reader of our output went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:  # a full disk, a folder that cannot be written
+        code = 1
+        _tell(WorkflowError(str(error)), argv)
+    _note_for_launcher(code)
+    sys.exit(code)
+
+
+def _tell(error: WorkflowError, argv: Sequence[str]) -> None:
+    ranks = ranks_from_environment()
+    if ranks and not ranks.is_first and error.known_to_all:
+        return
+    if os.environ.get("WORKFLOW_TRACEBACK") == "1" or "--debug" in argv:
+        traceback.print_exception(error)
+    who = f"rank {ranks.rank}: " if ranks and not ranks.is_first else ""
+    print(f"error: {who}{error}", file=sys.stderr)
+
+
+def _note_for_launcher(code: int) -> None:
+    """Ranks write their exit code down for the launcher that waits for them."""
+    if ranks_from_environment() is not None and (name := os.environ.get(STATUS_VARIABLE)) and code:
+        Path(name).write_text(str(code), encoding="utf-8")

@@ -1,0 +1,56 @@
+"""Starts one rank per GPU on this machine (or as many CPU ranks as asked) with torch's elastic launcher.
+
+Knows nothing of what the ranks do. The ranks die with the launcher, even by SIGKILL (`runtime.die_with_launcher`),
+and the launcher ends with the exit code that the first rank wrote down, not with the elastic launcher's own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from workflow.errors import BackendError, ConfigError
+from workflow.runtime import PARENT_VARIABLE, STATUS_VARIABLE
+
+
+def ranks_to_start(nproc: int | None) -> int:
+    """How many ranks this machine should run: as asked, else one per visible GPU, else one."""
+    import torch
+
+    num_gpus = torch.cuda.device_count()
+    if nproc is not None and 0 < num_gpus < nproc:
+        raise ConfigError(f"--nproc {nproc}: only {num_gpus} GPUs are visible here")
+    return nproc or max(1, num_gpus)
+
+
+def launch(module: str, argv: Sequence[str], *, nproc: int) -> int:
+    """Runs `python -m module argv` as `nproc` ranks and gives the exit code of the run."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    with tempfile.TemporaryDirectory(prefix="workflow-") as folder:
+        status = Path(folder) / "exit_code"
+        os.environ[PARENT_VARIABLE] = str(os.getpid())
+        os.environ[STATUS_VARIABLE] = str(status)
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=nproc,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+        )
+        try:
+            elastic_launch(config, sys.executable)("-m", module, *argv)
+        except ChildFailedError as error:
+            if status.is_file():
+                return int(status.read_text())
+            rank, failure = error.get_first_failure()
+            raise BackendError(
+                f"rank {rank} ended with exit code {failure.exitcode} without a word; its output above may say why"
+            ) from None
+    return 0

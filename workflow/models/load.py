@@ -1,0 +1,187 @@
+"""Loads a T5-family checkpoint and its own tokenizer from a folder or the hub, whole and untouched, or says why not.
+
+Knows nothing of DeepSpeed: models are loaded while no ZeRO-3 initialisation is active, because under it transformers
+takes Flan's separate output head for tied and drops it (both look like equal empty shards).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workflow.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+FAMILIES = ("t5", "mt5", "umt5")
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in fp32 and its tokenizer; `notes` are worth a line in the run's header."""
+
+    model: Any
+    tokenizer: Any
+    notes: tuple[str, ...] = ()
+
+    @property
+    def has_own_head(self) -> bool:
+        """Whether the output head is separate from the embeddings (T5 v1.1, Flan, mT5), not tied to them (T5 1.0)."""
+        return self.model.lm_head.weight is not self.model.get_input_embeddings().weight
+
+
+def load_seq2seq(name: str, *, dropout: float | None = None) -> LoadedModel:
+    """Loads model and tokenizer from a folder, or from the hub by name.
+
+    The weights are fp32 whatever the file holds: an update at a usual learning rate is too small for most bf16
+    weights. `.bin` files are read with `weights_only` alone, and no code of a checkpoint is run.
+    Raises ModelError with the reason and what to do.
+    """
+    check_folder(name)
+    config, raw_config = _load_config(name)
+    if dropout is not None:
+        config.dropout_rate = dropout
+    tokenizer = load_tokenizer(name)
+    if len(tokenizer) > config.vocab_size:
+        raise ModelError(
+            f"{name}: the tokenizer has {len(tokenizer)} tokens, the model only {config.vocab_size}; they do not belong together"
+        )
+    model, notes = _load_weights(name, config)
+    if raw_config.get("tie_word_embeddings") is False:
+        _untie(model)
+    # transformers writes `true` for every T5; other readers then tie, or scale the logits by d_model**-0.5.
+    model.config.tie_word_embeddings = model.lm_head.weight is model.get_input_embeddings().weight
+    return LoadedModel(model, tokenizer, tuple(notes))
+
+
+def is_path(name: str) -> bool:
+    """Whether a name means a path and not a model on the hub (`t5-small`, `google/flan-t5-xl`)."""
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1 or Path(name).exists()
+
+
+def check_folder(name: str) -> None:
+    """Refuses a folder that cannot be a checkpoint with one clear sentence."""
+    if not is_path(name):
+        return
+    folder = Path(name)
+    if not folder.is_dir():
+        raise ModelError(
+            f"{name}: no such folder; pass the folder of a checkpoint, or a hub name such as google/flan-t5-small"
+        )
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{name}: no config.json here, so this is no checkpoint folder")
+    if not any((folder / file).is_file() for file in WEIGHT_FILES):
+        raise ModelError(f"{name}: no weights here; expected one of {', '.join(WEIGHT_FILES)}")
+    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+        raise ModelError(
+            f"{name}: no tokenizer here; copy the checkpoint's tokenizer.json or spiece.model into the folder"
+        )
+
+
+def _load_config(name: str) -> tuple[Any, dict[str, Any]]:
+    from transformers import AutoConfig, PreTrainedConfig
+
+    with _Explained(name, "configuration"):
+        raw, _ = PreTrainedConfig.get_config_dict(name)
+        family = raw.get("model_type")
+        if family not in FAMILIES:
+            raise ModelError(
+                f"{name}: a {family or 'nameless'} model; this program fine-tunes {', '.join(FAMILIES)} (Flan-T5 and ByT5 are t5)"
+            )
+        return AutoConfig.from_pretrained(name, trust_remote_code=False), raw
+
+
+def load_tokenizer(name: str) -> Any:
+    """The checkpoint's own tokenizer. Raises ModelError."""
+    from transformers import AutoTokenizer
+
+    with _Explained(name, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
+        raise ModelError(f"{name}: the tokenizer has no end-of-sequence or padding token")
+    return tokenizer
+
+
+def _load_weights(name: str, config: Any) -> tuple[Any, list[str]]:
+    import torch
+    from transformers import AutoModelForSeq2SeqLM
+
+    with _Explained(name, "weights"):
+        model, report = AutoModelForSeq2SeqLM.from_pretrained(
+            name, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"{name}: the weights lack {len(missing)} tensors of a {config.model_type} model: {_some(missing)}"
+        )
+    if mismatched := sorted(map(str, report["mismatched_keys"])):
+        raise ModelError(f"{name}: weights and config.json disagree about shapes: {_some(mismatched)}")
+    unexpected = sorted(report["unexpected_keys"])
+    return model, [
+        f"{len(unexpected)} tensors of the checkpoint are not used: {_some(unexpected)}"
+    ] if unexpected else []
+
+
+def _untie(model: Any) -> None:
+    """Gives the model a head of its own where its configuration says so and loading had tied it."""
+    import torch
+
+    if model.lm_head.weight is model.get_input_embeddings().weight:
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+class _Explained:
+    """Turns whatever transformers raises while reading `what` of a checkpoint into one ModelError."""
+
+    def __init__(self, name: str, what: str) -> None:
+        self.name = name
+        self.what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, ModelError) or not isinstance(error, Exception):
+            return
+        if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+            return
+        reason = " ".join(str(error).split())[:400]
+        advice = (
+            "" if is_path(self.name) else "; is there a network, and is the name right? A folder can be given instead"
+        )
+        raise ModelError(f"{self.name}: cannot read its {self.what}: {reason}{advice}") from error
+
+
+def quiet_transformers() -> None:
+    """Turns off the bars and remarks of transformers; what matters is said in the run's header."""
+    import torch
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"  # transformers imports DeepSpeed, which else warns that it found no other
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def head_weights(model: Any) -> dict[str, torch.Tensor]:
+    """The embeddings and, where separate, the output head."""
+    weights = {"embeddings": model.get_input_embeddings().weight}
+    if model.lm_head.weight is not weights["embeddings"]:
+        weights["lm_head"] = model.lm_head.weight
+    return weights

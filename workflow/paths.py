@@ -1,0 +1,112 @@
+"""Every file name of the mount and of a run, once.
+
+Knows nothing of what stands in the files. Names given by users stay inside the mount: no separators, no `..`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflow.errors import ConfigError
+
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+def find_mount(given: Path | None = None) -> Path:
+    """The mount: the given folder, else `WORKFLOW_MOUNT`, else `/model_mount/` if it exists, else `mount/` here."""
+    if given is not None:
+        return given
+    if from_environment := os.environ.get("WORKFLOW_MOUNT"):
+        return Path(from_environment)
+    shared = Path("/model_mount")
+    return shared if shared.is_dir() else Path("mount")
+
+
+def cache_dir() -> Path:
+    """Where token caches go: `WORKFLOW_CACHE`, else `$XDG_CACHE_HOME/workflow`, else `~/.cache/workflow`."""
+    if given := os.environ.get("WORKFLOW_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "workflow"
+
+
+def checked_name(name: str, *, what: str) -> str:
+    """`name` if it is one plain path component; ConfigError otherwise, so that no name leaves the mount."""
+    if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name or name.startswith("."):
+        raise ConfigError(
+            f"{what}: {name!r} is not a plain name (no slashes, no leading dot); pass a path where a path is meant"
+        )
+    return name
+
+
+def run_name(init: str, data: str, seed: int) -> str:
+    """The default run name: `{init}_{data}_{seed}`, slashes as underscores, without a leading dot or underscore."""
+    return f"{init}_{data}_{seed}".replace("/", "_").replace("\\", "_").replace(":", "_").lstrip("._")
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of one run folder."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        """Every setting with its origin."""
+        return self.root / "training_args.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held (flock) by the process that writes the run."""
+        return self.root / "run.lock"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line: training and evaluation figures by step."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """Written last; a run with a report is a finished run."""
+        return self.root / "report.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard event files."""
+        return self.root / "tensorboard"
+
+    @property
+    def best(self) -> Path:
+        """The model of the best evaluation."""
+        return self.root / "checkpoint-best-ckpt"
+
+    def checkpoint(self, step: int) -> Path:
+        """The checkpoint written after `step` updates."""
+        return self.root / f"checkpoint-{step}"
+
+    def checkpoints(self) -> list[tuple[int, Path]]:
+        """Complete checkpoints by rising step. A folder has this name only after it is complete."""
+        found = [
+            (int(match[1]), path)
+            for path in (self.root.iterdir() if self.root.is_dir() else ())
+            if (match := CHECKPOINT.fullmatch(path.name)) and path.is_dir()
+        ]
+        return sorted(found)
+
+
+def predictions_name(*, temperature: float, n_samples: int, step: int) -> str:
+    """`temperature=0.00_n=1_step=500.json`."""
+    return f"temperature={temperature:.2f}_n={n_samples}_step={step}.json"
+
+
+def model_folder(path: Path) -> Path:
+    """`path`, or the model inside it when it is a run folder: its best checkpoint, else its newest."""
+    if (path / "config.json").is_file():
+        return path
+    run = RunPaths(path)
+    if run.best.is_dir():
+        return run.best
+    checkpoints = run.checkpoints()
+    return checkpoints[-1][1] if checkpoints else path

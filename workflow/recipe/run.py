@@ -1,0 +1,194 @@
+"""What happens around the loop of a training run: evaluations, checkpoints, the best model, the report.
+
+Knows nothing of how the model and data were prepared, nor of how a step is made.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from workflow import paths as names
+from workflow.config.cascade import flatten
+from workflow.config.settings import Seq2SeqSettings
+from workflow.errors import BackendError
+from workflow.evaluation.evaluator import Evaluation, write_predictions
+from workflow.evaluation.metrics import is_better
+from workflow.evaluation.report import Measured, Report, Speed, measured, result_table, write_report
+from workflow.models.load import LoadedModel
+from workflow.models.save import write_model
+from workflow.recipe.prepare import Data, Place, evaluator
+from workflow.run_folder import Claim
+from workflow.runtime import environment_report, on_first
+from workflow.training.backend import Backend
+from workflow.training.checkpoint import TrainState, link_model, prune, save_checkpoint, save_model
+from workflow.training.flops import peak_flops
+from workflow.training.log import TrainingLog
+from workflow.training.schedule import Steps, happens
+from workflow.training.trainer import Trainer, Update
+
+
+class Run:
+    """One training run's evaluations, checkpoints and report around the loop."""
+
+    def __init__(
+        self,
+        settings: Seq2SeqSettings,
+        place: Place,
+        held: Claim,
+        loaded: LoadedModel,
+        data: Data,
+        backend: Backend,
+        steps: Steps,
+    ) -> None:
+        self.settings = settings
+        self.place = place
+        self.paths = held.paths
+        self.loaded = loaded
+        self.data = data
+        self.backend = backend
+        self.steps = steps
+        sharded = backend.plan.stage == 3 and place.ranks.world_size > 1
+        self.evaluator = evaluator(settings, place, data, loaded.model, loaded.tokenizer, in_step=sharded)
+        self.log: TrainingLog | None = None  # the first rank's
+
+    def train(self, trainer: Trainer, state: TrainState) -> None:
+        """Trains to the end, evaluating and saving on the way, and writes the report."""
+        if self.place.ranks.is_first:
+            every = self.settings.training.logging_steps
+            self.log = TrainingLog(
+                self.place.console, self.paths, max_steps=self.steps.max_steps, every=every, continue_from=state.step
+            )
+            self._finish_best(state)
+        try:
+            if state.step == 0 and not self.settings.evaluation.no_eval_at_start:
+                self._evaluate(state)
+            hooks: list[Callable[[TrainState, Update], None]] = [
+                *([self.log.after_step] if self.log else []),
+                self._after_step,
+            ]
+            trainer.run(state, hooks)
+        finally:
+            if self.log:
+                self.log.close()
+        on_first(lambda: self._report(state), self.place.ranks)
+
+    def _finish_best(self, state: TrainState) -> None:
+        """A kill may have come between writing a checkpoint and making it the best."""
+        newest = self.paths.checkpoint(state.step)
+        if state.best_step == state.step and newest.is_dir():
+            link_model(newest, self.paths.best)
+
+    def _after_step(self, state: TrainState, update: Update) -> None:
+        """Evaluates and saves when due. The checkpoint is written after the evaluation, so that it knows the best."""
+        last = self.steps.max_steps
+        skipped = update.step == last and self.settings.evaluation.no_eval_at_end
+        improved = happens(update.step, self.steps.eval_steps, last) and not skipped and self._evaluate(state)
+        if update.step == last and state.best_step is None:  # never evaluated: the last is the best there is
+            improved, state.best_step = True, last
+        if happens(update.step, self.steps.save_steps, last):
+            folder = self.paths.checkpoint(update.step)
+            save_checkpoint(folder, backend=self.backend, state=state, write_model=self._write_model)
+            on_first(lambda: self._keep(folder, is_best=improved), self.place.ranks)
+        elif improved:
+            save_model(self.paths.best, backend=self.backend, write_model=self._write_model)
+
+    def _keep(self, folder: Path, *, is_best: bool) -> None:
+        if is_best:
+            link_model(folder, self.paths.best)
+        prune(self.paths, limit=self.settings.training.save_total_limit)
+
+    def _write_model(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+        write_model(
+            folder,
+            self.loaded.model,
+            self.loaded.tokenizer,
+            weights,
+            max_new_tokens=self.evaluator.params.max_new_tokens,
+        )
+
+    def _evaluate(self, state: TrainState) -> bool:
+        """Evaluates, writes predictions, and says on every rank whether this is the best step so far (step 0 never is)."""
+        if not len(self.data.eval):
+            return False
+        found = self.evaluator.evaluate()
+        improved = on_first(lambda: self._record(state, found), self.place.ranks)
+        if improved:
+            state.best_step = state.step
+        return improved
+
+    def _record(self, state: TrainState, found: Evaluation) -> bool:
+        if not math.isfinite(found.metrics["eval_loss"].value):
+            raise BackendError(
+                f"step {state.step}: the loss on the eval rows is not finite; the checkpoints before this step are good"
+            )
+        evaluation = self.settings.evaluation
+        file = names.predictions_name(
+            temperature=evaluation.temperature, n_samples=evaluation.n_samples, step=state.step
+        )
+        write_predictions(self.paths.root / file, self.data.examples.eval, found.results)
+        assert self.log is not None
+        self.log.write(
+            {"step": state.step, **{name: metric.value for name, metric in found.metrics.items()}}, group="eval"
+        )
+        self.place.console.print(
+            f"step {state.step}/{self.steps.max_steps}  evaluation  {found.one_line()}", soft_wrap=True
+        )
+        record = measured(state.step, found.metrics, found.slices).model_dump(mode="json")
+        state.measured["latest"] = record
+        if state.step == 0:
+            state.measured["initial"] = record
+            return False
+        value = found.metrics[evaluation.best_metric].value
+        if not is_better(evaluation.best_metric, value, state.best_value):
+            return False
+        state.best_value, state.measured["best"] = value, record
+        return True
+
+    def _report(self, state: TrainState) -> None:
+        settings, ranks = self.settings, self.place.ranks
+        environment = environment_report(self.place.device)
+        peak = peak_flops(str(environment["hardware"].get("gpu", "")))
+        seconds = max(state.seconds, 1e-9)
+        latest = _measured(state, "latest")
+        report = Report(
+            run=self.paths.root.name,
+            task="seq2seq",
+            model=str(settings.model.model_init_path or settings.model.model_init_name),
+            data=self.data.examples.label,
+            data_hash=self.data.examples.fingerprint,
+            best_metric=settings.evaluation.best_metric,
+            initial=_measured(state, "initial"),
+            final=latest if latest and latest.step == state.step else None,
+            best=_measured(state, "best"),
+            final_train_loss=state.loss,
+            steps=state.step,
+            examples=state.examples,
+            epochs=state.examples / len(self.data.train),
+            speed=Speed(
+                tokens_per_s=(state.source_tokens + state.target_tokens) / seconds,
+                examples_per_s=state.examples / seconds,
+                train_seconds=state.seconds,
+                mfu=state.flops / (seconds * ranks.world_size * peak) if peak else None,
+            ),
+            settings=flatten(settings),
+            backend={
+                "name": self.backend.plan.name,
+                "stage": self.backend.plan.stage,
+                "precision": self.backend.plan.precision,
+                "ranks": ranks.world_size,
+            },
+            environment={**environment, "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z")},
+        )
+        write_report(self.paths.report, report)
+        self.place.console.print(result_table(report))
+        self.place.console.print(f"best checkpoint: {self.paths.best}", soft_wrap=True)
+
+
+def _measured(state: TrainState, name: str) -> Measured | None:
+    found = state.measured.get(name)
+    return Measured.model_validate(found) if found is not None else None

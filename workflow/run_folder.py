@@ -1,0 +1,125 @@
+"""Claims a run's folder: one process at a time, one set of settings for good.
+
+Knows nothing of what a run does. A folder that somebody trained in is never overwritten or deleted: the same
+settings continue it, others are refused, `--overwrite_output_dir` moves it aside.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workflow.config.cascade import Resolved
+from workflow.errors import RunExistsError
+from workflow.files import write_json
+from workflow.paths import RunPaths
+
+FREE_TO_CHANGE = frozenset(
+    {
+        "mount",
+        "resume",
+        "overwrite_output_dir",
+        "nproc",
+        "deepspeed",
+        "micro_batch_size",
+        "logging_steps",
+        "save_total_limit",
+    }
+)
+"""Settings that never change a run's numbers, so that a run may be continued with others."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A folder that this process holds. `finished` runs have a report."""
+
+    paths: RunPaths
+    finished: bool
+    lock: int
+
+
+def claim(root: Path, resolved: Resolved[Any], *, data_hash: str, overwrite: bool) -> Claim:
+    """Creates or takes over the run folder and locks it until this process ends.
+
+    Raises RunExistsError when another process holds it, or when it holds a run with other settings or data.
+    """
+    if overwrite and root.exists():
+        _move_aside(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        paths = RunPaths(root)
+        lock = _lock(paths)
+    except OSError as error:
+        raise RunExistsError(
+            f"{root}: cannot write here: {error.strerror}; pass --mount with a folder that can be written"
+        ) from None
+    record = _record(resolved, data_hash)
+    if _has_work(paths):
+        _check_same(paths, record)
+    else:
+        write_json(paths.settings, record)
+    return Claim(paths, finished=paths.report.is_file(), lock=lock)
+
+
+def _lock(paths: RunPaths) -> int:
+    descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+        os.close(descriptor)
+        raise RunExistsError(
+            f"{paths.root}: held by {holder}; wait for it, or choose another --training_run_name"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    return descriptor
+
+
+def _move_aside(root: Path) -> None:
+    """Renames the folder, unless a process holds it."""
+    descriptor = _lock(RunPaths(root))
+    aside = root.with_name(f"{root.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
+    while aside.exists():
+        aside = aside.with_name(aside.name + "x")
+    root.rename(aside)
+    os.close(descriptor)
+
+
+def _has_work(paths: RunPaths) -> bool:
+    """Whether anything stands in the folder that took time to make."""
+    return paths.report.is_file() or paths.best.is_dir() or bool(paths.checkpoints())
+
+
+def _record(resolved: Resolved[Any], data_hash: str) -> dict[str, Any]:
+    settings = resolved.flat()
+    return {
+        "schema_version": 1,
+        "settings": settings,
+        "origins": {name: resolved.origin(name) for name in settings},
+        "data_hash": data_hash,
+    }
+
+
+def _check_same(paths: RunPaths, record: dict[str, Any]) -> None:
+    try:
+        old = json.loads(paths.settings.read_text(encoding="utf-8"))
+        before = {**old["settings"], "data_hash": old["data_hash"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunExistsError(
+            f"{paths.root} holds checkpoints but no readable {paths.settings.name}; choose another --training_run_name"
+        ) from None
+    now = {**record["settings"], "data_hash": record["data_hash"]}
+    changed = [name for name in now if name not in FREE_TO_CHANGE and before.get(name) != now[name]]
+    if changed:
+        lines = [f"  {name}: {json.dumps(before.get(name))} -> {json.dumps(now[name])}" for name in changed]
+        raise RunExistsError(
+            f"{paths.root} holds a run with other settings:\n" + "\n".join(lines) + "\n"
+            "choose another --training_run_name, or pass --overwrite_output_dir to move that run aside and start anew"
+        )

@@ -1,0 +1,213 @@
+"""This process's place among the ranks, and the process-level facts a run depends on.
+
+Knows nothing of models or training; imports torch only inside functions, so that `-h` stays fast.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from workflow.errors import WorkflowError
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+PARENT_VARIABLE = "WORKFLOW_LAUNCHER_PID"
+STATUS_VARIABLE = "WORKFLOW_STATUS_FILE"
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where this process stands: `rank` of `world_size`, `local_rank` on its machine."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank prints and writes files."""
+        return self.rank == 0
+
+    @property
+    def is_first_here(self) -> bool:
+        """Whether this rank is the first on its machine, the one that fills node-local caches."""
+        return self.local_rank == 0
+
+
+def ranks_from_environment(environment: dict[str, str] | None = None) -> Ranks | None:
+    """The ranks that torchrun, the deepspeed launcher or srun gave; None where nobody launched us as a rank."""
+    env = dict(os.environ) if environment is None else environment
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return Ranks(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0)))
+    # A batch script also has SLURM_NTASKS; only a process that srun started has a step that is a number.
+    if int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and env.get("SLURM_STEP_ID", "").isdigit():
+        return Ranks(int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), int(env["SLURM_LOCALID"]))
+    return None
+
+
+def _slurm_rendezvous() -> tuple[str, str]:
+    """First host of the allocation, and a port that every task of the job derives alike."""
+    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_JOB_NODELIST"]
+    listed = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+    return listed.stdout.split()[0], str(20000 + int(os.environ["SLURM_JOB_ID"]) % 20000)
+
+
+def die_with_launcher() -> None:
+    """Asks the kernel to kill this rank when its launcher dies, even by SIGKILL (Linux; elsewhere nothing is done).
+
+    torch's elastic launcher starts each rank in a session of its own, so killing the launcher's process group
+    would otherwise leave the ranks running.
+    """
+    launcher = os.environ.get(PARENT_VARIABLE)
+    if not launcher or not sys.platform.startswith("linux"):
+        return
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != int(launcher):  # it died before the line above
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def join_ranks(ranks: Ranks, *, device: str) -> None:
+    """Joins torch.distributed: nccl on GPUs, gloo on CPU. One rank alone needs no port and no rendezvous."""
+    import torch
+    import torch.distributed as dist
+
+    backend = "nccl" if device == "cuda" else "gloo"
+    if device == "cuda":
+        torch.cuda.set_device(ranks.local_rank)
+    os.environ["LOCAL_RANK"] = str(ranks.local_rank)  # DeepSpeed reads it
+    if ranks.world_size == 1:
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+        return
+    if "MASTER_ADDR" not in os.environ:
+        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = _slurm_rendezvous()
+    os.environ["RANK"], os.environ["WORLD_SIZE"] = str(ranks.rank), str(ranks.world_size)
+    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+
+
+def leave_ranks() -> None:
+    """Leaves torch.distributed, if joined."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def pick_device() -> str:
+    """`cuda` where a GPU is visible, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def torch_device(device: str, ranks: Ranks) -> torch.device:
+    """The torch device of this rank."""
+    import torch
+
+    return torch.device("cuda", ranks.local_rank) if device == "cuda" else torch.device("cpu")
+
+
+def derived_seed(seed: int, *parts: object) -> int:
+    """A 31-bit seed for one purpose: a pure function of the run's seed and the named parts, alike on every machine."""
+    return zlib.crc32(":".join(map(str, (seed, *parts))).encode()) & 0x7FFFFFFF
+
+
+def environment_report(device: str) -> dict[str, Any]:
+    """Hardware, versions and commit for `report.json`."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    versions = {"python": sys.version.split()[0]}
+    for package in ("torch", "transformers", "deepspeed", "tokenizers", "sacrebleu"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    hardware: dict[str, Any] = {"host": socket.gethostname(), "device": device, "cpu_count": os.cpu_count()}
+    if device == "cuda":
+        hardware |= {"gpu": torch.cuda.get_device_name(), "gpus_here": torch.cuda.device_count()}
+    return {"versions": versions, "hardware": hardware, "commit": current_commit()}
+
+
+def current_commit() -> str | None:
+    """The checkout's commit (`+` appended when files differ from it); None outside a checkout or without git."""
+    here = str(Path(__file__).resolve().parent)
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
+
+    try:
+        git(
+            "ls-files", "--error-unmatch", "__init__.py"
+        )  # an installed copy may stand inside somebody else's repository
+        return git("rev-parse", "--short=12", "HEAD") + (
+            "+" if git("status", "--porcelain", "--untracked-files=no") else ""
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def collectively(work: Callable[[], T], ranks: Ranks, *, first_alone: bool = False) -> T:
+    """Does the same work on every rank; an error of one is raised on all, so that no rank waits for another for ever.
+
+    With `first_alone` the first rank of each machine works before the others, which then find its files in place.
+    """
+    result: T | None = None
+    for turn in (True, False) if first_alone else (None,):
+        error: WorkflowError | None = None
+        if turn is None or turn == ranks.is_first_here:
+            try:
+                result = work()
+            except WorkflowError as caught:
+                error = caught
+        _raise_for_all(error, ranks)
+    return cast("T", result)
+
+
+def on_first(work: Callable[[], T], ranks: Ranks) -> T:
+    """Does work on the first rank alone and gives its result, or its error, to all."""
+    import torch.distributed as dist
+
+    result, error = None, None
+    if ranks.is_first:
+        try:
+            result = work()
+        except WorkflowError as caught:
+            error = caught
+    _raise_for_all(error, ranks)
+    if ranks.world_size > 1:
+        said = [result]
+        dist.broadcast_object_list(said, src=0)
+        result = said[0]
+    return cast("T", result)
+
+
+def _raise_for_all(error: WorkflowError | None, ranks: Ranks) -> None:
+    import torch.distributed as dist
+
+    errors: list[WorkflowError | None] = [error]
+    if ranks.world_size > 1:
+        errors = [None] * ranks.world_size
+        dist.all_gather_object(errors, error)
+    first = next((found for found in errors if found is not None), None)
+    if first is not None:
+        first.known_to_all = True
+        raise first

@@ -1,0 +1,209 @@
+"""The only importer of deepspeed: a model and an optimizer under ZeRO, one update at a time.
+
+Knows nothing of data, schedules or files. Gradients are scaled by the caller's own count, never by the number of
+micro-batches or ranks; weights and optimizer state come out, and go back in, as whole fp32 tensors by name, so that
+a checkpoint belongs to no ZeRO stage and no number of ranks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from workflow.errors import BackendError
+from workflow.training.ds_config import BackendPlan
+from workflow.training.optim import set_lr
+
+ADAM_KEYS = ("exp_avg", "exp_avg_sq")
+SAMPLE_SIZE = 4096
+
+
+class SavedState(Protocol):
+    """What a checkpoint gives back, by the model's parameter names."""
+
+    def weight(self, name: str) -> torch.Tensor:
+        """A whole fp32 weight."""
+
+    def keys_of(self, name: str) -> list[str]:
+        """The optimizer's keys for this weight."""
+
+    def state(self, name: str, key: str) -> torch.Tensor:
+        """A whole optimizer tensor."""
+
+
+class Backend:
+    """A model under DeepSpeed. `module` is the model itself, `wrapped` what training must call."""
+
+    def __init__(
+        self,
+        model: Any,
+        optimizer: torch.optim.Optimizer,
+        plan: BackendPlan,
+        *,
+        max_grad_norm: float,
+        device: torch.device,
+    ) -> None:
+        self.plan = plan
+        self.module = model
+        self.optimizer = optimizer
+        self.max_grad_norm = max_grad_norm
+        self.device = device
+        self.world_size = dist.get_world_size()
+        self.names = {id(parameter): name for name, parameter in model.named_parameters()}
+        embeddings, head = model.get_input_embeddings().weight, model.lm_head.weight
+        guarded = {"embeddings": embeddings, "lm_head": head}
+        before = {name: _sample(weight) for name, weight in guarded.items()}
+        if device.type == "cuda":
+            model.to(device)
+        self.wrapped = _initialize(model, optimizer, plan)
+        self._check_guarded(before, was_tied=head is embeddings)
+        self.wrapped.train()  # from_pretrained leaves the model in eval mode, and DeepSpeed does not change it
+
+    def _check_guarded(self, before: dict[str, torch.Tensor], *, was_tied: bool) -> None:
+        """Sharding must not change or tie embeddings and head: transformers has lost Flan's head that way."""
+        now = {"embeddings": self.module.get_input_embeddings().weight, "lm_head": self.module.lm_head.weight}
+        if (now["lm_head"] is now["embeddings"]) != was_tied:
+            raise BackendError(
+                "the output head was tied to the embeddings, or untied, while the model was sharded; this is a bug, please report it"
+            )
+        for name, parameter in now.items():
+            with self.gathered([parameter]):
+                same = torch.equal(_sample(parameter).to(parameter.dtype), before[name].to(parameter.dtype))
+            if not same:
+                raise BackendError(f"the model's {name} changed while it was sharded; this is a bug, please report it")
+
+    @contextlib.contextmanager
+    def gathered(self, parameters: list[Any]) -> Iterator[None]:
+        """Whole parameters on every rank inside the block (a collective call under ZeRO-3)."""
+        if self.plan.stage == 3:
+            from deepspeed.zero import GatheredParameters
+
+            with GatheredParameters(parameters):
+                yield
+        else:
+            yield
+
+    # ---- one update
+
+    def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
+        """Adds gradients of `loss`; the last call of an update also sums them over the ranks.
+
+        `loss` must be this rank's share of the update's mean: DeepSpeed averages over ranks, which is undone here.
+        """
+        self.wrapped.set_gradient_accumulation_boundary(is_last)
+        self.wrapped.backward(loss * self.world_size, scale_wrt_gas=False)
+
+    def step(self, lr_multiplier: float) -> tuple[float, float]:
+        """Clips and updates. Returns (gradient norm before clipping, learning rate)."""
+        lr = set_lr(self.optimizer, lr_multiplier)
+        norm = self._clip() if self.plan.stage == 0 else None
+        self.wrapped.step()
+        if norm is None:
+            norm = float(self.wrapped.get_global_grad_norm())
+        return norm, lr
+
+    def _clip(self) -> float:
+        limit = self.max_grad_norm if self.max_grad_norm > 0 else float("inf")
+        return float(torch.nn.utils.clip_grad_norm_(self.module.parameters(), limit))
+
+    # ---- weights and optimizer state, whole
+
+    def _trainable(self) -> list[tuple[str, Any]]:
+        return [(name, parameter) for name, parameter in self.module.named_parameters() if parameter.requires_grad]
+
+    def _full_weight(self, parameter: Any) -> torch.Tensor:
+        """The fp32 master of a parameter, whole, on every rank."""
+        if self.plan.stage == 0:
+            return parameter.detach()  # type: ignore[no-any-return]
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        weight = safe_get_full_fp32_param(parameter)
+        assert weight is not None
+        return weight.view(_full_shape(parameter))  # type: ignore[no-any-return]
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, whole fp32 weight) one after the other; a collective call: every rank must exhaust it."""
+        for name, parameter in self.module.named_parameters():
+            yield name, self._full_weight(parameter)
+
+    def optimizer_state(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """("NAME/KEY", whole fp32 state) one after the other; a collective call like `weights`."""
+        for name, parameter in self._trainable():
+            if self.plan.stage == 0:
+                for key, value in self.optimizer.state[parameter].items():
+                    yield f"{name}/{key}", torch.as_tensor(value)
+                continue
+            from deepspeed.utils import safe_get_full_optimizer_state
+
+            for key in ADAM_KEYS:
+                state = safe_get_full_optimizer_state(parameter, key)
+                assert state is not None
+                yield f"{name}/{key}", state.view(_full_shape(parameter))
+
+    def load_optimizer_state(
+        self, saved: SavedState, *, num_steps: int, empty_loss: Callable[[], torch.Tensor]
+    ) -> None:
+        """Puts back the state after `num_steps` updates; the weights have been loaded with the model.
+
+        ZeRO makes its optimizer state at the first update only, so one that changes nothing is made first:
+        `empty_loss` is a forward pass whose loss is zero.
+        """
+        if self.plan.stage == 0:
+            for name, parameter in self._trainable():
+                values = {key: saved.state(name, key) for key in saved.keys_of(name)}
+                step = torch.tensor(float(num_steps)) if "exp_avg" in values else num_steps
+                self.optimizer.state[parameter] = {
+                    **{key: self._placed(value) for key, value in values.items()},
+                    "step": step,
+                }
+            return
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        self.backward(empty_loss(), is_last=True)
+        self.step(0.0)
+        for name, parameter in self._trainable():
+            if self.plan.precision == "bf16":  # the masters began as the rounded weights
+                safe_set_full_fp32_param(parameter, saved.weight(name).to(self.device))
+            for key in ADAM_KEYS:
+                safe_set_full_optimizer_state(parameter, saved.state(name, key).to(self.device), key)
+        for state in self.optimizer.state.values():
+            state["step"] = torch.tensor(float(num_steps))
+
+    def _placed(self, value: Any) -> Any:
+        return value.to(self.device) if isinstance(value, torch.Tensor) and value.ndim else value
+
+    def destroy(self) -> None:
+        """Frees DeepSpeed's hooks; without it ZeRO-3 can abort when the process ends."""
+        self.wrapped.destroy()
+
+
+def _full_shape(parameter: Any) -> Any:
+    return getattr(parameter, "ds_shape", parameter.shape)
+
+
+def _sample(weight: Any) -> torch.Tensor:
+    """Up to SAMPLE_SIZE evenly spread values of a weight, on the CPU."""
+    flat = weight.detach().flatten()
+    return flat[:: max(1, flat.numel() // SAMPLE_SIZE)].cpu().clone()  # type: ignore[no-any-return]
+
+
+def _initialize(model: Any, optimizer: torch.optim.Optimizer, plan: BackendPlan) -> Any:
+    """deepspeed.initialize, silent and without compiling anything."""
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    # Its shared-memory operator for CPU ranks needs a compiler; gloo does the same work.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        wrapped, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=plan.config)
+    return wrapped

@@ -1,0 +1,247 @@
+"""Checkpoints: a model folder anybody can load, plus what this program needs to continue from it.
+
+    checkpoint-N/                   config.json, *.safetensors, tokenizer, generation settings
+    checkpoint-N/training_state/    state.json, optimizer-*.safetensors and their index
+
+Knows nothing of evaluation. A folder has its final name only when it is complete and on disk. Tensors are whole and
+named, without pickles, so that any number of ranks and any ZeRO stage can continue.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from workflow.errors import CheckpointError
+from workflow.files import link_or_copy, remove_leftovers, whole_folder, write_json
+from workflow.paths import RunPaths
+from workflow.training.backend import Backend
+
+STATE_FOLDER = "training_state"
+STATE_FILE = "state.json"
+INDEX_FILE = "optimizer.index.json"
+SHARD_BYTES = 4 << 30
+KEEP_STATES = 2
+
+ModelWriter = Callable[[Path, dict[str, torch.Tensor]], None]
+
+
+@dataclass
+class TrainState:
+    """How far a run is. Token counts are real tokens; seconds and FLOPs are of training alone."""
+
+    step: int = 0
+    examples: int = 0
+    source_tokens: int = 0
+    target_tokens: int = 0
+    seconds: float = 0.0
+    flops: float = 0.0
+    best_step: int | None = None
+    best_value: float | None = None
+    loss: float | None = None
+    measured: dict[str, Any] = field(default_factory=dict)
+    """The evaluations that the report shows ("initial", "best", "latest"), kept so that a continued run has them."""
+
+
+def save_checkpoint(folder: Path, *, backend: Backend, state: TrainState, write_model: ModelWriter) -> None:
+    """Writes a whole checkpoint; every rank calls it, the first one writes. Raises CheckpointError on every rank."""
+    _save(folder, backend, write_model, state)
+
+
+def save_model(folder: Path, *, backend: Backend, write_model: ModelWriter) -> None:
+    """Writes the model alone, in place of what stands at `folder`; every rank calls it."""
+    _save(folder, backend, write_model, None)
+
+
+def _save(folder: Path, backend: Backend, write_model: ModelWriter, state: TrainState | None) -> None:
+    problem: str | None = None
+    if dist.get_rank() == 0:
+        drains = _Drains(backend, with_optimizer=state is not None)
+        try:
+            with whole_folder(_free(folder)) as temporary:
+                write_model(temporary, drains.weights())
+                if state is not None:
+                    _write_state(temporary / STATE_FOLDER, drains, state)
+            _swap_in(folder)
+        except (OSError, SafetensorError) as error:
+            problem = f"{folder}: could not be saved: {error}"
+        finally:
+            drains.finish()  # the other ranks are in the same collective calls
+    else:
+        _Drains(backend, with_optimizer=state is not None).finish()
+    said = [problem]
+    dist.broadcast_object_list(said, src=0)
+    if said[0]:
+        raise CheckpointError(f"{said[0]}; earlier checkpoints of the run are untouched")
+
+
+class _Drains:
+    """The gathered weights, then the optimizer's tensors, each taken once; `finish` takes what is left."""
+
+    def __init__(self, backend: Backend, *, with_optimizer: bool) -> None:
+        self._weights = backend.weights()
+        self._state = backend.optimizer_state() if with_optimizer else iter(())
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """All weights on the CPU (not copied where they are there already)."""
+        return {name: weight.detach().cpu().contiguous() for name, weight in self._weights}
+
+    def shards(self) -> Any:
+        """Dicts of optimizer tensors of about SHARD_BYTES."""
+        shard: dict[str, torch.Tensor] = {}
+        size = 0
+        for key, tensor in self._state:
+            shard[key] = tensor.detach().cpu().contiguous()
+            size += tensor.numel() * tensor.element_size()
+            if size >= SHARD_BYTES:
+                yield shard
+                shard, size = {}, 0
+        if shard:
+            yield shard
+
+    def finish(self) -> None:
+        """Makes the remaining collective calls."""
+        for _ in self._weights:
+            pass
+        for _ in self._state:
+            pass
+
+
+def _write_state(folder: Path, drains: _Drains, state: TrainState) -> None:
+    folder.mkdir()
+    index: dict[str, str] = {}
+    for number, shard in enumerate(drains.shards(), start=1):
+        name = f"optimizer-{number:05d}.safetensors"
+        save_file(shard, folder / name)
+        index |= dict.fromkeys(shard, name)
+    write_json(folder / INDEX_FILE, index)
+    write_json(folder / STATE_FILE, asdict(state))
+
+
+def _free(folder: Path) -> Path:
+    """Where to write first: beside a folder that is there already, else the folder itself."""
+    return _next(folder) if folder.exists() else folder
+
+
+def _next(folder: Path) -> Path:
+    shutil.rmtree(folder.with_name(f".tmp-next-{folder.name}"), ignore_errors=True)
+    return folder.with_name(f".tmp-next-{folder.name}")
+
+
+def _swap_in(folder: Path) -> None:
+    """Puts the newly written folder in the old one's place; `recover` finishes it where a kill comes in between."""
+    new, old = folder.with_name(f".tmp-next-{folder.name}"), folder.with_name(f".tmp-old-{folder.name}")
+    if new.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        new.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(root: Path) -> None:
+    """Finishes swaps that a killed process began, and removes its leftovers; only for the holder of the run's lock."""
+    for new in root.glob(".tmp-next-*"):
+        folder = root / new.name.removeprefix(".tmp-next-")
+        if not folder.exists():
+            new.rename(folder)
+    remove_leftovers(root)
+
+
+def link_model(source: Path, target: Path) -> None:
+    """Makes `target` a copy of a checkpoint's model, by hard links where possible, without its training state."""
+    with whole_folder(_free(target)) as temporary:
+        shutil.copytree(
+            source,
+            temporary,
+            copy_function=link_or_copy,
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns(STATE_FOLDER),
+        )
+    _swap_in(target)
+
+
+def prune(paths: RunPaths, *, limit: int | None) -> None:
+    """Keeps the newest `limit` checkpoints, and optimizer state in the newest two; the best has a folder of its own."""
+    checkpoints = [path for _, path in paths.checkpoints()]
+    for path in checkpoints[: -limit if limit is not None else 0]:
+        # Renamed first: a folder that is half removed must not look like a checkpoint.
+        doomed = path.with_name(f".tmp-old-{path.name}")
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+    for path in checkpoints[:-KEEP_STATES]:
+        if (path / STATE_FOLDER).is_dir():
+            doomed = path / f".tmp-old-{STATE_FOLDER}"
+            (path / STATE_FOLDER).rename(doomed)
+            shutil.rmtree(doomed)
+
+
+def newest_to_continue(paths: RunPaths) -> Path | None:
+    """The newest checkpoint with training state."""
+    found = [path for _, path in paths.checkpoints() if (path / STATE_FOLDER / STATE_FILE).is_file()]
+    return found[-1] if found else None
+
+
+def read_state(checkpoint: Path) -> TrainState:
+    """How far the run was. Raises CheckpointError."""
+    file = checkpoint / STATE_FOLDER / STATE_FILE
+    try:
+        return TrainState(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint}: cannot continue from here: {file.name}: {error}") from None
+
+
+class CheckpointReader:
+    """Tensors of a checkpoint by the model's parameter names, read one at a time. Implements `backend.SavedState`."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        try:
+            self._index: dict[str, str] = json.loads(
+                (checkpoint / STATE_FOLDER / INDEX_FILE).read_text(encoding="utf-8")
+            )
+            self._weight_files = _weight_files(checkpoint)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise CheckpointError(f"{checkpoint}: cannot continue from here: {error}") from None
+
+    def keys_of(self, name: str) -> list[str]:
+        """The optimizer's keys for a weight."""
+        prefix = f"{name}/"
+        return [key.removeprefix(prefix) for key in self._index if key.startswith(prefix)]
+
+    def state(self, name: str, key: str) -> torch.Tensor:
+        """One optimizer tensor of a weight."""
+        full = f"{name}/{key}"
+        if full not in self._index:
+            raise CheckpointError(
+                f"{self.checkpoint}: the optimizer state lacks {full}; was it written by another optimizer?"
+            )
+        return self._read(self.checkpoint / STATE_FOLDER / self._index[full], full)
+
+    def weight(self, name: str) -> torch.Tensor:
+        """One fp32 weight."""
+        return self._read(self.checkpoint / self._weight_files[name], name)
+
+    def _read(self, file: Path, key: str) -> torch.Tensor:
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                tensor: torch.Tensor = tensors.get_tensor(key)
+                return tensor
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{file}: cannot continue from here: {error}") from None
+
+
+def _weight_files(checkpoint: Path) -> dict[str, str]:
+    index = checkpoint / "model.safetensors.index.json"
+    if index.is_file():
+        return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    with safe_open(checkpoint / "model.safetensors", framework="pt") as tensors:
+        return dict.fromkeys(tensors.keys(), "model.safetensors")

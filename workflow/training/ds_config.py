@@ -1,0 +1,113 @@
+"""The DeepSpeed configuration of a run: which ZeRO stage, and what a user's file may say.
+
+Pure functions of settings; does not import deepspeed. A file says ZeRO and offload; batch size, accumulation,
+clipping, learning rate and precision are settings of the run, said once.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workflow.errors import ConfigError
+
+STAGES = ("zero0", "zero1", "zero2", "zero3")
+OWNED = {
+    "train_batch_size": "--train_batch_size",
+    "train_micro_batch_size_per_gpu": "--micro_batch_size",
+    "gradient_accumulation_steps": "--gradient_accumulation_steps",
+    "gradient_clipping": "--max_grad_norm",
+    "optimizer": "--optimizer and --lr",
+    "scheduler": "--lr_scheduler",
+    "bf16": "--precision bf16",
+    "fp16": "--precision bf16 (fp16 overflows in T5's feed-forward layers)",
+    "amp": "--precision bf16",
+    "torch_autocast": "--precision bf16",
+}
+
+
+@dataclass(frozen=True)
+class BackendPlan:
+    """The decisions that DeepSpeed is started with."""
+
+    stage: int
+    precision: str
+    config: dict[str, Any]
+    name: str
+
+
+def pick_precision(asked: str, device: str) -> str:
+    """fp32 or bf16: `auto` is bf16 on GPU and fp32 on CPU."""
+    return ("bf16" if device == "cuda" else "fp32") if asked == "auto" else asked
+
+
+def plan_backend(
+    *,
+    deepspeed: str,
+    precision: str,
+    optimizer: str,
+    world_size: int,
+    max_grad_norm: float,
+    micro_batch_size: int,
+) -> BackendPlan:
+    """The DeepSpeed configuration. Raises ConfigError for combinations that would train wrongly."""
+    name = _auto_stage(precision, world_size) if deepspeed == "auto" else deepspeed
+    given: dict[str, Any] = (
+        {"zero_optimization": {"stage": STAGES.index(name)}} if name in STAGES else _read(Path(name))
+    )
+    zero = given.get("zero_optimization", {})
+    stage = zero.get("stage", 0) if isinstance(zero, dict) else -1
+    if not isinstance(stage, int) or stage not in range(len(STAGES)):
+        raise ConfigError(f"--deepspeed {name}: zero_optimization.stage must be 0, 1, 2 or 3")
+    if optimizer == "adafactor" and (stage > 0 or precision != "fp32"):
+        raise ConfigError(
+            f"--optimizer adafactor with {STAGES[stage]} and {precision}: the backend hands it flat one-dimensional partitions, so nothing is "
+            "factored and results depend on the number of ranks; use adamw, or --deepspeed zero0 --precision fp32"
+        )
+    if stage == 0 and precision == "bf16":
+        raise ConfigError(
+            "--deepspeed zero0 with bf16: DeepSpeed's optimizer of this pair has taken a step before the first one, which spoils Adam's bias "
+            "correction; use zero1 (the same memory on one rank) or --precision fp32"
+        )
+    # ZeRO 0 in fp32 reports no gradient norm, so the backend clips there itself.
+    config = given | {
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": 1,  # boundaries are set by hand
+        "gradient_clipping": max_grad_norm if stage > 0 else 0.0,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # torch's own AdamW needs no compiler
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+    if precision == "bf16":
+        config["bf16"] = {"enabled": True}
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return BackendPlan(stage=stage, precision=precision, config=config, name=name)
+
+
+def _auto_stage(precision: str, world_size: int) -> str:
+    if world_size > 1:
+        return "zero2"
+    return "zero0" if precision == "fp32" else "zero1"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.suffix != ".json":
+        raise ConfigError(
+            f"--deepspeed {path}: expected auto, {', '.join(STAGES)}, or a .json file such as ds_configs/zero3_offload.json"
+        )
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--deepspeed {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"--deepspeed {path}: not valid JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise ConfigError(f"--deepspeed {path}: a DeepSpeed file holds one object")
+    given = {key: value for key, value in given.items() if value != "auto"}  # as files for other trainers say
+    owned = [f'"{key}" is set by {OWNED[key]}' for key in given if key in OWNED]
+    if owned:
+        raise ConfigError(f"--deepspeed {path}: {'; '.join(owned)}: take it out of the file")
+    return given

@@ -1,0 +1,65 @@
+"""Matrix-multiplication FLOPs of T5, and the peaks of GPUs, from which MFU follows.
+
+Pure functions. Two FLOPs a multiply-add; real tokens only; recomputation is not counted. (6 x parameters x tokens
+would overstate Flan-T5 about twofold: each half of the model sees only its own tokens.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+PEAK_FLOPS = {
+    "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "L4": 121e12,
+    "A10": 125e12,
+    "L40S": 362e12,
+}
+"""Dense bf16 peak by a part of the GPU's name, from the makers' data sheets."""
+
+
+@dataclass(frozen=True)
+class T5Dimensions:
+    """What the FLOPs of a T5 depend on."""
+
+    d_model: int
+    inner: int
+    d_ff: int
+    gated: bool
+    num_layers: int
+    num_decoder_layers: int
+    vocab_size: int
+
+    @classmethod
+    def of(cls, config: Any) -> T5Dimensions:
+        """From a transformers T5Config."""
+        return cls(
+            d_model=config.d_model,
+            inner=config.num_heads * config.d_kv,
+            d_ff=config.d_ff,
+            gated=bool(config.is_gated_act),
+            num_layers=config.num_layers,
+            num_decoder_layers=config.num_decoder_layers,
+            vocab_size=config.vocab_size,
+        )
+
+    def forward_flops(self, source: int, target: int) -> float:
+        """FLOPs of one forward pass over an example of `source` encoder and `target` decoder tokens."""
+        d, inner, mlp = self.d_model, self.inner, (6 if self.gated else 4) * self.d_model * self.d_ff
+        encoder = self.num_layers * (source * (8 * d * inner + mlp) + 4 * inner * source**2)
+        decoder = target * (12 * d * inner + mlp) + 2 * inner * target * (target + 1)
+        cross = 4 * d * inner * source + 4 * inner * target * source
+        return float(encoder + self.num_decoder_layers * (decoder + cross) + 2 * target * d * self.vocab_size)
+
+    def training_flops(self, source: int, target: int) -> float:
+        """Forward and backward."""
+        return 3.0 * self.forward_flops(source, target)
+
+
+def peak_flops(gpu_name: str) -> float | None:
+    """The dense bf16 peak of a GPU, or None when it is not known."""
+    matches = [name for name in PEAK_FLOPS if name in gpu_name]
+    return PEAK_FLOPS[max(matches, key=len)] if matches else None

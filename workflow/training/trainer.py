@@ -1,0 +1,182 @@
+"""The training loop: rows of an update -> micro-batches -> backward -> step -> hooks.
+
+Knows nothing of evaluation or files. An update's loss and gradient are sums over its label tokens divided by their
+number, which the data plan knows without asking the other ranks; so neither the number of ranks nor the micro-batch
+size nor the ZeRO stage changes the numbers. Hooks look; they do not change anything that the next step depends on.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from workflow.data.features import Features
+from workflow.data.packing import Batch, collate, divide
+from workflow.data.plan import DataPlan
+from workflow.errors import BackendError
+from workflow.runtime import Ranks, derived_seed
+from workflow.training.backend import Backend
+from workflow.training.checkpoint import TrainState
+from workflow.training.flops import T5Dimensions
+from workflow.training.objectives import token_losses
+from workflow.training.schedule import lr_multiplier
+
+NUM_ROWS_SHOWN = 32
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one update did. `loss` is nats per label token; tokens are real tokens, over all ranks."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    lr: float
+    examples: int
+    source_tokens: int
+    target_tokens: int
+    flops: float
+    seconds: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Real tokens of prompts and completions a second."""
+        return (self.source_tokens + self.target_tokens) / self.seconds
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """What the loop needs of the settings."""
+
+    max_steps: int
+    warmup_steps: int
+    lr_scheduler: str
+    micro_batch_size: int
+    seed: int
+
+
+Hook = Callable[[TrainState, Update], None]
+
+
+class Trainer:
+    """Runs updates on the rows that the data plan names."""
+
+    def __init__(
+        self, backend: Backend, features: Features, plan: DataPlan, settings: LoopSettings, *, ranks: Ranks, pad_id: int
+    ) -> None:
+        self.backend = backend
+        self.features = features
+        self.plan = plan
+        self.settings = settings
+        self.ranks = ranks
+        self.pad_id = pad_id
+        self.source_lengths = features.lengths("prompt")
+        self.target_lengths = features.lengths("completion")
+        self.dimensions = T5Dimensions.of(backend.module.config)
+
+    def run(self, state: TrainState, hooks: Sequence[Hook]) -> TrainState:
+        """Updates from where `state` stands to the last step, calling every hook after each."""
+        for step in range(state.step + 1, self.settings.max_steps + 1):
+            update = self.update(step)
+            _count(state, update)
+            for hook in hooks:
+                hook(state, update)
+        return state
+
+    def update(self, step: int) -> Update:
+        """One update of the weights; the same on every number of ranks, up to rounding."""
+        started = time.perf_counter()
+        rows = self.plan.rows(step)
+        sources, targets = self.source_lengths[rows], self.target_lengths[rows]
+        num_labels = int(targets.sum())
+        micro_batches = divide(
+            rows, sources + targets, world_size=self.ranks.world_size, micro_batch_size=self.settings.micro_batch_size
+        )[self.ranks.rank]
+        torch.manual_seed(derived_seed(self.settings.seed, "dropout", step, self.ranks.rank))
+        losses = []
+        for number, micro_rows in enumerate(micro_batches, start=1):
+            loss = self._loss_sum(micro_rows)
+            self.backend.backward(loss / num_labels, is_last=number == len(micro_batches))
+            losses.append(loss.detach())
+        mean_loss = self._loss_over_ranks(step, micro_batches, torch.stack(losses).double()) / num_labels
+        grad_norm, lr = self.backend.step(self._lr_multiplier(step))
+        if not math.isfinite(grad_norm):
+            raise BackendError(
+                f"step {step}: the gradient is not finite (norm {grad_norm}); training rows of this update: {_shown(rows.tolist())}{ADVICE}"
+            )
+        return Update(
+            step=step,
+            loss=mean_loss,
+            grad_norm=grad_norm,
+            lr=lr,
+            examples=len(rows),
+            source_tokens=int(sources.sum()),
+            target_tokens=num_labels,
+            flops=self._flops(sources, targets),
+            seconds=time.perf_counter() - started,
+        )
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """The micro-batch of these rows on this rank's device."""
+        return collate(self.features, rows, pad_id=self.pad_id).to(self.backend.device)
+
+    def _loss_sum(self, rows: Sequence[int]) -> torch.Tensor:
+        return token_losses(self.backend.wrapped, self.batch(rows), self.backend.module.config).sum()
+
+    def empty_loss(self) -> torch.Tensor:
+        """A forward pass over nothing, whose loss is zero."""
+        return self._loss_sum(())
+
+    def _lr_multiplier(self, step: int) -> float:
+        settings = self.settings
+        return lr_multiplier(
+            step, kind=settings.lr_scheduler, warmup_steps=settings.warmup_steps, max_steps=settings.max_steps
+        )
+
+    def _loss_over_ranks(self, step: int, micro_batches: Sequence[Sequence[int]], losses: torch.Tensor) -> float:
+        """The sum over all ranks. Raises BackendError, naming rows, on every rank when it is not finite."""
+        total = losses.sum()
+        dist.all_reduce(total)
+        if math.isfinite(float(total)):
+            return float(total)
+        bad = [
+            row
+            for rows, loss in zip(micro_batches, losses.tolist(), strict=True)
+            if not math.isfinite(loss)
+            for row in rows
+        ]
+        everyone: list[list[int]] = [[] for _ in range(self.ranks.world_size)]
+        dist.all_gather_object(everyone, bad)
+        rows = sorted(row for part in everyone for row in part)
+        raise BackendError(
+            f"step {step}: the loss is not finite; training rows of the micro-batches at fault: {_shown(rows)}{ADVICE}"
+        )
+
+    def _flops(self, sources: np.ndarray, targets: np.ndarray) -> float:
+        return sum(
+            self.dimensions.training_flops(int(source), int(target))
+            for source, target in zip(sources, targets, strict=True)
+        )
+
+
+ADVICE = "; the weights of the last checkpoint are good; look at these rows, or lower --lr"
+
+
+def _shown(rows: Sequence[int]) -> str:
+    return ", ".join(map(str, rows[:NUM_ROWS_SHOWN])) + (", ..." if len(rows) > NUM_ROWS_SHOWN else "")
+
+
+def _count(state: TrainState, update: Update) -> None:
+    state.step = update.step
+    state.loss = update.loss
+    state.examples += update.examples
+    state.source_tokens += update.source_tokens
+    state.target_tokens += update.target_tokens
+    state.seconds += update.seconds
+    state.flops += update.flops
