@@ -153,7 +153,7 @@ class EvaluationSection(Section):
     eval_steps: int | None = setting(
         None, "updates between evaluations; by default max_steps / num_epochs; the last step is always evaluated", ge=1
     )
-    eval_batch_size: int = setting(32, "prompts in one generation batch of a rank", ge=1)
+    eval_batch_size: int = setting(64, "prompts in one generation batch of a rank", ge=1)
     temperature: float = setting(0.001, "sampling temperature; below 0.01 decoding is greedy", ge=0)
     n_samples: int = setting(1, "generations per eval prompt", ge=1, le=1000)
     top_p: float = setting(1.0, "sample from the smallest set of tokens with this probability", gt=0, le=1)

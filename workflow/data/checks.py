@@ -179,7 +179,10 @@ def round_trip(tokenizer: Any, texts: list[str]) -> list[str]:
 
 def lost_characters(tokenizer: Any, text: str) -> set[str]:
     """The characters of a text that the vocabulary has no piece for (newline and tab count: T5 makes them spaces)."""
-    kept = set("".join(round_trip(tokenizer, [text])))
+    ids = tokenizer([text], add_special_tokens=False, truncation=False, verbose=False)["input_ids"][0]
+    # Decoded unknowns read "<unk>", whose characters are none of the text's.
+    known = [token for token in ids if token != tokenizer.unk_token_id]
+    kept = set(tokenizer.decode(known, skip_special_tokens=False, clean_up_tokenization_spaces=False))
     return {character for character in set(text) if character not in kept}
 
 

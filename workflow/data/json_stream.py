@@ -33,11 +33,14 @@ class _Reader:
         self.text = ""
         self.position = 0
         self.lines_before = 0
+        self.columns_before = 0
         self.ended = False
         self.decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 
     def _read_more(self) -> None:
-        self.lines_before += self.text.count("\n", 0, self.position)
+        dropped = self.text[: self.position]
+        self.lines_before += dropped.count("\n")
+        self.columns_before = len(dropped) - dropped.rfind("\n") - 1 + (0 if "\n" in dropped else self.columns_before)
         self.text = self.text[self.position :]
         self.position = 0
         # At least doubling keeps the work linear when one row is larger than many chunks.
@@ -89,7 +92,8 @@ class _Reader:
     def fail(self, problem: str) -> NoReturn:
         """Raises DataError with file, line and column."""
         line = self.lines_before + self.text.count("\n", 0, self.position) + 1
-        column = self.position - self.text.rfind("\n", 0, self.position)
+        start = self.text.rfind("\n", 0, self.position)
+        column = self.position - start + (self.columns_before if start < 0 else 0)
         raise DataError(f"{self.path}: line {line} column {column}: not valid JSON: {problem}") from None
 
 

@@ -95,25 +95,33 @@ def text_metrics(
     return {
         "exact_match": mean_metric(exact, seed=seed),
         "token_f1": mean_metric(overlap, seed=seed),
-        **_corpus_metrics(first, wanted),
+        **_corpus_metrics(first, wanted, seed=seed),
         **_rouge(first[:ROUGE_ROWS], wanted[:ROUGE_ROWS], seed=seed),
     }
 
 
-def _corpus_metrics(predictions: list[str], references: list[str]) -> dict[str, Metric]:
-    """BLEU and chrF by sacrebleu, on its scale of 0 to 100, with its own bootstrap."""
+def _corpus_metrics(predictions: list[str], references: list[str], *, seed: int) -> dict[str, Metric]:
+    """BLEU and chrF by sacrebleu, on its scale of 0 to 100, resampled by rows from its own sufficient statistics."""
     from sacrebleu.metrics import BLEU, CHRF
 
-    found = {}
-    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
-        size = len(predictions)
-        score = metric.corpus_score(predictions, [references], n_bootstrap=NUM_RESAMPLES if size > 1 else 1)
-        mean, half = getattr(score, "_mean", -1.0), getattr(score, "_ci", -1.0)
-        known = size > 1 and mean >= 0
-        found[name] = Metric(
-            score.score, max(0.0, mean - half) if known else None, min(100.0, mean + half) if known else None, size
-        )
-    return found
+    return {
+        name: _corpus_metric(metric, predictions, references, seed=seed) for name, metric in (("bleu", BLEU()), ("chrf", CHRF()))
+    }
+
+
+def _corpus_metric(metric: Any, predictions: list[str], references: list[str], *, seed: int) -> Metric:
+    # sacrebleu's own bootstrap mixes number types and fails on some scores; a test holds these two to corpus_score.
+    statistics = metric._extract_corpus_statistics(predictions, [references])
+    value = float(metric._aggregate_and_compute(statistics).score)
+    size = len(statistics)
+    if size < 2:
+        return Metric(value, None, None, size)
+    table = np.array(statistics, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    sums = (table[rng.integers(0, size, size)].sum(axis=0) for _ in range(NUM_RESAMPLES))
+    scores = [float(metric._compute_score_from_stats(row.tolist()).score) for row in sums]
+    low, high = np.percentile(scores, [2.5, 97.5])
+    return Metric(value, float(low), float(high), size)
 
 
 def _rouge(predictions: list[str], references: list[str], *, seed: int) -> dict[str, Metric]:

@@ -118,14 +118,17 @@ def _load_weights(name: str, config: Any) -> tuple[Any, list[str]]:
 
     with _Explained(name, "weights"):
         model, report = AutoModelForSeq2SeqLM.from_pretrained(
-            name, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+            name,
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # reported below, with the names
+            output_loading_info=True,
+            trust_remote_code=False,
         )
-    if missing := sorted(report["missing_keys"]):
-        raise ModelError(
-            f"{name}: the weights lack {len(missing)} tensors of a {config.model_type} model: {_some(missing)}"
-        )
-    if mismatched := sorted(map(str, report["mismatched_keys"])):
+    if mismatched := sorted(str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]):
         raise ModelError(f"{name}: weights and config.json disagree about shapes: {_some(mismatched)}")
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(f"{name}: the weights lack {len(missing)} tensors of its {config.model_type}: {_some(missing)}")
     unexpected = sorted(report["unexpected_keys"])
     return model, [
         f"{len(unexpected)} tensors of the checkpoint are not used: {_some(unexpected)}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from workflow.config.cascade import flatten
 from workflow.config.settings import Seq2SeqSettings
 from workflow.errors import BackendError
 from workflow.evaluation.evaluator import Evaluation, write_predictions
-from workflow.evaluation.metrics import is_better
+from workflow.evaluation.metrics import Metric, is_better
 from workflow.evaluation.report import Measured, Report, Speed, measured, result_table, write_report
 from workflow.models.load import LoadedModel
 from workflow.models.save import write_model
@@ -144,7 +144,7 @@ class Run:
             state.measured["initial"] = record
             return False
         value = found.metrics[evaluation.best_metric].value
-        if not is_better(evaluation.best_metric, value, state.best_value):
+        if not _improves(evaluation.best_metric, found.metrics, state):
             return False
         state.best_value, state.measured["best"] = value, record
         return True
@@ -187,6 +187,14 @@ class Run:
         write_report(self.paths.report, report)
         self.place.console.print(result_table(report))
         self.place.console.print(f"best checkpoint: {self.paths.best}", soft_wrap=True)
+
+
+def _improves(metric: str, found: Mapping[str, Metric], state: TrainState) -> bool:
+    """Whether these metrics beat the best so far; between equal ones (no exact match yet), the lower loss wins."""
+    value, best = found[metric].value, _measured(state, "best")
+    if best is not None and value == state.best_value:
+        return is_better("eval_loss", found["eval_loss"].value, best.metrics["eval_loss"].value)
+    return is_better(metric, value, state.best_value)
 
 
 def _measured(state: TrainState, name: str) -> Measured | None:

@@ -84,9 +84,9 @@ class Backend:
     def gathered(self, parameters: list[Any]) -> Iterator[None]:
         """Whole parameters on every rank inside the block (a collective call under ZeRO-3)."""
         if self.plan.stage == 3:
-            from deepspeed.zero import GatheredParameters
+            import deepspeed
 
-            with GatheredParameters(parameters):
+            with deepspeed.zero.GatheredParameters(parameters):
                 yield
         else:
             yield
@@ -136,6 +136,7 @@ class Backend:
 
     def optimizer_state(self) -> Iterator[tuple[str, torch.Tensor]]:
         """("NAME/KEY", whole fp32 state) one after the other; a collective call like `weights`."""
+        self._link_state()
         for name, parameter in self._trainable():
             if self.plan.stage == 0:
                 for key, value in self.optimizer.state[parameter].items():
@@ -165,17 +166,43 @@ class Backend:
                     "step": step,
                 }
             return
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
         self.backward(empty_loss(), is_last=True)
         self.step(0.0)
+        self._link_state()
         for name, parameter in self._trainable():
             if self.plan.precision == "bf16":  # the masters began as the rounded weights
-                safe_set_full_fp32_param(parameter, saved.weight(name).to(self.device))
+                self._put(parameter, saved.weight(name), None)
             for key in ADAM_KEYS:
-                safe_set_full_optimizer_state(parameter, saved.state(name, key).to(self.device), key)
+                self._put(parameter, saved.state(name, key), key)
         for state in self.optimizer.state.values():
             state["step"] = torch.tensor(float(num_steps))
+
+    def _put(self, parameter: Any, value: torch.Tensor, key: str | None) -> None:
+        """Sets this rank's part of an optimizer tensor, or (no key) of the fp32 master, from the whole one."""
+        from deepspeed import utils
+
+        value = value.to(self.device)
+        if self.plan.stage < 3:
+            if key is None:
+                utils.safe_set_full_fp32_param(parameter, value)
+            else:
+                utils.safe_set_full_optimizer_state(parameter, value, key)
+            return
+        # DeepSpeed's setter of whole ZeRO-3 tensors fails where the ranks do not divide their size evenly.
+        size = utils.safe_get_local_fp32_param(parameter).numel()
+        flat = torch.nn.functional.pad(value.flatten(), (0, size * self.world_size - value.numel()))
+        part = flat[size * dist.get_rank() :][:size]
+        if key is None:
+            utils.safe_set_local_fp32_param(parameter, part)
+        else:
+            utils.safe_set_local_optimizer_state(parameter, part, key)
+
+    def _link_state(self) -> None:
+        """ZeRO-1/2 link parameters to their optimizer state after the first *group's* first step: link the others too."""
+        zero = self.wrapped.optimizer
+        if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
+            zero._hp_optimizer_states_linked = False
+            zero._lazy_init_hp_params_optimizer_state()
 
     def _placed(self, value: Any) -> Any:
         return value.to(self.device) if isinstance(value, torch.Tensor) and value.ndim else value

@@ -1,0 +1,83 @@
+"""The house keeps its floors: imports go downward only, rooms on one floor never import each other."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+
+from tests.conftest import ROOT
+
+FLOORS = {
+    "cli": 7,
+    "seq2seq": 6,
+    "recipe": 5,
+    "launch": 5,
+    "exits": 5,
+    "training": 4,
+    "evaluation": 4,
+    "inference": 3,
+    "data": 2,
+    "models": 2,
+    "run_folder": 2,
+    "config": 1,
+    "paths": 1,
+    "runtime": 1,
+    "console": 1,
+    "files": 1,
+    "errors": 0,
+    "__main__": 8,
+    "__init__": -1,
+}
+MODULES = sorted((ROOT / "workflow").rglob("*.py"))
+
+
+def room(parts: list[str]) -> str:
+    return parts[0] if parts else "__init__"
+
+
+def imported_rooms(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "workflow":
+            rest = node.module.split(".")[1:]
+            found |= {room(rest)} if rest else {room([alias.name]) if alias.name in FLOORS else "__init__" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {room(alias.name.split(".")[1:]) for alias in node.names if alias.name.split(".")[0] == "workflow"}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_down(path):
+    here = path.relative_to(ROOT / "workflow").with_suffix("").parts[0]
+    assert here in FLOORS, f"{here} has no floor; place it in FLOORS and in docs/structure.md"
+    for other in imported_rooms(path) - {here}:
+        assert FLOORS[other] < FLOORS[here], f"{path.name} (floor {FLOORS[here]}) imports {other} (floor {FLOORS[other]})"
+
+
+def test_only_the_backend_imports_deepspeed():
+    pattern = re.compile(r"^\s*(import|from) deepspeed\b", re.MULTILINE)
+    assert [path.name for path in MODULES if pattern.search(path.read_text(encoding="utf-8"))] == ["backend.py"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_say_what_they_are(path):
+    text = path.read_text(encoding="utf-8")
+    docstring = ast.get_docstring(ast.parse(text))
+    assert docstring, f"{path} has no docstring"
+    assert text.count("\n") <= 300, f"{path} has grown beyond 300 lines; split it"
+
+
+def test_every_room_is_drawn():
+    drawn = (ROOT / "docs" / "structure.md").read_text(encoding="utf-8")
+    for name in FLOORS:
+        if not name.startswith("__"):
+            assert name in drawn, f"docs/structure.md does not mention {name}"
+
+
+def test_no_habits_we_refuse():
+    for path in MODULES:
+        text = path.read_text(encoding="utf-8")
+        for habit in ("trust_remote_code=True", "weights_only=False", "shell=True", "pickle.load", "os.system("):
+            assert habit not in text, f"{path}: {habit}"

@@ -1,0 +1,192 @@
+"""One rank of a test group: runs a list of small trainings in one process group and writes what it saw.
+
+`python -m tests.training.rank_worker JOBS.json OUT.json`, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+warnings.filterwarnings("ignore")
+
+
+def run_group(world_size: int, jobs: list[dict], folder: Path, timeout: int = 420) -> list[dict]:
+    """Runs the jobs on `world_size` ranks; gives the first rank's findings, one dict a job."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = []
+    for rank in range(world_size):
+        env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
+        env |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "tests.training.rank_worker", str(folder / "jobs.json"), str(folder / "out.json")]
+        with (folder / f"rank{rank}.log").open("w") as log:
+            ranks.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT))
+    try:
+        codes = [process.wait(timeout) for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+            process.wait()
+    assert codes == [0] * world_size, "\n".join((folder / f"rank{rank}.log").read_text()[-3000:] for rank in range(world_size))
+    return json.loads((folder / "out.json").read_text())
+
+
+def setup(job: dict):
+    """(loaded model, backend, trainer, data) of a job."""
+    import torch
+
+    from workflow.data.examples import SEQ2SEQ, load_examples
+    from workflow.data.features import LengthLimits, load_features
+    from workflow.data.plan import DataPlan
+    from workflow.data.sources import find_source
+    from workflow.models.load import load_seq2seq
+    from workflow.paths import cache_dir
+    from workflow.runtime import ranks_from_environment
+    from workflow.training.backend import Backend
+    from workflow.training.ds_config import plan_backend
+    from workflow.training.optim import make_optimizer, parameter_groups
+    from workflow.training.trainer import LoopSettings, Trainer
+
+    ranks = ranks_from_environment()
+    loaded = load_seq2seq(job["model"], dropout=job.get("dropout", 0.0))
+    examples = load_examples(find_source("toy", Path(job["mount"])), SEQ2SEQ, cache_dir())
+    features = load_features(examples, "train", loaded.tokenizer, LengthLimits(64, 64), cache_dir())
+    plan = plan_backend(
+        deepspeed=job.get("deepspeed", "zero0"),
+        precision=job.get("precision", "fp32"),
+        optimizer=job.get("optimizer", "adamw"),
+        world_size=ranks.world_size,
+        max_grad_norm=1.0,
+        micro_batch_size=job.get("micro", 4),
+    )
+    if job.get("checkpointing"):
+        loaded.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    optimizer = make_optimizer(job.get("optimizer", "adamw"), parameter_groups(loaded.model, lr=1e-3, weight_decay=0.01))
+    backend = Backend(loaded.model, optimizer, plan, max_grad_norm=1.0, device=torch.device("cpu"))
+    size = job.get("batch", 8) * job.get("accumulation", 1)
+    settings = LoopSettings(max_steps=job.get("max_steps", 6), warmup_steps=2, lr_scheduler="linear", micro_batch_size=job.get("micro", 4), seed=0)
+    trainer = Trainer(backend, features, DataPlan(len(examples.train), size, 0), settings, ranks=ranks, pad_id=loaded.tokenizer.pad_token_id)
+    return loaded, backend, trainer, examples
+
+
+def train(job: dict) -> dict:
+    """Losses and gradient norms of a few updates, continued from or saved to a checkpoint where the job says so."""
+    from workflow.models.save import write_model
+    from workflow.training.checkpoint import CheckpointReader, TrainState, read_state, save_checkpoint
+
+    loaded, backend, trainer, _ = setup(job)
+    state = TrainState()
+    if job.get("resume"):
+        state = read_state(Path(job["resume"]))
+        backend.load_optimizer_state(CheckpointReader(Path(job["resume"])), num_steps=state.step, empty_loss=trainer.empty_loss)
+    seen = []
+
+    def stop(state, update):
+        seen.append((update.loss, update.grad_norm))
+        if job.get("save") and update.step == job["save_at"]:
+            save_checkpoint(
+                Path(job["save"]), backend=backend, state=state, write_model=lambda folder, weights: write_model(folder, loaded.model, loaded.tokenizer, weights, max_new_tokens=9)
+            )
+
+    trainer.run(state, [stop])
+    found = {"losses": [loss for loss, _ in seen], "norms": [norm for _, norm in seen]}
+    with backend.gathered(list(loaded.model.parameters())):
+        found["head"] = loaded.model.lm_head.weight.detach().float().flatten()[:8].tolist()
+        found["own_head"] = loaded.model.lm_head.weight is not loaded.model.shared.weight
+    backend.destroy()
+    return found
+
+
+def nonfinite(job: dict) -> dict:
+    """Poisons one weight after two steps; every rank must stop with the same clear error."""
+    import torch
+
+    from workflow.errors import BackendError
+    from workflow.training.checkpoint import TrainState
+
+    loaded, backend, trainer, _ = setup(job)
+
+    def poison(state, update):
+        if update.step == 2:
+            import deepspeed
+
+            weight = loaded.model.lm_head.weight
+            sharded = hasattr(weight, "ds_id")
+            with deepspeed.zero.GatheredParameters([weight], modifier_rank=0) if sharded else nullcontext(), torch.no_grad():
+                weight.data[:] = float("nan")
+
+    try:
+        trainer.run(TrainState(), [poison])
+    except BackendError as error:
+        return {"error": str(error)}
+    finally:
+        backend.destroy()
+    return {"error": None}
+
+
+def evaluate(job: dict) -> dict:
+    """Generates for the eval rows on all ranks, under the job's ZeRO stage."""
+    import torch
+
+    from workflow.data.features import LengthLimits, load_features
+    from workflow.evaluation.evaluator import Evaluator
+    from workflow.inference.engine import TransformersEngine
+    from workflow.inference.sampling import SamplingParams
+    from workflow.models.verbalizers import no_yes_tokens
+    from workflow.paths import cache_dir
+    from workflow.training.objectives import token_losses
+
+    loaded, backend, trainer, examples = setup(job)
+    model = loaded.model
+    engine = TransformersEngine(model, loaded.tokenizer, label_tokens=no_yes_tokens(loaded.tokenizer), in_step=backend.plan.stage == 3)
+
+    @torch.no_grad()
+    def row_losses(batch):
+        model.eval()
+        return token_losses(model, batch, model.config).sum(dim=1)
+
+    features = load_features(examples, "eval", loaded.tokenizer, LengthLimits(64, 64), cache_dir())
+    params = SamplingParams(max_new_tokens=6, temperature=job.get("temperature", 0.0), n=job.get("n", 1))
+    evaluator = Evaluator(
+        engine, row_losses, examples.eval, features, params, ranks=trainer.ranks, device=torch.device("cpu"), batch_size=2, seed=0, pad_id=0, slice_by="id"
+    )
+    trainer.update(1)
+    found = evaluator.evaluate()
+    trainer.update(2)
+    backend.destroy()
+    return {
+        "texts": [[generation.text for generation in result.generations] for result in found.results],
+        "scores": [result.scores for result in found.results],
+        "eval_loss": found.metrics["eval_loss"].value if found.metrics else None,
+        "slices": len(found.slices),
+    }
+
+
+def main() -> None:
+    from workflow.models.load import quiet_transformers
+    from workflow.runtime import join_ranks, leave_ranks, ranks_from_environment
+
+    quiet_transformers()
+    ranks = ranks_from_environment()
+    join_ranks(ranks, device="cpu")
+    jobs = json.loads(Path(sys.argv[1]).read_text())
+    found = [{"train": train, "nonfinite": nonfinite, "evaluate": evaluate}[job.get("do", "train")](job) for job in jobs]
+    if ranks.is_first:
+        Path(sys.argv[2]).write_text(json.dumps(found))
+    leave_ranks()
+
+
+if __name__ == "__main__":
+    main()
