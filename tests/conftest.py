@@ -40,7 +40,7 @@ def shared(*parts: str) -> Path:
 def example_rows(count: int, seed: int = 0) -> list[dict]:
     """Rows of unlike lengths: the completion spells out the prompt's words backwards."""
     rng = random.Random(seed)
-    words = "red green blue one two three yes no left right".split()
+    words = ["red", "green", "blue", "one", "two", "three", "yes", "no", "left", "right"]
     rows = []
     for number in range(count):
         chosen = rng.choices(words, k=rng.randint(1, 9))
@@ -112,12 +112,20 @@ def mount(tmp_path) -> Path:
     return tmp_path / "mount"
 
 
-def run_program(*arguments: object, module: str | None = None, cwd: Path = ROOT, env: dict | None = None, timeout: int = 300):
+def run_program(
+    *arguments: object, module: str | None = None, cwd: Path = ROOT, env: dict | None = None, timeout: int = 300
+):
     """Runs `seq2seq.py` (or a module) as users do; gives the finished process with its texts."""
     program = ["-m", module] if module else [str(ROOT / "seq2seq.py")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(env or {})}
     return subprocess.run(
-        [sys.executable, *program, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        [sys.executable, *program, *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )
 
 

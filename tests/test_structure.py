@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from pathlib import Path
 
 import pytest
 
@@ -42,7 +43,11 @@ def imported_rooms(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "workflow":
             rest = node.module.split(".")[1:]
-            found |= {room(rest)} if rest else {room([alias.name]) if alias.name in FLOORS else "__init__" for alias in node.names}
+            found |= (
+                {room(rest)}
+                if rest
+                else {room([alias.name]) if alias.name in FLOORS else "__init__" for alias in node.names}
+            )
         elif isinstance(node, ast.Import):
             found |= {room(alias.name.split(".")[1:]) for alias in node.names if alias.name.split(".")[0] == "workflow"}
     return found
@@ -53,7 +58,9 @@ def test_imports_go_down(path):
     here = path.relative_to(ROOT / "workflow").with_suffix("").parts[0]
     assert here in FLOORS, f"{here} has no floor; place it in FLOORS and in docs/structure.md"
     for other in imported_rooms(path) - {here}:
-        assert FLOORS[other] < FLOORS[here], f"{path.name} (floor {FLOORS[here]}) imports {other} (floor {FLOORS[other]})"
+        assert FLOORS[other] < FLOORS[here], (
+            f"{path.name} (floor {FLOORS[here]}) imports {other} (floor {FLOORS[other]})"
+        )
 
 
 def test_only_the_backend_imports_deepspeed():

@@ -6,6 +6,7 @@ and the launcher ends with the exit code that the first rank wrote down, not wit
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -31,6 +32,7 @@ def launch(module: str, argv: Sequence[str], *, nproc: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the ranks say what is wrong themselves
     with tempfile.TemporaryDirectory(prefix="workflow-") as folder:
         status = Path(folder) / "exit_code"
         os.environ[PARENT_VARIABLE] = str(os.getpid())
@@ -40,6 +42,7 @@ def launch(module: str, argv: Sequence[str], *, nproc: int) -> int:
             min_nodes=1,
             max_nodes=1,
             nproc_per_node=nproc,
+            run_id="workflow",
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
             max_restarts=0,

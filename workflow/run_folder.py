@@ -60,10 +60,14 @@ def claim(root: Path, resolved: Resolved[Any], *, data_hash: str, overwrite: boo
             f"{root}: cannot write here: {error.strerror}; pass --mount with a folder that can be written"
         ) from None
     record = _record(resolved, data_hash)
-    if _has_work(paths):
-        _check_same(paths, record)
-    else:
-        write_json(paths.settings, record)
+    try:
+        if _has_work(paths):
+            _check_same(paths, record)
+        else:
+            write_json(paths.settings, record)
+    except BaseException:
+        os.close(lock)
+        raise
     return Claim(paths, finished=paths.report.is_file(), lock=lock)
 
 

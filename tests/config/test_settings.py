@@ -24,7 +24,11 @@ def flags(*argv: str, **options):
 def test_defaults_of_the_contract():
     settings = flags(*NEEDED).settings
     assert (settings.training.train_batch_size, settings.training.num_epochs) == (16, 4)
-    assert (settings.optim.warmup_steps, settings.evaluation.temperature, settings.evaluation.n_samples) == (2000, 0.001, 1)
+    assert (settings.optim.warmup_steps, settings.evaluation.temperature, settings.evaluation.n_samples) == (
+        2000,
+        0.001,
+        1,
+    )
 
 
 def test_the_contracts_commands_parse():
@@ -57,7 +61,13 @@ def test_cascade_is_deep_and_keeps_origins(tmp_path, monkeypatch):
     assert (settings.optim.lr, settings.optim.weight_decay, settings.run.seed) == (3e-3, 0.1, 8)
     assert (settings.training.max_steps, settings.training.num_epochs, settings.data.data_name) == (10, 2, "x")
     origins = {name: found.origin(name) for name in ("lr", "weight_decay", "seed", "max_steps", "temperature")}
-    assert origins == {"lr": "b.yaml", "weight_decay": "configs/default.json", "seed": "flag", "max_steps": "a.json", "temperature": "default"}
+    assert origins == {
+        "lr": "b.yaml",
+        "weight_decay": "configs/default.json",
+        "seed": "flag",
+        "max_steps": "a.json",
+        "temperature": "default",
+    }
 
 
 def test_all_problems_at_once(tmp_path):
@@ -110,7 +120,10 @@ def test_values_are_checked_together():
 
 
 def test_flags_win_over_files_for_nested_objects():
-    merged = resolve(Seq2SeqSettings, [Layer("a", {"lr": 1.0, "data": "x", "model_init_path": "m"}), Layer("b", {"optim": {"lr": 0.5}})])
+    merged = resolve(
+        Seq2SeqSettings,
+        [Layer("a", {"lr": 1.0, "data": "x", "model_init_path": "m"}), Layer("b", {"optim": {"lr": 0.5}})],
+    )
     assert merged.settings.optim.lr == 0.5
 
 
@@ -137,7 +150,9 @@ def test_help_needs_no_torch():
 
 
 def test_schema_accepts_our_own_config_files():
-    done = subprocess.run([sys.executable, "-m", "workflow", "config", "schema"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "workflow", "config", "schema"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     schema = json.loads(done.stdout)
     assert schema["additionalProperties"] is False
     assert {"training", "learning_rate", "data_name"} <= set(schema["properties"])

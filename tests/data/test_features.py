@@ -23,7 +23,9 @@ def test_ids_end_in_end_of_sequence(examples, vocabulary, tmp_path):
     for number, row in enumerate(examples.train):
         assert features.source(number).tolist() == vocabulary(row["prompt"]).input_ids
         assert features.target(number)[-1] == vocabulary.eos_token_id
-    assert features.lengths("prompt").tolist() == [len(features.source(number)) for number in range(len(examples.train))]
+    assert features.lengths("prompt").tolist() == [
+        len(features.source(number)) for number in range(len(examples.train))
+    ]
     again = load_features(examples, "train", vocabulary, LengthLimits(99, 99), tmp_path / "cache")
     assert np.array_equal(again.source(3), features.source(3))
 
@@ -66,14 +68,29 @@ def row(prompt, completion):
 
 def test_check_finds_what_is_odd(tmp_path, vocabulary):
     """F14: text that the vocabulary cannot give back is told, loudest where the model should write it."""
-    train = [row("red", "green"), row("red", "green"), row("blue", "one"), row("blue", "two"), row("", ""), row("red {x}", "a\nb ß")]
+    train = [
+        row("red", "green"),
+        row("red", "green"),
+        row("blue", "one"),
+        row("blue", "two"),
+        row("", ""),
+        row("red {x}", "a\nb ß"),
+    ]
     evaluation = [row("red", "green"), row("blue", "no"), row("green", "red")]
     examples = write(tmp_path, train, evaluation)
     limits = LengthLimits(2, 2)
-    features = {split: load_features(examples, split, vocabulary, limits, tmp_path / "cache") for split in ("train", "eval")}
+    features = {
+        split: load_features(examples, split, vocabulary, limits, tmp_path / "cache") for split in ("train", "eval")
+    }
     found = check(examples, features=features, tokenizer=vocabulary)
     split = found.splits["train"]
-    assert (split.rows, split.duplicate_prompts, split.contradictions, split.empty_prompts, split.empty_completions) == (6, 2, 1, 1, 1)
+    assert (
+        split.rows,
+        split.duplicate_prompts,
+        split.contradictions,
+        split.empty_prompts,
+        split.empty_completions,
+    ) == (6, 2, 1, 1, 1)
     assert (found.leaked_prompts, found.leaked_rows) == (2, 1)
     assert split.not_round_trip["completion"]["rows"] == 1
     assert "'ß'" in split.not_round_trip["completion"]["unknown"]

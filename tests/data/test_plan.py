@@ -26,7 +26,9 @@ def test_a_step_is_a_pure_function():
     assert forward == backward[::-1]
     assert DataPlan(100, 16, seed=3).rows(17).tolist() == forward[16]
     assert DataPlan(100, 16, seed=4).rows(17).tolist() != forward[16]
-    assert forward[0] == [84, 45, 22, 1, 34, 23, 87, 42, 72, 96, 49, 81, 67, 46, 98, 35], "the order of data changed: resumed runs break"
+    assert forward[0] == [84, 45, 22, 1, 34, 23, 87, 42, 72, 96, 49, 81, 67, 46, 98, 35], (
+        "the order of data changed: resumed runs break"
+    )
 
 
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 9))
@@ -41,7 +43,10 @@ def test_divide_deals_every_row_once_in_equal_calls(num_rows, world_size, micro_
 
 def test_divide_balances_costs():
     costs = np.arange(1, 65, dtype=np.int32) ** 2
-    sums = [sum(costs[row] for part in hand for row in part) for hand in divide(np.arange(64), costs, world_size=4, micro_batch_size=4)]
+    sums = [
+        sum(costs[row] for part in hand for row in part)
+        for hand in divide(np.arange(64), costs, world_size=4, micro_batch_size=4)
+    ]
     assert max(sums) < 1.05 * min(sums)
 
 

@@ -136,14 +136,17 @@ def test_the_first_problems_are_listed(tmp_path):
         load("train", tmp_path, tmp_path)
 
 
-@pytest.mark.parametrize(("name", "text", "expected"), [
-    ("a.jsonl", '{"prompt": "a", "completion": "b"}\n{"prompt":', "line 2: not valid JSON"),
-    ("a.jsonl", "[1]", "a row is an object"),
-    ("a.csv", "prompt,completion\na", "too few columns"),
-    ("a.csv", "prompt,completion\na,b,c", "too many columns"),
-    ("a.csv", 'prompt,completion\n"a,b', "cannot be read as csv"),
-    ("a.parquet", "no", "cannot be read as parquet"),
-])
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.jsonl", '{"prompt": "a", "completion": "b"}\n{"prompt":', "line 2: not valid JSON"),
+        ("a.jsonl", "[1]", "a row is an object"),
+        ("a.csv", "prompt,completion\na", "too few columns"),
+        ("a.csv", "prompt,completion\na,b,c", "too many columns"),
+        ("a.csv", 'prompt,completion\n"a,b', "cannot be read as csv"),
+        ("a.parquet", "no", "cannot be read as parquet"),
+    ],
+)
 def test_malformed_tables(tmp_path, name, text, expected):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / name).write_text(text)
@@ -154,7 +157,10 @@ def test_malformed_tables(tmp_path, name, text, expected):
 @pytest.mark.parametrize("chunk", [1, 2, 7, 64])
 def test_the_stream_does_not_depend_on_its_window(tmp_path, monkeypatch, chunk):
     monkeypatch.setattr(json_stream, "CHUNK", chunk)
-    rows = [{"prompt": "ab\\\"c ü", "completion": "x", "n": -12.5e3, "deep": [[1], {"k": None}]}, {"prompt": "", "completion": "t" * 50}]
+    rows = [
+        {"prompt": 'ab\\"c ü', "completion": "x", "n": -12.5e3, "deep": [[1], {"k": None}]},
+        {"prompt": "", "completion": "t" * 50},
+    ]
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"train": rows, "eval": rows[:1]}, indent=2, ensure_ascii=False))
     assert list(json_stream.stream_splits(path)) == [("train", rows[0]), ("train", rows[1]), ("eval", rows[0])]

@@ -24,14 +24,20 @@ def engine(loaded):
 
 @pytest.fixture(scope="module")
 def requests(loaded):
-    return [Request(loaded.tokenizer(row["prompt"]).input_ids, seed=number) for number, row in enumerate(example_rows(9))]
+    return [
+        Request(loaded.tokenizer(row["prompt"]).input_ids, seed=number) for number, row in enumerate(example_rows(9))
+    ]
 
 
 def test_greedy_equals_transformers(engine, loaded, requests):
     results = generate_all(engine, requests, SamplingParams(max_new_tokens=12), batch_size=4)
     for request, result in zip(requests, results, strict=True):
         with torch.no_grad():
-            ids = loaded.model.eval().generate(input_ids=torch.tensor([request.token_ids]), max_new_tokens=12, do_sample=False)[0, 1:].tolist()
+            ids = (
+                loaded.model.eval()
+                .generate(input_ids=torch.tensor([request.token_ids]), max_new_tokens=12, do_sample=False)[0, 1:]
+                .tolist()
+            )
         ids = ids[: ids.index(1)] if 1 in ids else ids
         assert list(result.generations[0].token_ids) == ids
         assert result.generations[0].finish_reason == ("stop" if len(ids) < 12 else "length")
@@ -42,7 +48,9 @@ def test_scores_are_of_raw_logits(engine, loaded, requests):
     for params in (SamplingParams(3), SamplingParams(3, temperature=2.0, top_k=2), SamplingParams(3, num_beams=3)):
         for request, result in zip(requests[:4], generate_all(engine, requests[:4], params, batch_size=3), strict=True):
             with torch.no_grad():
-                logits = loaded.model.eval()(input_ids=torch.tensor([request.token_ids]), decoder_input_ids=torch.tensor([[0]])).logits[0, 0]
+                logits = loaded.model.eval()(
+                    input_ids=torch.tensor([request.token_ids]), decoder_input_ids=torch.tensor([[0]])
+                ).logits[0, 0]
             expected = logits[list(no_yes_tokens(loaded.tokenizer))].softmax(0)
             assert result.scores == pytest.approx(expected.tolist(), abs=1e-5)
             assert sum(result.scores) == pytest.approx(1)
@@ -62,7 +70,9 @@ def test_samples_belong_to_their_request(engine, requests):
 def test_beams(engine, loaded, requests):
     result = engine.generate(requests[:2], SamplingParams(6, num_beams=4))
     with torch.no_grad():
-        ids = loaded.model.generate(input_ids=torch.tensor([requests[0].token_ids]), max_new_tokens=6, num_beams=4, do_sample=False)[0, 1:]
+        ids = loaded.model.generate(
+            input_ids=torch.tensor([requests[0].token_ids]), max_new_tokens=6, num_beams=4, do_sample=False
+        )[0, 1:]
     assert list(result[0].generations[0].token_ids) == [token for token in ids.tolist() if token > 1]
 
 

@@ -106,7 +106,9 @@ def test_refusals_are_clear(flan_like, tmp_path):
         return str(folder)
 
     def config(**values):
-        return lambda folder: (folder / "config.json").write_text(json.dumps({**json.loads((folder / "config.json").read_text()), **values}))
+        return lambda folder: (folder / "config.json").write_text(
+            json.dumps({**json.loads((folder / "config.json").read_text()), **values})
+        )
 
     cases = {
         "no such folder": str(tmp_path / "nowhere"),
@@ -118,7 +120,9 @@ def test_refusals_are_clear(flan_like, tmp_path):
         "the weights lack": broken("f", config(num_layers=3)),
         "do not belong together": broken("g", config(vocab_size=3)),
         "cannot read its configuration": broken("h", lambda folder: (folder / "config.json").write_text("{")),
-        "cannot read its weights": broken("i", lambda folder: (folder / "model.safetensors").write_bytes(b"12345678 not tensors")),
+        "cannot read its weights": broken(
+            "i", lambda folder: (folder / "model.safetensors").write_bytes(b"12345678 not tensors")
+        ),
     }
     for expected, folder in cases.items():
         with pytest.raises(ModelError, match=expected):
@@ -162,16 +166,30 @@ def test_shapes_have_the_published_sizes():
     """Counted on the meta device against the official checkpoints' sizes."""
     from transformers import T5Config, T5ForConditionalGeneration
 
-    published = {"t5-small": 60.5e6, "flan-t5-small": 77e6, "flan-t5-base": 248e6, "flan-t5-large": 783e6, "flan-t5-xl": 2850e6, "flan-t5-xxl": 11135e6}
+    published = {
+        "t5-small": 60.5e6,
+        "flan-t5-small": 77e6,
+        "flan-t5-base": 248e6,
+        "flan-t5-large": 783e6,
+        "flan-t5-xl": 2850e6,
+        "flan-t5-xxl": 11135e6,
+    }
     for name, expected in published.items():
         shape = SHAPES[name]
         with torch.device("meta"):
             config = T5Config(
-                vocab_size=32128, d_model=shape.d_model, d_kv=shape.d_kv, d_ff=shape.d_ff, num_heads=shape.num_heads, num_layers=shape.num_layers,
+                vocab_size=32128,
+                d_model=shape.d_model,
+                d_kv=shape.d_kv,
+                d_ff=shape.d_ff,
+                num_heads=shape.num_heads,
+                num_layers=shape.num_layers,
                 feed_forward_proj="relu" if shape.first_version else "gated-gelu",
             )
             model = T5ForConditionalGeneration(config)
-        count = sum(parameter.numel() for parameter in model.parameters()) + (0 if shape.first_version else 32128 * shape.d_model)
+        count = sum(parameter.numel() for parameter in model.parameters()) + (
+            0 if shape.first_version else 32128 * shape.d_model
+        )
         assert count == pytest.approx(expected, rel=0.01), name
 
 
@@ -184,7 +202,11 @@ def test_models_from_scratch_depend_on_the_seed_alone(vocabulary):
 
 
 def test_tiny_is_about_a_million_parameters(vocabulary):
-    assert 0.7e6 < sum(parameter.numel() for parameter in make_model(SHAPES["tiny"], vocabulary, seed=0).parameters()) < 1.3e6
+    assert (
+        0.7e6
+        < sum(parameter.numel() for parameter in make_model(SHAPES["tiny"], vocabulary, seed=0).parameters())
+        < 1.3e6
+    )
 
 
 def test_nothing_is_overwritten(tmp_path, vocabulary):

@@ -28,9 +28,21 @@ def run_group(world_size: int, jobs: list[dict], folder: Path, timeout: int = 42
         port = free.getsockname()[1]
     ranks = []
     for rank in range(world_size):
-        env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
+        env = {
+            **os.environ,
+            "RANK": str(rank),
+            "WORLD_SIZE": str(world_size),
+            "LOCAL_RANK": str(rank),
+            "MASTER_ADDR": "127.0.0.1",
+        }
         env |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "tests.training.rank_worker", str(folder / "jobs.json"), str(folder / "out.json")]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.training.rank_worker",
+            str(folder / "jobs.json"),
+            str(folder / "out.json"),
+        ]
         with (folder / f"rank{rank}.log").open("w") as log:
             ranks.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT))
     try:
@@ -39,7 +51,9 @@ def run_group(world_size: int, jobs: list[dict], folder: Path, timeout: int = 42
         for process in ranks:
             process.kill()
             process.wait()
-    assert codes == [0] * world_size, "\n".join((folder / f"rank{rank}.log").read_text()[-3000:] for rank in range(world_size))
+    assert codes == [0] * world_size, "\n".join(
+        (folder / f"rank{rank}.log").read_text()[-3000:] for rank in range(world_size)
+    )
     return json.loads((folder / "out.json").read_text())
 
 
@@ -73,11 +87,26 @@ def setup(job: dict):
     )
     if job.get("checkpointing"):
         loaded.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    optimizer = make_optimizer(job.get("optimizer", "adamw"), parameter_groups(loaded.model, lr=1e-3, weight_decay=0.01))
+    optimizer = make_optimizer(
+        job.get("optimizer", "adamw"), parameter_groups(loaded.model, lr=1e-3, weight_decay=0.01)
+    )
     backend = Backend(loaded.model, optimizer, plan, max_grad_norm=1.0, device=torch.device("cpu"))
     size = job.get("batch", 8) * job.get("accumulation", 1)
-    settings = LoopSettings(max_steps=job.get("max_steps", 6), warmup_steps=2, lr_scheduler="linear", micro_batch_size=job.get("micro", 4), seed=0)
-    trainer = Trainer(backend, features, DataPlan(len(examples.train), size, 0), settings, ranks=ranks, pad_id=loaded.tokenizer.pad_token_id)
+    settings = LoopSettings(
+        max_steps=job.get("max_steps", 6),
+        warmup_steps=2,
+        lr_scheduler="linear",
+        micro_batch_size=job.get("micro", 4),
+        seed=0,
+    )
+    trainer = Trainer(
+        backend,
+        features,
+        DataPlan(len(examples.train), size, 0),
+        settings,
+        ranks=ranks,
+        pad_id=loaded.tokenizer.pad_token_id,
+    )
     return loaded, backend, trainer, examples
 
 
@@ -90,14 +119,21 @@ def train(job: dict) -> dict:
     state = TrainState()
     if job.get("resume"):
         state = read_state(Path(job["resume"]))
-        backend.load_optimizer_state(CheckpointReader(Path(job["resume"])), num_steps=state.step, empty_loss=trainer.empty_loss)
+        backend.load_optimizer_state(
+            CheckpointReader(Path(job["resume"])), num_steps=state.step, empty_loss=trainer.empty_loss
+        )
     seen = []
 
     def stop(state, update):
         seen.append((update.loss, update.grad_norm))
         if job.get("save") and update.step == job["save_at"]:
             save_checkpoint(
-                Path(job["save"]), backend=backend, state=state, write_model=lambda folder, weights: write_model(folder, loaded.model, loaded.tokenizer, weights, max_new_tokens=9)
+                Path(job["save"]),
+                backend=backend,
+                state=state,
+                write_model=lambda folder, weights: write_model(
+                    folder, loaded.model, loaded.tokenizer, weights, max_new_tokens=9
+                ),
             )
 
     trainer.run(state, [stop])
@@ -124,7 +160,10 @@ def nonfinite(job: dict) -> dict:
 
             weight = loaded.model.lm_head.weight
             sharded = hasattr(weight, "ds_id")
-            with deepspeed.zero.GatheredParameters([weight], modifier_rank=0) if sharded else nullcontext(), torch.no_grad():
+            with (
+                deepspeed.zero.GatheredParameters([weight], modifier_rank=0) if sharded else nullcontext(),
+                torch.no_grad(),
+            ):
                 weight.data[:] = float("nan")
 
     try:
@@ -150,7 +189,9 @@ def evaluate(job: dict) -> dict:
 
     loaded, backend, trainer, examples = setup(job)
     model = loaded.model
-    engine = TransformersEngine(model, loaded.tokenizer, label_tokens=no_yes_tokens(loaded.tokenizer), in_step=backend.plan.stage == 3)
+    engine = TransformersEngine(
+        model, loaded.tokenizer, label_tokens=no_yes_tokens(loaded.tokenizer), in_step=backend.plan.stage == 3
+    )
 
     @torch.no_grad()
     def row_losses(batch):
@@ -160,7 +201,17 @@ def evaluate(job: dict) -> dict:
     features = load_features(examples, "eval", loaded.tokenizer, LengthLimits(64, 64), cache_dir())
     params = SamplingParams(max_new_tokens=6, temperature=job.get("temperature", 0.0), n=job.get("n", 1))
     evaluator = Evaluator(
-        engine, row_losses, examples.eval, features, params, ranks=trainer.ranks, device=torch.device("cpu"), batch_size=2, seed=0, pad_id=0, slice_by="id"
+        engine,
+        row_losses,
+        examples.eval,
+        features,
+        params,
+        ranks=trainer.ranks,
+        device=torch.device("cpu"),
+        batch_size=2,
+        seed=0,
+        pad_id=0,
+        slice_by="id",
     )
     trainer.update(1)
     found = evaluator.evaluate()
@@ -182,7 +233,9 @@ def main() -> None:
     ranks = ranks_from_environment()
     join_ranks(ranks, device="cpu")
     jobs = json.loads(Path(sys.argv[1]).read_text())
-    found = [{"train": train, "nonfinite": nonfinite, "evaluate": evaluate}[job.get("do", "train")](job) for job in jobs]
+    found = [
+        {"train": train, "nonfinite": nonfinite, "evaluate": evaluate}[job.get("do", "train")](job) for job in jobs
+    ]
     if ranks.is_first:
         Path(sys.argv[2]).write_text(json.dumps(found))
     leave_ranks()

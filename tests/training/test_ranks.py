@@ -27,7 +27,12 @@ def pairwise(*choices):
     picked = []
     everything = list(itertools.product(*choices))
     while wanted:
-        best = max(everything, key=lambda combo: sum((i, combo[i], j, combo[j]) in wanted for i, j in itertools.combinations(range(len(combo)), 2)))
+        best = max(
+            everything,
+            key=lambda combo: sum(
+                (i, combo[i], j, combo[j]) in wanted for i, j in itertools.combinations(range(len(combo)), 2)
+            ),
+        )
         picked.append(best)
         wanted -= {(i, best[i], j, best[j]) for i, j in itertools.combinations(range(len(best)), 2)}
     return picked
@@ -48,7 +53,10 @@ def reference(job, tmp_path_factory):
 def test_invariance(world_size, job, reference, tmp_path):
     """F2: no scaling by accumulation or ranks. F1: ZeRO-3 keeps the checkpoint's own head."""
     combinations = pairwise(STAGES, MICRO, ACCUMULATION)
-    jobs = [{**job, "deepspeed": stage, "micro": micro, "accumulation": parts, "batch": EXAMPLES // parts} for stage, micro, parts in combinations]
+    jobs = [
+        {**job, "deepspeed": stage, "micro": micro, "accumulation": parts, "batch": EXAMPLES // parts}
+        for stage, micro, parts in combinations
+    ]
     for combination, found in zip(combinations, run_group(world_size, jobs, tmp_path), strict=True):
         for name in ("losses", "norms"):
             assert found[name] == pytest.approx(reference[name], rel=1e-5), (world_size, combination, name)
@@ -62,7 +70,11 @@ def test_losses_fall(reference):
 
 def test_a_tied_head_and_gradient_checkpointing(job, t5_like, tmp_path):
     tied = {**job, "model": str(t5_like)}
-    jobs = [{**tied, "deepspeed": stage, "checkpointing": checkpointing} for stage in ("zero0", "zero2", "zero3") for checkpointing in (False, True)]
+    jobs = [
+        {**tied, "deepspeed": stage, "checkpointing": checkpointing}
+        for stage in ("zero0", "zero2", "zero3")
+        for checkpointing in (False, True)
+    ]
     found = run_group(2, jobs, tmp_path)
     assert not any(one["own_head"] for one in found)
     for one in found[1:]:
@@ -81,11 +93,26 @@ def test_bf16_keeps_fp32_masters(job, reference, tmp_path):
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_resume_is_bitwise_at_the_same_topology(job, tmp_path, dropout):
     """F17, F19: 6 steps equal 3 steps, a new process, 3 steps; dropout included, for each stage and precision."""
-    kinds = [("zero0", "fp32"), ("zero1", "fp32"), ("zero2", "fp32"), ("zero3", "fp32"), ("zero1", "bf16"), ("zero3", "bf16")]
+    kinds = [
+        ("zero0", "fp32"),
+        ("zero1", "fp32"),
+        ("zero2", "fp32"),
+        ("zero3", "fp32"),
+        ("zero1", "bf16"),
+        ("zero3", "bf16"),
+    ]
     base = [{**job, "deepspeed": stage, "precision": precision, "dropout": dropout} for stage, precision in kinds]
     folders = [tmp_path / f"checkpoint-{number}" for number in range(len(kinds))]
-    whole = run_group(2, [{**one, "save": str(folder), "save_at": 3} for one, folder in zip(base, folders, strict=True)], tmp_path / "whole")
-    again = run_group(2, [{**one, "model": str(folder), "resume": str(folder)} for one, folder in zip(base, folders, strict=True)], tmp_path / "again")
+    whole = run_group(
+        2,
+        [{**one, "save": str(folder), "save_at": 3} for one, folder in zip(base, folders, strict=True)],
+        tmp_path / "whole",
+    )
+    again = run_group(
+        2,
+        [{**one, "model": str(folder), "resume": str(folder)} for one, folder in zip(base, folders, strict=True)],
+        tmp_path / "again",
+    )
     for kind, first, second in zip(kinds, whole, again, strict=True):
         assert second["losses"] == first["losses"][3:], kind
         assert second["norms"] == first["norms"][3:], kind
@@ -94,9 +121,17 @@ def test_resume_is_bitwise_at_the_same_topology(job, tmp_path, dropout):
 def test_resume_on_other_ranks_and_stages(job, reference, tmp_path):
     """F4, F18: checkpoints are whole tensors by name, so nothing needs converting."""
     saved = {stage: tmp_path / f"checkpoint-{stage}" for stage in ("zero0", "zero2", "zero3")}
-    run_group(2, [{**job, "deepspeed": stage, "save": str(folder), "save_at": 3} for stage, folder in saved.items()], tmp_path / "first")
+    run_group(
+        2,
+        [{**job, "deepspeed": stage, "save": str(folder), "save_at": 3} for stage, folder in saved.items()],
+        tmp_path / "first",
+    )
     for world_size, stages in ((1, ("zero0", "zero1")), (3, ("zero1", "zero3"))):
-        jobs = [{**job, "deepspeed": stage, "model": str(folder), "resume": str(folder)} for stage in stages for folder in saved.values()]
+        jobs = [
+            {**job, "deepspeed": stage, "model": str(folder), "resume": str(folder)}
+            for stage in stages
+            for folder in saved.values()
+        ]
         for found in run_group(world_size, jobs, tmp_path / f"then{world_size}"):
             assert found["losses"] == pytest.approx(reference["losses"][3:], rel=1e-5)
             assert found["norms"] == pytest.approx(reference["norms"][3:], rel=1e-4)
@@ -126,7 +161,9 @@ def test_evaluation_is_the_same_on_all_ranks_and_stages(job, tmp_path, temperatu
     alone = run_group(1, [one], tmp_path / "alone")[0]
     assert len(alone["texts"]) == alone["slices"] == 7
     for world_size in (2, 3):
-        for found in run_group(world_size, [{**one, "deepspeed": stage} for stage in ("zero0", "zero3")], tmp_path / f"on{world_size}"):
+        for found in run_group(
+            world_size, [{**one, "deepspeed": stage} for stage in ("zero0", "zero3")], tmp_path / f"on{world_size}"
+        ):
             assert found["texts"] == alone["texts"]
             assert found["eval_loss"] == pytest.approx(alone["eval_loss"], rel=1e-5)
             for scores, expected in zip(found["scores"], alone["scores"], strict=True):

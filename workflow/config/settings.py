@@ -164,9 +164,10 @@ class EvaluationSection(Section):
     max_new_tokens: int | None = setting(
         None, "tokens of a generation at most; by default the longest completion in the data", ge=1
     )
-    best_metric: str = setting(
-        "exact_match",
-        "metric that chooses checkpoint-best-ckpt: exact_match, token_f1, bleu, chrf, rouge1, rouge2, rougeL (higher is better) or eval_loss (lower)",
+    best_metric: Literal["exact_match", "token_f1", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "eval_loss"] = (
+        setting(
+            "exact_match", "metric that chooses checkpoint-best-ckpt; eval_loss is best when low, the others when high"
+        )
     )
     slice_by: str | None = setting(None, "also report metrics for each value of this key of the eval rows")
     no_eval_at_start: bool = setting(False, "skip the evaluation before the first step")

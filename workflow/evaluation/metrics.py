@@ -105,7 +105,8 @@ def _corpus_metrics(predictions: list[str], references: list[str], *, seed: int)
     from sacrebleu.metrics import BLEU, CHRF
 
     return {
-        name: _corpus_metric(metric, predictions, references, seed=seed) for name, metric in (("bleu", BLEU()), ("chrf", CHRF()))
+        name: _corpus_metric(metric, predictions, references, seed=seed)
+        for name, metric in (("bleu", BLEU()), ("chrf", CHRF()))
     }
 
 

@@ -128,7 +128,9 @@ def _load_weights(name: str, config: Any) -> tuple[Any, list[str]]:
     if mismatched := sorted(str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]):
         raise ModelError(f"{name}: weights and config.json disagree about shapes: {_some(mismatched)}")
     if missing := sorted(report["missing_keys"]):
-        raise ModelError(f"{name}: the weights lack {len(missing)} tensors of its {config.model_type}: {_some(missing)}")
+        raise ModelError(
+            f"{name}: the weights lack {len(missing)} tensors of its {config.model_type}: {_some(missing)}"
+        )
     unexpected = sorted(report["unexpected_keys"])
     return model, [
         f"{len(unexpected)} tensors of the checkpoint are not used: {_some(unexpected)}"

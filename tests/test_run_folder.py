@@ -1,0 +1,168 @@
+"""Names, folders and files: nothing leaves the mount, nothing half-written has a final name, nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from workflow.config.cascade import Layer, resolve
+from workflow.config.settings import Seq2SeqSettings
+from workflow.errors import ConfigError, RunExistsError
+from workflow.files import link_or_copy, remove_leftovers, whole_file, whole_folder, write_json
+from workflow.paths import RunPaths, checked_name, find_mount, model_folder, predictions_name, run_name
+from workflow.run_folder import claim
+from workflow.runtime import Ranks, current_commit, derived_seed, ranks_from_environment
+from workflow.training.checkpoint import TrainState, link_model, newest_to_continue, prune, read_state, recover
+from workflow.training.log import MetricsFile
+
+
+def settings(**values):
+    return resolve(Seq2SeqSettings, [Layer("flag", {"model_init_path": "m", "data_name": "d", **values})])
+
+
+def test_names():
+    assert run_name("google/flan-t5-xl", "data", 3) == "google_flan-t5-xl_data_3"
+    assert run_name("/a/b", "hf:x", 0) == "a_b_hf_x_0"
+    assert checked_name(run_name("../../x", "../d", 0), what="run") == "x_.._d_0".replace("x_..", "x_..")
+    assert predictions_name(temperature=0.001, n_samples=1, step=500) == "temperature=0.00_n=1_step=500.json"
+    for bad in ("", ".", "..", "a/b", "a\\b", ".hidden", "a\0"):
+        with pytest.raises(ConfigError, match="plain name"):
+            checked_name(bad, what="--training_run_name")
+
+
+def test_the_mount(monkeypatch, tmp_path):
+    monkeypatch.delenv("WORKFLOW_MOUNT", raising=False)
+    assert find_mount(tmp_path) == tmp_path
+    if not Path("/model_mount").is_dir():
+        assert find_mount() == Path("mount")
+    monkeypatch.setenv("WORKFLOW_MOUNT", "/somewhere")
+    assert find_mount() == Path("/somewhere")
+
+
+def test_a_run_folder_means_its_best_checkpoint(tmp_path):
+    assert model_folder(tmp_path) == tmp_path
+    for name in ("checkpoint-9", "checkpoint-10"):
+        (tmp_path / name).mkdir()
+    assert model_folder(tmp_path) == tmp_path / "checkpoint-10"
+    (tmp_path / "checkpoint-best-ckpt").mkdir()
+    assert model_folder(tmp_path) == tmp_path / "checkpoint-best-ckpt"
+
+
+def test_claims(tmp_path):
+    root = tmp_path / "models/run"
+    first = claim(root, settings(), data_hash="h", overwrite=False)
+    assert not first.finished
+    with pytest.raises(RunExistsError, match=f"held by process {os.getpid()}"):
+        claim(root, settings(), data_hash="h", overwrite=False)
+    with pytest.raises(RunExistsError, match="held by"):
+        claim(root, settings(), data_hash="h", overwrite=True)
+    os.close(first.lock)
+    other = claim(root, settings(lr=1.0), data_hash="h", overwrite=False)  # nothing trained yet: settings may change
+    assert json.loads(other.paths.settings.read_text())["settings"]["lr"] == 1.0
+    os.close(other.lock)
+    other.paths.checkpoint(3).mkdir()
+    for changed, message in ((settings(lr=2.0), r"lr: 1.0 -> 2.0"), (settings(lr=1.0, seed=4), "seed: 0 -> 4")):
+        with pytest.raises(RunExistsError, match=message):
+            claim(root, changed, data_hash="h", overwrite=False)
+    with pytest.raises(RunExistsError, match="data_hash"):
+        claim(root, settings(lr=1.0), data_hash="changed", overwrite=False)
+    os.close(claim(root, settings(lr=1.0, nproc=4, deepspeed="zero3"), data_hash="h", overwrite=False).lock)
+    os.close(claim(root, settings(), data_hash="h", overwrite=True).lock)
+    assert [path.name.startswith("run.old-") for path in sorted(root.parent.iterdir())] == [False, True]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "models").write_text("a file in the way")
+    with pytest.raises(RunExistsError, match="cannot write here"):
+        claim(tmp_path / "models/run", settings(), data_hash="h", overwrite=False)
+
+
+def test_whole_files(tmp_path):
+    path = tmp_path / "a/b.json"
+    write_json(path, {"a": "ü"})
+    with pytest.raises(RuntimeError), whole_file(path) as file:
+        file.write("half")
+        raise RuntimeError
+    assert json.loads(path.read_text()) == {"a": "ü"}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(path, float("nan"))
+    assert [found.name for found in path.parent.iterdir()] == ["b.json"]
+
+
+def test_whole_folders(tmp_path):
+    with pytest.raises(RuntimeError), whole_folder(tmp_path / "x") as folder:
+        (folder / "a").write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with whole_folder(tmp_path / "x") as folder:
+        (folder / "a").write_text("a")
+        assert not (tmp_path / "x").exists()
+    link_or_copy(str(tmp_path / "x/a"), str(tmp_path / "x/b"))
+    assert (tmp_path / "x/b").read_text() == "a"
+    (tmp_path / ".tmp-left").mkdir()
+    (tmp_path / ".tmp-file").write_text("")
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def make_checkpoint(paths, step):
+    folder = paths.checkpoint(step)
+    (folder / "training_state").mkdir(parents=True)
+    write_json(folder / "training_state/state.json", {"step": step})
+    (folder / "config.json").write_text(str(step))
+    return folder
+
+
+def test_retention_and_the_newest(tmp_path):
+    paths = RunPaths(tmp_path)
+    for step in (1, 2, 10):
+        make_checkpoint(paths, step)
+    link_model(paths.checkpoint(2), paths.best)
+    link_model(paths.checkpoint(10), paths.best)
+    assert (paths.best / "config.json").read_text() == "10"
+    assert not (paths.best / "training_state").exists()
+    assert newest_to_continue(paths) == paths.checkpoint(10)
+    assert read_state(paths.checkpoint(10)) == TrainState(step=10)
+    prune(paths, limit=None)
+    assert [(path / "training_state").is_dir() for _, path in paths.checkpoints()] == [False, True, True]
+    prune(paths, limit=1)
+    assert [step for step, _ in paths.checkpoints()] == [10]
+
+
+def test_a_kill_between_two_renames_is_mended(tmp_path):
+    make_checkpoint(RunPaths(tmp_path), 1).rename(tmp_path / ".tmp-next-checkpoint-best-ckpt")
+    (tmp_path / ".tmp-old-checkpoint-best-ckpt").mkdir()
+    recover(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-best-ckpt"]
+
+
+def test_metrics_are_cut_to_where_a_run_continues(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 3, "los')
+    file = MetricsFile(path, continue_from=2)
+    file.write({"step": 3, "loss": 1.0})
+    file.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+    MetricsFile(path, continue_from=0).close()
+    assert path.read_text() == ""
+
+
+def test_ranks_from_launchers():
+    assert ranks_from_environment({}) is None
+    assert ranks_from_environment({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}) == Ranks(3, 4, 1)
+    srun = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}
+    assert ranks_from_environment(srun) == Ranks(1, 2, 1)
+    assert ranks_from_environment({"SLURM_NTASKS": "4", "SLURM_JOB_ID": "9", "SLURM_PROCID": "0"}) is None
+
+
+def test_seeds_of_purposes_differ_and_never_change():
+    assert derived_seed(0, "dropout", 1, 0) != derived_seed(0, "sampling", 1, 0)
+    assert derived_seed(7, "dropout", 3, 1) == 1372874580
+
+
+def test_the_commit_is_that_of_this_checkout():
+    commit = current_commit()
+    assert commit is None or len(commit.rstrip("+")) == 12
