@@ -1,0 +1,134 @@
+"""The documents tell the truth: commands parse, files exist, shipped data is what its generators make."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from workflow.cli import COMMANDS
+from workflow.config.flags import parse
+from workflow.config.settings import Seq2SeqSettings
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def readme_commands() -> list[list[str]]:
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    return [shlex.split(line) for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def check_program(words: list[str], monkeypatch) -> None:
+    """The command's arguments are understood, without running it."""
+    if words[:2] == ["python3", "seq2seq.py"]:
+        parse(Seq2SeqSettings, words[2:], prog="seq2seq.py", example="x")
+        return
+    assert words[0].endswith("workflow")
+    assert words[1] in COMMANDS
+    from workflow import cli
+    from workflow.recipe import check_data, init_model, predict, quickstart
+
+    ran = []
+    for module, name in (
+        (check_data, "check_data"),
+        (init_model, "init_model"),
+        (predict, "generate"),
+        (quickstart, "quickstart"),
+    ):
+        monkeypatch.setattr(module, name, lambda *given: ran.append(given) or 0)
+    assert cli.workflow(words[1:]) == 0
+    assert ran or words[1] == "config"
+
+
+def test_every_command_of_the_readme_is_understood(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    known = 0
+    for words in readme_commands():
+        if words[0] == "make":
+            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        elif "seq2seq.py" in words:
+            check_program(words[words.index("seq2seq.py") - 1 :], monkeypatch)
+        elif words[0].endswith("workflow"):
+            check_program(words, monkeypatch)
+        else:
+            assert words[0] in ("python3", ".venv/bin/python"), words
+        known += 1
+    assert known > 12
+
+
+def test_the_readme_is_short_and_its_links_exist():
+    assert README.count("\n") <= 180
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_scan_one_liner(tmp_path):
+    line = next(words for words in readme_commands() if words[1] == "-c")
+    (tmp_path / "mount/data").mkdir(parents=True)
+    for name in line[3:]:
+        (tmp_path / name).write_text("IN: jump twice OUT: I_JUMP I_JUMP\nIN: look OUT: I_LOOK\n")
+    subprocess.run(["python3", *line[1:]], cwd=tmp_path, check=True)
+    from workflow.data.sources import find_source
+
+    rows = list(find_source("scan", tmp_path / "mount").rows())
+    assert rows[0] == ("train", 0, {"prompt": "jump twice", "completion": "I_JUMP I_JUMP"})
+    assert len(rows) == 4
+
+
+@pytest.mark.parametrize(
+    ("script", "made"), [("make_data", "data.json"), ("make_verifier_data", "1226verifier_ft_all.json")]
+)
+def test_shipped_data_is_what_its_generator_makes(tmp_path, script, made):
+    shutil.copy(ROOT / f"mount/data/{script}.py", tmp_path)
+    runpy.run_path(str(tmp_path / f"{script}.py"), run_name="__main__")
+    assert (tmp_path / made).read_bytes() == (ROOT / "mount/data" / made).read_bytes()
+
+
+def test_no_eval_prompt_is_trained_on():
+    import json
+
+    data = json.loads((ROOT / "mount/data/data.json").read_text())
+    assert not {row["prompt"] for row in data["train"]} & {row["prompt"] for row in data["eval"]}
+    verifier = json.loads((ROOT / "mount/data/1226verifier_ft_all.json").read_text())
+    assert all(0 <= row["target"] <= 1 for split in verifier.values() for row in split)
+
+
+def test_the_kubernetes_job_runs_a_command_that_exists():
+    base = ROOT / "k8s/base"
+    resources = yaml.safe_load((base / "kustomization.yaml").read_text())["resources"]
+    jobs = [yaml.safe_load((base / name).read_text()) for name in resources]
+    container = jobs[0]["spec"]["template"]["spec"]["containers"][0]
+    assert container["command"] == ["python3", "seq2seq.py"]
+    assert parse(Seq2SeqSettings, container["args"], prog="x", example="x").settings.training.max_steps == 6001
+    mounts = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounts == {volume["name"] for volume in jobs[0]["spec"]["template"]["spec"]["volumes"]}
+
+
+def test_the_image_copies_what_is_there():
+    text = (ROOT / "Dockerfile").read_text()
+    for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE):
+        for name in line.split()[:-1]:
+            assert (ROOT / name).exists(), name
+    assert "\nUSER 10001" in text
+
+
+def test_pins_lie_in_their_ranges():
+    import tomllib
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    pins = {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines}
+    for text in (*project["dependencies"], *project["optional-dependencies"]["dev"]):
+        requirement = Requirement(text)
+        pin = pins[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(pin), text
+    assert pins["torch"] == "2.13.0"
