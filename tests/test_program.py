@@ -306,6 +306,29 @@ def test_overwrite_moves_aside(finished, mount, flan_like):
     assert (aside[0] / "checkpoint-5/config.json").is_file()
 
 
+def test_a_new_run_continues_from_a_named_checkpoint(finished, mount, flan_like):
+    """The same data and settings from checkpoint-2 of another run give that run's later steps."""
+    shutil.copy(finished[0] / "data/toy.json", mount / "data/toy.json")
+    more = ("--slice_by", "id", "--lr", "1e-2", "--save_steps", 2)
+    assert train(mount, flan_like, *more, "--save_total_limit", 9, name="first").returncode == 0
+    done = train(mount, flan_like, *more, "--resume", mount / "models/first/checkpoint-4", name="second")
+    assert done.returncode == 0, done.stderr
+    assert losses(mount / "models/second") == {5: losses(mount / "models/first")[5]}
+    wrong = train(mount, flan_like, "--resume", mount / "nowhere", name="third")
+    assert wrong.returncode == 2
+    assert "no checkpoint there" in wrong.stderr
+
+
+def test_answers_may_be_as_long_as_the_longest_completion(finished):
+    """F12: generate() without a length stops after 20 tokens."""
+    mount, run, _ = finished
+    tokenizer = AutoTokenizer.from_pretrained(run / "checkpoint-5")
+    rows = json.loads((mount / "data/toy.json").read_text())
+    longest = max(len(tokenizer(row["completion"]).input_ids) for split in rows.values() for row in split)
+    settings = json.loads((run / "checkpoint-5/generation_config.json").read_text())
+    assert settings["max_new_tokens"] == longest
+
+
 def test_retention_keeps_the_newest_and_the_best(mount, flan_like):
     done = train(mount, flan_like, "--save_total_limit", 1, "--save_steps", 1)
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,8 @@ import pytest
 
 from workflow.config.cascade import Layer, resolve
 from workflow.config.settings import Seq2SeqSettings
-from workflow.errors import ConfigError, RunExistsError
+from workflow.errors import ConfigError, ResultsError, RunExistsError
+from workflow.evaluation.report import read_report
 from workflow.files import link_or_copy, remove_leftovers, whole_file, whole_folder, write_json
 from workflow.paths import RunPaths, checked_name, find_mount, model_folder, predictions_name, run_name
 from workflow.run_folder import claim
@@ -72,6 +73,20 @@ def test_claims(tmp_path):
     os.close(claim(root, settings(lr=1.0, nproc=4, deepspeed="zero3"), data_hash="h", overwrite=False).lock)
     os.close(claim(root, settings(), data_hash="h", overwrite=True).lock)
     assert [path.name.startswith("run.old-") for path in sorted(root.parent.iterdir())] == [False, True]
+
+
+def test_a_model_does_not_become_a_run(tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny/config.json").write_text("{}")
+    with pytest.raises(RunExistsError, match=r"not a run's folder \(it holds config.json\)"):
+        claim(tmp_path / "tiny", settings(), data_hash="h", overwrite=False)
+    assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["config.json"]
+
+
+def test_a_report_that_is_none(tmp_path):
+    (tmp_path / "report.json").write_text('{"schema_version": 1}')
+    with pytest.raises(ResultsError, match="not a report"):
+        read_report(tmp_path / "report.json")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

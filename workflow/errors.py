@@ -7,6 +7,7 @@ Knows neither exit codes' printing nor HTTP: `cli.py` and the server translate t
     |- DataError         a data file, a split, a row                                exit 2
     |- ModelError        a checkpoint, a tokenizer, an architecture                 exit 2
     |- RunExistsError    a run folder that is in use or holds another run           exit 2
+    |- ResultsError      a report that cannot be read                               exit 2
     |- CheckpointError   a checkpoint that cannot be written or continued from      exit 1
     `- BackendError      training cannot go on (non-finite loss, a lost rank, ...)  exit 1
 """
@@ -45,6 +46,12 @@ class ModelError(WorkflowError):
 
 class RunExistsError(WorkflowError):
     """The run folder is held by another process or belongs to a run with other settings."""
+
+    exit_code = 2
+
+
+class ResultsError(WorkflowError):
+    """A report cannot be read."""
 
     exit_code = 2
 

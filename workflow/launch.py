@@ -16,6 +16,9 @@ from pathlib import Path
 from workflow.errors import BackendError, ConfigError
 from workflow.runtime import PARENT_VARIABLE, STATUS_VARIABLE
 
+SIGNALLED = 128
+"""What shells add to a signal's number to make an exit code."""
+
 
 def ranks_to_start(nproc: int | None) -> int:
     """How many ranks this machine should run: as asked, else one per visible GPU, else one."""
@@ -29,6 +32,7 @@ def ranks_to_start(nproc: int | None) -> int:
 
 def launch(module: str, argv: Sequence[str], *, nproc: int) -> int:
     """Runs `python -m module argv` as `nproc` ranks and gives the exit code of the run."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -49,6 +53,8 @@ def launch(module: str, argv: Sequence[str], *, nproc: int) -> int:
         )
         try:
             elastic_launch(config, sys.executable)("-m", module, *argv)
+        except SignalException as stop:  # the ranks have been stopped too
+            return SIGNALLED + int(stop.sigval)
         except ChildFailedError as error:
             if status.is_file():
                 return int(status.read_text())

@@ -51,6 +51,7 @@ def claim(root: Path, resolved: Resolved[Any], *, data_hash: str, overwrite: boo
     """
     if overwrite and root.exists():
         _move_aside(root)
+    _refuse_other_folders(root)
     try:
         root.mkdir(parents=True, exist_ok=True)
         paths = RunPaths(root)
@@ -69,6 +70,18 @@ def claim(root: Path, resolved: Resolved[Any], *, data_hash: str, overwrite: boo
         os.close(lock)
         raise
     return Claim(paths, finished=paths.report.is_file(), lock=lock)
+
+
+def _refuse_other_folders(root: Path) -> None:
+    """A folder with content but no settings file is no run: a model, say, that must not become one."""
+    if not root.is_dir() or RunPaths(root).settings.is_file():
+        return
+    content = [path.name for path in root.iterdir() if path.name != RunPaths(root).lock.name and path.name[0] != "."]
+    if content:
+        raise RunExistsError(
+            f"{root} exists and is not a run's folder (it holds {', '.join(sorted(content)[:3])}); "
+            "choose another --training_run_name"
+        )
 
 
 def _lock(paths: RunPaths) -> int:

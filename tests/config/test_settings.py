@@ -119,6 +119,12 @@ def test_values_are_checked_together():
         flags(*NEEDED, "--lr", "nan")
 
 
+def test_fp16_is_refused_with_the_reason():
+    """F10: fp16 overflows T5."""
+    with pytest.raises(ConfigError, match='--precision = "fp16": fp16 overflows in T5'):
+        flags(*NEEDED, "--precision", "fp16")
+
+
 def test_flags_win_over_files_for_nested_objects():
     merged = resolve(
         Seq2SeqSettings,

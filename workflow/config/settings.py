@@ -10,7 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -74,6 +74,13 @@ class ModelSection(Section):
     gradient_checkpointing: bool = setting(
         False, "recompute activations in the backward pass: less memory, about a third more time"
     )
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_fp16(cls, value: Any) -> Any:
+        if value in ("fp16", "float16", "half"):
+            raise ValueError("fp16 overflows in T5's feed-forward layers; use bf16 (with fp32 master weights) or fp32")
+        return value
 
 
 class DataSection(Section):

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.markup import escape
 from rich.table import Table
 
+from workflow.errors import ResultsError
 from workflow.evaluation.metrics import Metric
 from workflow.files import write_json
 
@@ -87,8 +88,12 @@ def write_report(path: Path, report: Report) -> None:
 
 
 def read_report(path: Path) -> Report:
-    """Reads a report back. Raises pydantic's ValidationError (a ValueError) when it is not one."""
-    return Report.model_validate_json(path.read_text(encoding="utf-8"))
+    """Reads a report back. Raises ResultsError when it is not one."""
+    try:
+        return Report.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ResultsError(f"{path}: not a report that this version reads: {reason}") from None
 
 
 def result_table(report: Report) -> Table:

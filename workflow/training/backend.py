@@ -61,8 +61,6 @@ class Backend:
         embeddings, head = model.get_input_embeddings().weight, model.lm_head.weight
         guarded = {"embeddings": embeddings, "lm_head": head}
         before = {name: _sample(weight) for name, weight in guarded.items()}
-        if device.type == "cuda":
-            model.to(device)
         self.wrapped = _initialize(model, optimizer, plan)
         self._check_guarded(before, was_tied=head is embeddings)
         self.wrapped.train()  # from_pretrained leaves the model in eval mode, and DeepSpeed does not change it
