@@ -314,6 +314,11 @@ def test_a_new_run_continues_from_a_named_checkpoint(finished, mount, flan_like)
     done = train(mount, flan_like, *more, "--resume", mount / "models/first/checkpoint-4", name="second")
     assert done.returncode == 0, done.stderr
     assert losses(mount / "models/second") == {5: losses(mount / "models/first")[5]}
+    assert json.loads((mount / "models/second/report.json").read_text())["best"]["step"] == 5
+    assert (mount / "models/second/checkpoint-best-ckpt/config.json").is_file()
+    over = train(mount, flan_like, *more, "--resume", mount / "models/first/checkpoint-5", name="fourth")
+    assert over.returncode == 2
+    assert "already at step 5" in over.stderr
     wrong = train(mount, flan_like, "--resume", mount / "nowhere", name="third")
     assert wrong.returncode == 2
     assert "no checkpoint there" in wrong.stderr
@@ -351,6 +356,16 @@ def test_ranks_die_with_their_launcher(mount, flan_like):
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     wait_for(lambda: not rank_processes(mount), timeout=20)
+
+
+def test_sigterm_stops_launcher_and_ranks(mount, flan_like):
+    process = start(mount, flan_like, "--max_steps", 100000, "--nproc", 2)
+    wait_for(lambda: (mount / "models/run/metrics.jsonl").exists())
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in output
+    assert not rank_processes(mount)
 
 
 @pytest.mark.parametrize("nproc", [1, 2])
@@ -415,6 +430,7 @@ def test_wrong_input(mount, flan_like, tmp_path):
     refused("no such folder", "--model_init_path", tmp_path / "nowhere", "--data", "toy")
     refused("not a plain name", *model, "--data", "toy", "--training_run_name", "../w")
     refused("Input should be 'exact_match'", *model, "--data", "toy", "--best_metric", "accuracy")
+    refused('did you mean "id"', *model, "--data", "toy", "--slice_by", "idd")
     refused("fp16 overflows", *model, "--data", "toy", "--deepspeed", fp16_file(tmp_path))
     refused("nothing is factored", *model, "--data", "toy", "--optimizer", "adafactor", "--deepspeed", "zero2")
     write_data(mount, "noeval", evaluation=0)

@@ -179,8 +179,12 @@ def _init_model(argv: Sequence[str]) -> int:
 
 
 def _data(argv: Sequence[str]) -> int:
-    if not argv or argv[0] != "check":
-        raise ConfigError("usage: workflow data check NAME [--model_init_path PATH] [--json]")
+    usage = "usage: workflow data check NAME [--model_init_path PATH] [--json]   (workflow data check -h for all)"
+    if argv[:1] in (["-h"], ["--help"]):
+        print(usage)
+        return 0
+    if argv[:1] != ["check"]:
+        raise ConfigError(usage)
     parser = _parser("data check", "workflow data check data --model_init_path google/flan-t5-small")
     parser.add_argument("data_name", metavar="NAME", help="a name under mount/data, a path, or hf:NAME")
     parser.add_argument(
@@ -206,8 +210,12 @@ def _config(argv: Sequence[str]) -> int:
     if argv[:1] == ["schema"]:
         print(json.dumps(_flat_schema(Seq2SeqSettings), indent=1))
         return 0
+    usage = "usage: workflow config show [seq2seq] [--config FILE...] [--setting value ...], or workflow config schema"
+    if argv[:1] in (["-h"], ["--help"]):
+        print(usage)
+        return 0
     if argv[:1] != ["show"]:
-        raise ConfigError("usage: workflow config show [seq2seq] [flags of the command], or workflow config schema")
+        raise ConfigError(usage)
     from workflow.config.flags import parse
 
     rest = list(argv[1:])

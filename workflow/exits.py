@@ -12,10 +12,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from workflow.errors import WorkflowError
+from workflow.errors import BackendError, WorkflowError
 from workflow.runtime import STATUS_VARIABLE, ranks_from_environment
 
 INTERRUPTED = 130
+OUT_OF_MEMORY_ADVICE = (
+    "lower --micro_batch_size (the numbers stay the same) or --eval_batch_size, add --gradient_checkpointing, "
+    "or use --deepspeed zero3; the same command with these continues the run"
+)
 
 
 def run_main(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> NoReturn:
@@ -31,6 +35,11 @@ def run_main(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> No
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        code = 1
+        _tell(BackendError(f"out of GPU memory: {OUT_OF_MEMORY_ADVICE}"), argv)
     except OSError as error:  # a full disk, a folder that cannot be written
         code = 1
         _tell(WorkflowError(str(error)), argv)

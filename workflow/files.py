@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -77,6 +78,14 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def remove_old_leftovers(folder: Path, *, older_than_s: float) -> None:
+    """Removes temporary names that no living process can still be writing, in a folder that nobody locks."""
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > older_than_s:
+                shutil.rmtree(path)
 
 
 def link_or_copy(source: str, target: str) -> None:

@@ -30,6 +30,8 @@ FREE_TO_CHANGE = frozenset(
         "micro_batch_size",
         "logging_steps",
         "save_total_limit",
+        "eval_batch_size",
+        "gradient_checkpointing",
     }
 )
 """Settings that never change a run's numbers, so that a run may be continued with others."""
@@ -94,6 +96,9 @@ def _lock(paths: RunPaths) -> int:
         raise RunExistsError(
             f"{paths.root}: held by {holder}; wait for it, or choose another --training_run_name"
         ) from None
+    if not os.path.samestat(os.fstat(descriptor), paths.lock.stat()):  # moved aside since it was opened
+        os.close(descriptor)
+        raise RunExistsError(f"{paths.root}: moved by another process just now; try again")
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     return descriptor

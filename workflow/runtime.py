@@ -18,7 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from workflow.errors import WorkflowError
+from workflow.errors import BackendError, WorkflowError
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +89,7 @@ def join_ranks(ranks: Ranks, *, device: str) -> None:
 
     backend = "nccl" if device == "cuda" else "gloo"
     if device == "cuda":
-        torch.cuda.set_device(ranks.local_rank)
+        torch.cuda.set_device(torch_device(device, ranks))
     os.environ["LOCAL_RANK"] = str(ranks.local_rank)  # DeepSpeed reads it
     if ranks.world_size == 1:
         store = dist.HashStore()  # type: ignore[attr-defined]
@@ -120,7 +120,10 @@ def torch_device(device: str, ranks: Ranks) -> torch.device:
     """The torch device of this rank."""
     import torch
 
-    return torch.device("cuda", ranks.local_rank) if device == "cuda" else torch.device("cpu")
+    if device != "cuda":
+        return torch.device("cpu")
+    # srun may show each rank one GPU of its own, which is then number 0 for all of them.
+    return torch.device("cuda", ranks.local_rank % torch.cuda.device_count())
 
 
 def derived_seed(seed: int, *parts: object) -> int:
@@ -172,11 +175,11 @@ def collectively(work: Callable[[], T], ranks: Ranks, *, first_alone: bool = Fal
     """
     result: T | None = None
     for turn in (True, False) if first_alone else (None,):
-        error: WorkflowError | None = None
+        error: Exception | None = None
         if turn is None or turn == ranks.is_first_here:
             try:
                 result = work()
-            except WorkflowError as caught:
+            except Exception as caught:
                 error = caught
         _raise_for_all(error, ranks)
     return cast("T", result)
@@ -186,11 +189,12 @@ def on_first(work: Callable[[], T], ranks: Ranks) -> T:
     """Does work on the first rank alone and gives its result, or its error, to all."""
     import torch.distributed as dist
 
-    result, error = None, None
+    result: T | None = None
+    error: Exception | None = None
     if ranks.is_first:
         try:
             result = work()
-        except WorkflowError as caught:
+        except Exception as caught:
             error = caught
     _raise_for_all(error, ranks)
     if ranks.world_size > 1:
@@ -200,14 +204,20 @@ def on_first(work: Callable[[], T], ranks: Ranks) -> T:
     return cast("T", result)
 
 
-def _raise_for_all(error: WorkflowError | None, ranks: Ranks) -> None:
+def _raise_for_all(error: Exception | None, ranks: Ranks) -> None:
+    """Raises on every rank if one has an error: its own where it happened, a WorkflowError elsewhere."""
     import torch.distributed as dist
 
-    errors: list[WorkflowError | None] = [error]
+    told = (
+        error if error is None or isinstance(error, WorkflowError) else BackendError(f"{type(error).__name__}: {error}")
+    )
+    errors: list[WorkflowError | None] = [told]
     if ranks.world_size > 1:
         errors = [None] * ranks.world_size
-        dist.all_gather_object(errors, error)
+        dist.all_gather_object(errors, told)
     first = next((found for found in errors if found is not None), None)
+    if error is not None and not isinstance(error, WorkflowError):
+        raise error
     if first is not None:
         first.known_to_all = True
         raise first

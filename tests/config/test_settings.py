@@ -119,6 +119,18 @@ def test_values_are_checked_together():
         flags(*NEEDED, "--lr", "nan")
 
 
+def test_an_empty_model_is_none(tmp_path):
+    (tmp_path / "a.json").write_text('{"model_init_path": null}')
+    for argv in (("--model_init_path", ""), ("--config", str(tmp_path / "a.json"))):
+        with pytest.raises(ConfigError, match="no model"):
+            flags("--data", "d", *argv)
+
+
+def test_a_misspelt_stage():
+    with pytest.raises(ConfigError, match='did you mean "zero2"'):
+        flags(*NEEDED, "--deepspeed", "zreo2")
+
+
 def test_fp16_is_refused_with_the_reason():
     """F10: fp16 overflows T5."""
     with pytest.raises(ConfigError, match='--precision = "fp16": fp16 overflows in T5'):

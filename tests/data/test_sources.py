@@ -182,3 +182,36 @@ def test_the_cache_follows_the_content(tmp_path):
     assert (len(first.train), len(second.train)) == (3, 4)
     assert first.fingerprint != second.fingerprint
     assert len(load_examples(find_source("toy", tmp_path), SEQ2SEQ, tmp_path / "cache", limits=(2, 1)).train) == 2
+
+
+def test_splits_are_never_guessed(tmp_path):
+    """An unknown split would else be trained on; a file that contradicts its name would too."""
+    write_rows(tmp_path / "data/a.jsonl", [{**row, "split": "evall"} for row in example_rows(2)])
+    with pytest.raises(DataError, match="unknown split 'evall'; did you mean \"eval\""):
+        load("a", tmp_path, tmp_path)
+    (tmp_path / "data/b").mkdir()
+    (tmp_path / "data/b/train.json").write_text(json.dumps({"train": [], "eval": example_rows(1)}))
+    with pytest.raises(DataError, match='holds "eval" rows, but its name says train'):
+        load("b", tmp_path, tmp_path)
+    (tmp_path / "data/b/train.json").write_text(json.dumps(example_rows(3)))
+    assert len(load("b", tmp_path, tmp_path).train) == 3
+
+
+@pytest.mark.parametrize("value", ["NaN", '"\\ud83d"', "1e999"])
+def test_extra_keys_that_no_prediction_file_could_hold(tmp_path, value):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.jsonl").write_text('{"prompt": "a", "completion": "b", "extra": [' + value + "]}")
+    with pytest.raises(DataError, match=r"train\[0\]: (an extra key holds half|cannot be written as JSON)"):
+        load("a", tmp_path, tmp_path)
+
+
+def test_missing_values_of_a_data_frame_are_null(tmp_path):
+    write_rows(tmp_path / "data/a.parquet", [{"prompt": "a", "completion": "b", "extra": float("nan")}])
+    assert load("a", tmp_path, tmp_path).train[0]["extra"] is None
+
+
+def test_the_hash_of_hub_data_is_of_its_rows(tmp_path):
+    for name in ("one", "two"):
+        write_rows(tmp_path / name / "train.jsonl", example_rows(2, seed=len(name) + (name == "two")))
+    one, two = (find_source(f"hf:{tmp_path / name}", tmp_path) for name in ("one", "two"))
+    assert one.data_hash != two.data_hash

@@ -154,6 +154,23 @@ def test_refusals_are_clear(flan_like, tmp_path):
             load_seq2seq(folder)
 
 
+def test_a_tokenizer_without_its_vocabulary(flan_like, tmp_path):
+    """transformers would make one of four tokens, and everything would be unknown."""
+    shutil.copytree(flan_like, tmp_path / "m")
+    (tmp_path / "m/tokenizer.json").unlink()
+    with pytest.raises(ModelError, match="no tokenizer here"):
+        load_seq2seq(str(tmp_path / "m"))
+
+
+def test_a_checkpoints_penalties_do_not_leak_into_generation(flan_like, tmp_path):
+    shutil.copytree(flan_like, tmp_path / "m")
+    settings = json.loads((tmp_path / "m/generation_config.json").read_text())
+    settings |= {"repetition_penalty": 3.0, "no_repeat_ngram_size": 2, "max_new_tokens": 33}
+    (tmp_path / "m/generation_config.json").write_text(json.dumps(settings))
+    found = load_seq2seq(str(tmp_path / "m")).model.generation_config
+    assert (found.max_new_tokens, found.repetition_penalty, found.no_repeat_ngram_size) == (33, None, None)
+
+
 def test_hub_names_are_not_paths():
     assert not is_path("t5-small")
     assert not is_path("google/flan-t5-xl")

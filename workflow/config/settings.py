@@ -6,11 +6,15 @@ sections of a command, so that a flag needs no section.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from workflow.errors import did_you_mean
+
+ZERO_STAGES = ("zero0", "zero1", "zero2", "zero3")
 
 
 class Section(BaseModel):
@@ -28,8 +32,8 @@ class CommandSettings(Section):
     """Base of each command's settings: sections only."""
 
     @classmethod
-    def missing(cls, given: Collection[str]) -> list[str]:  # noqa: ARG003
-        """What is required and not among the given flat names, as messages."""
+    def missing(cls, values: Mapping[str, Any]) -> list[str]:  # noqa: ARG003
+        """What is required and not among these values by flat name, as messages."""
         return []
 
 
@@ -149,9 +153,21 @@ class TrainingSection(Section):
         None, "updates between checkpoints; by default as often as evaluations; the last step is always saved", ge=1
     )
     save_total_limit: int | None = setting(
-        None, "checkpoints to keep (the best is never dropped, nor the newest); by default all", ge=1
+        None,
+        "checkpoints to keep (never dropped: the best, the newest); by default all; what a run continues from stays in the newest two",
+        ge=1,
     )
     logging_steps: int = setting(10, "updates between two lines of the log", ge=1)
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _known_stage(cls, value: str) -> str:
+        if value not in ("auto", *ZERO_STAGES) and not value.endswith(".json"):
+            hint = did_you_mean(value, ("auto", *ZERO_STAGES))
+            raise ValueError(
+                f"expected auto, {', '.join(ZERO_STAGES)}, or a .json file such as ds_configs/zero3_offload.json{hint}"
+            )
+        return value
 
 
 class EvaluationSection(Section):
@@ -192,11 +208,11 @@ class Seq2SeqSettings(CommandSettings):
     evaluation: EvaluationSection = EvaluationSection()
 
     @classmethod
-    def missing(cls, given: Collection[str]) -> list[str]:
-        """What is required and not among the given names."""
+    def missing(cls, values: Mapping[str, Any]) -> list[str]:
+        """What is required and not among these values."""
         return [
-            *([] if {"model_init_name", "model_init_path"} & set(given) else [NO_MODEL]),
-            *([] if "data_name" in given else [NO_DATA]),
+            *([] if values.get("model_init_name") or values.get("model_init_path") else [NO_MODEL]),
+            *([] if values.get("data_name") else [NO_DATA]),
         ]
 
     @model_validator(mode="after")

@@ -19,11 +19,12 @@ import pyarrow.ipc
 
 from workflow.data.sources import Row, Source
 from workflow.errors import DataError
-from workflow.files import whole_folder
+from workflow.files import remove_old_leftovers, whole_folder
 
 FORMAT = 1
 ROWS_PER_WRITE = 4096
 MAX_PROBLEMS = 10
+ABANDONED_S = 7 * 24 * 3600
 SPLITS = ("train", "eval")
 _SCHEMA = pyarrow.schema([("row", pyarrow.large_string())])
 
@@ -45,6 +46,22 @@ class RowFormat:
             if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
                 return f'"{key}" holds half a surrogate pair, which is no character'
         return None
+
+
+def row_problem(row: Row) -> str | None:
+    """Why a whole row, extra keys included, could not be written to a prediction file, or None."""
+    try:
+        encode_row(row).encode("utf-8")
+    except UnicodeEncodeError:
+        return "an extra key holds half a surrogate pair, which is no character"
+    except (ValueError, RecursionError) as error:
+        return f"cannot be written as JSON: {error}"
+    return None
+
+
+def encode_row(row: Row) -> str:
+    """The row as JSON. ValueError for NaN and infinity, which JSON has not."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False, default=str)
 
 
 SEQ2SEQ = RowFormat(texts=("prompt", "completion"))
@@ -108,7 +125,7 @@ def load_examples(
     train, evaluation = (
         Rows(folder / f"{split}.arrow", limit=limit) for split, limit in zip(SPLITS, limits, strict=True)
     )
-    return Examples(source.label, hashlib.sha256(source.fingerprint.encode()).hexdigest()[:16], train, evaluation)
+    return Examples(source.label, source.data_hash, train, evaluation)
 
 
 def _ingest(source: Source, row_format: RowFormat, folder: Path) -> None:
@@ -117,7 +134,7 @@ def _ingest(source: Source, row_format: RowFormat, folder: Path) -> None:
         problems: list[str] = []
         writers = {split: _Writer(temporary / f"{split}.arrow") for split in SPLITS}
         for split, index, row in source.rows():
-            if problem := row_format.problem(row):
+            if problem := row_format.problem(row) or row_problem(row):
                 problems.append(f"{split}[{index}]: {problem}")
                 if len(problems) >= MAX_PROBLEMS:
                     break
@@ -139,6 +156,7 @@ def _listed(label: str, problems: list[str]) -> str:
 @contextlib.contextmanager
 def cache_folder(final: Path) -> Iterator[Path]:
     """A folder to fill for the cache; where another process put an equal one there first, that one stays."""
+    remove_old_leftovers(final.parent, older_than_s=ABANDONED_S)
     try:
         with whole_folder(final) as temporary:
             yield temporary
@@ -158,7 +176,7 @@ class _Writer:
         self._waiting: list[str] = []
 
     def write(self, row: Row) -> None:
-        self._waiting.append(json.dumps(row, ensure_ascii=True, default=str))
+        self._waiting.append(encode_row(row))
         if len(self._waiting) >= ROWS_PER_WRITE:
             self._flush()
 

@@ -16,8 +16,6 @@ from workflow.errors import DataError
 
 CHUNK = 1 << 20
 SPACE = re.compile(r"[ \t\n\r]*")
-ALL_ROWS = "eval"
-"""The split of a file that is one bare list: rows to predict for."""
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -97,13 +95,13 @@ class _Reader:
         raise DataError(f"{self.path}: line {line} column {column}: not valid JSON: {problem}") from None
 
 
-def stream_splits(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(split, row) of every row, in the order of the file. Raises DataError naming line, column and row."""
+def stream_splits(path: Path) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    """(split, row) of every row, in the order of the file; None in a bare list. Raises DataError naming line, column and row."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = _Reader(path, file)
             if reader.peek() == "[":
-                yield from _rows(reader, ALL_ROWS)
+                yield from _rows(reader, None)
             else:
                 yield from _splits(reader)
             if reader.peek():
@@ -114,7 +112,7 @@ def stream_splits(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         ) from None
 
 
-def _splits(reader: _Reader) -> Iterator[tuple[str, dict[str, Any]]]:
+def _splits(reader: _Reader) -> Iterator[tuple[str | None, dict[str, Any]]]:
     reader.take("{", 'an object {"train": [...], "eval": [...]}')
     if reader.peek() == "}":
         reader.take("}", "}")
@@ -135,7 +133,7 @@ def _splits(reader: _Reader) -> Iterator[tuple[str, dict[str, Any]]]:
             return
 
 
-def _rows(reader: _Reader, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(reader: _Reader, split: str | None) -> Iterator[tuple[str | None, dict[str, Any]]]:
     if reader.peek() != "[":
         raise DataError(f'{reader.path}: "{split}" must be a list of rows [...]')
     reader.take("[", "[")
@@ -144,10 +142,10 @@ def _rows(reader: _Reader, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     index = 0
     while True:
-        row = reader.value(f"{split}[{index}]")
+        row = reader.value(f"{split or 'row'}[{index}]")
         if not isinstance(row, dict):
             raise DataError(
-                f"{reader.path}: {split}[{index}]: a row is an object with named values, not {json.dumps(row)[:60]}"
+                f"{reader.path}: {split or 'row'}[{index}]: a row is an object with named values, not {json.dumps(row)[:60]}"
             )
         yield split, row
         index += 1

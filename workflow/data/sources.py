@@ -37,17 +37,43 @@ class Source:
     files: tuple[tuple[str | None, Path], ...] = ()
     hub_name: str | None = None
 
+    @property
+    def data_hash(self) -> str:
+        """A short hash of the content."""
+        return hashlib.sha256(self.fingerprint.encode()).hexdigest()[:16]
+
     def rows(self) -> Iterator[tuple[str, int, Row]]:
         """(split, index in that split, row) of every row. Raises DataError on malformed input."""
+        counts: dict[str, int] = {}
+        for split, row in self._split_rows():
+            yield split, counts.get(split, 0), row
+            counts[split] = counts.get(split, 0) + 1
+
+    def _split_rows(self) -> Iterator[tuple[str, Row]]:
         if self.hub_name is not None:
             yield from _hub_rows(self.hub_name)
-            return
         for split, path in self.files:
-            counts: dict[str, int] = {}
-            for row_split, row in file_rows(path):
-                here = split or row_split
-                yield here, counts.get(here, 0), row
-                counts[here] = counts.get(here, 0) + 1
+            for said, row in file_rows(path):
+                if split is not None:
+                    if said is not None and path.suffix == ".json" and said != split:
+                        raise DataError(
+                            f'{path}: holds "{said}" rows, but its name says {split}; use one file, or a list a file'
+                        )
+                    yield split, row
+                else:
+                    yield said or _split_of(row, path), row
+
+
+def _split_of(row: Row, path: Path) -> str:
+    """The split that a row's own `split` value names; train without one."""
+    said = row.get("split")
+    if said is None:
+        return "train"
+    for split, names in SPLIT_FILES.items():
+        if said in names:
+            return split
+    known = [name for names in SPLIT_FILES.values() for name in names]
+    raise DataError(f"{path}: unknown split {said!r}{did_you_mean(str(said), known)}; known are {', '.join(known)}")
 
 
 def find_source(name: str, mount: Path) -> Source:
@@ -125,8 +151,8 @@ def _content_hash(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def file_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """(split, row) of one file. A JSON file names its splits; in other formats a `split` column may, else all is train."""
+def file_rows(path: Path) -> Iterator[tuple[str | None, Row]]:
+    """(split, row) of one file; only a JSON object of splits says which."""
     if path.suffix == ".json":
         yield from stream_splits(path)
         return
@@ -134,9 +160,8 @@ def file_rows(path: Path) -> Iterator[tuple[str, Row]]:
     reader = readers.get(path.suffix)
     if reader is None:
         raise DataError(f"{path}: unknown format {path.suffix!r}; known are {', '.join(SUFFIXES)}")
-    splits = {name: split for split, names in SPLIT_FILES.items() for name in names}
     for row in reader(path):
-        yield splits.get(str(row.get("split")), "train"), row
+        yield None, row
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
@@ -158,17 +183,20 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
 
 def _csv_rows(path: Path) -> Iterator[Row]:
     csv.field_size_limit(1 << 30)
+    line = 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
             for row in reader:
+                line = reader.line_num
                 if None in row or None in row.values():
+                    many = "too many" if None in row else "too few"
                     raise DataError(
-                        f"{path}: line {reader.line_num}: {'too many' if None in row else 'too few'} columns; the header has {len(reader.fieldnames or ())}"
+                        f"{path}: line {line}: {many} columns; the header has {len(reader.fieldnames or ())}"
                     )
                 yield dict(row)
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {error}") from None
+        raise DataError(f"{path}: after line {line}: cannot be read as {path.suffix[1:]}: {error}") from None
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
@@ -177,7 +205,10 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
     try:
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
-            yield from batch.to_pylist()
+            for row in batch.to_pylist():  # data frames mark missing values with NaN
+                yield {
+                    key: None if isinstance(value, float) and value != value else value for key, value in row.items()
+                }
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read as parquet: {error}") from None
 
@@ -207,10 +238,14 @@ def _load_hub(hub_name: str) -> dict[str, Any]:
 
 
 def _hub_fingerprint(hub_name: str) -> str:
-    return ",".join(f"{split}={rows._fingerprint}" for split, rows in _load_hub(hub_name).items())
+    """A hash of the rows (`datasets`' own fingerprint changes with file times)."""
+    digest = hashlib.sha256()
+    for split, row in _hub_rows(hub_name):
+        digest.update(f"{split}:{json.dumps(row, default=str)}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
-def _hub_rows(hub_name: str) -> Iterator[tuple[str, int, Row]]:
+def _hub_rows(hub_name: str) -> Iterator[tuple[str, Row]]:
     for split, rows in _load_hub(hub_name).items():
-        for index, row in enumerate(rows):
-            yield split, index, dict(row)
+        for row in rows:
+            yield split, dict(row)

@@ -23,7 +23,8 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+LEAST_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,20 @@ def load_seq2seq(name: str, *, dropout: float | None = None) -> LoadedModel:
         _untie(model)
     # transformers writes `true` for every T5; other readers then tie, or scale the logits by d_model**-0.5.
     model.config.tie_word_embeddings = model.lm_head.weight is model.get_input_embeddings().weight
+    model.generation_config = generation_settings(config, max_new_tokens=model.generation_config.max_new_tokens)
     return LoadedModel(model, tokenizer, tuple(notes))
+
+
+def generation_settings(config: Any, *, max_new_tokens: int | None) -> Any:
+    """Plain settings: what a checkpoint adds (penalties, samplers) would else leak into every generation unseen."""
+    from transformers import GenerationConfig
+
+    return GenerationConfig(
+        decoder_start_token_id=config.decoder_start_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+        max_new_tokens=max_new_tokens,
+    )
 
 
 def is_path(name: str) -> bool:
@@ -82,10 +96,18 @@ def check_folder(name: str) -> None:
         raise ModelError(f"{name}: no config.json here, so this is no checkpoint folder")
     if not any((folder / file).is_file() for file in WEIGHT_FILES):
         raise ModelError(f"{name}: no weights here; expected one of {', '.join(WEIGHT_FILES)}")
-    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+    if not any((folder / file).is_file() for file in TOKENIZER_FILES) and not _is_bytes(folder):
         raise ModelError(
             f"{name}: no tokenizer here; copy the checkpoint's tokenizer.json or spiece.model into the folder"
         )
+
+
+def _is_bytes(folder: Path) -> bool:
+    """Whether the tokenizer is ByT5's, which needs no vocabulary file."""
+    try:
+        return "ByT5Tokenizer" in (folder / "tokenizer_config.json").read_text(encoding="utf-8")
+    except OSError:
+        return False
 
 
 def _load_config(name: str) -> tuple[Any, dict[str, Any]]:
@@ -107,6 +129,8 @@ def load_tokenizer(name: str) -> Any:
 
     with _Explained(name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    if len(tokenizer) < LEAST_TOKENS:  # transformers makes an empty one where the vocabulary is missing
+        raise ModelError(f"{name}: the tokenizer has only {len(tokenizer)} tokens; is its vocabulary file missing?")
     if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
         raise ModelError(f"{name}: the tokenizer has no end-of-sequence or padding token")
     return tokenizer

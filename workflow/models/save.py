@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workflow.models.load import generation_settings
+
 if TYPE_CHECKING:
     import torch
 
@@ -20,14 +22,7 @@ def write_model(
     `weights` are named as in `model.named_parameters()`, so tied weights stand in them once: a state dict gathered
     under ZeRO would hold T5's embedding three times.
     """
-    from transformers import GenerationConfig
-
-    config = model.config
-    model.generation_config = GenerationConfig(
-        decoder_start_token_id=config.decoder_start_token_id,
-        eos_token_id=config.eos_token_id,
-        pad_token_id=config.pad_token_id,
-        max_new_tokens=max_new_tokens,  # without a length, generate() stops after 20 tokens
-    )
+    # Without a length of its own, generate() stops after 20 tokens.
+    model.generation_config = generation_settings(model.config, max_new_tokens=max_new_tokens)
     model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from workflow import paths as names
-from workflow.data.examples import SEQ2SEQ
+from workflow.data.examples import SEQ2SEQ, load_examples
 from workflow.data.sources import Source, find_source
 from workflow.errors import DataError, ModelError
 from workflow.models.load import load_tokenizer, quiet_transformers
@@ -28,7 +28,7 @@ def init_model(given: Namespace) -> int:
         "seed": given.seed,
         "tokenizer": given.tokenizer or "trained",
         "vocab_size": vocab_size if source else None,
-        "data_hash": source.fingerprint[:16] if source else None,
+        "data_hash": source.data_hash if source else None,
     }
     before = existing_recipe(given.out)
     if before == recipe:
@@ -53,10 +53,14 @@ def _tokenizer(name: str | None, source: Source | None, vocab_size: int) -> Any:
 
 
 def _texts(source: Source) -> Iterator[str]:
-    """Prompts and completions of the training rows."""
-    for split, index, row in source.rows():
-        if problem := SEQ2SEQ.problem(row):
-            raise DataError(f"{source.label}: {split}[{index}]: {problem}")
-        if split == "train":
+    """Prompts and completions of the training rows, all rows checked first."""
+    examples = load_examples(source, SEQ2SEQ, names.cache_dir())
+    if not len(examples.train):
+        raise DataError(f"{source.label}: no training rows to make a vocabulary from")
+
+    def texts() -> Iterator[str]:
+        for row in examples.train:
             yield row["prompt"]
             yield row["completion"]
+
+    return texts()

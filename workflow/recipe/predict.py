@@ -16,7 +16,7 @@ import torch
 from workflow import paths as names
 from workflow.config.settings import Seq2SeqSettings
 from workflow.console import make_console
-from workflow.data.examples import PROMPTS
+from workflow.data.examples import PROMPTS, row_problem
 from workflow.data.features import encode
 from workflow.data.sources import Row, Source, file_rows
 from workflow.errors import DataError, ModelError, did_you_mean
@@ -27,7 +27,7 @@ from workflow.inference.engine import Request, Result, TransformersEngine, gener
 from workflow.inference.sampling import SamplingParams
 from workflow.models.load import LoadedModel, is_path, load_seq2seq, quiet_transformers
 from workflow.models.verbalizers import no_yes_tokens
-from workflow.recipe.prepare import Place, evaluator, load_data, load_model, model_name, run_name
+from workflow.recipe.prepare import Place, check_slice_key, evaluator, load_data, load_model, model_name, run_name
 from workflow.runtime import Ranks, derived_seed, on_first, pick_device, torch_device
 from workflow.training.ds_config import pick_precision
 
@@ -41,6 +41,7 @@ def evaluate_only(settings: Seq2SeqSettings, place: Place, source: Source) -> No
     data = load_data(source, settings, loaded.tokenizer, place)
     if not len(data.eval):
         raise DataError(f"{source.label}: no eval rows, so there is nothing to do with --no_train")
+    check_slice_key(settings.evaluation.slice_by, data)
     folder = Path("preds") / names.checked_name(settings.run.pred_dir or run_name(settings), what="--pred_dir")
     model = placed(loaded, place, precision=settings.model.precision)
     runner = evaluator(settings, place, data, model, loaded.tokenizer, in_step=False)
@@ -116,7 +117,7 @@ def _prompt_rows(given: Namespace) -> list[Row]:
         raise DataError(f"--data {file}: no such file")
     rows = []
     for number, (_, row) in enumerate(file_rows(file)):
-        if problem := PROMPTS.problem(row):
+        if problem := PROMPTS.problem(row) or row_problem(row):
             raise DataError(f"{file}: row {number}: {problem}")
         rows.append(row)
     if not rows:

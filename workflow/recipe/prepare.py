@@ -20,7 +20,7 @@ from workflow.data.examples import SEQ2SEQ, Examples, load_examples
 from workflow.data.features import Features, LengthLimits, load_features
 from workflow.data.packing import Batch
 from workflow.data.sources import Source
-from workflow.errors import ConfigError
+from workflow.errors import ConfigError, did_you_mean
 from workflow.evaluation.evaluator import Evaluator
 from workflow.inference.engine import TransformersEngine
 from workflow.inference.sampling import SamplingParams
@@ -107,6 +107,16 @@ def load_data(source: Source, settings: Seq2SeqSettings, tokenizer: Any, place: 
     if not len(data.eval):
         place.console.print("no eval rows: nothing will be evaluated, and the last checkpoint counts as the best")
     return data
+
+
+def check_slice_key(key: str | None, data: Data) -> None:
+    """Refuses a key that no eval row has. Raises ConfigError."""
+    rows = data.examples.eval
+    if key is None or not len(rows) or any(key in row for row in rows):
+        return
+    raise ConfigError(
+        f"--slice_by {key}: no eval row has this key{did_you_mean(key, rows[0])}; the first has {', '.join(rows[0])}"
+    )
 
 
 def say_data(data: Data, tokenizer: Any, console: Console, ranks: Ranks) -> None:

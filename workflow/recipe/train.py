@@ -5,6 +5,7 @@ Reads top to bottom. Knows nothing of how a step, an evaluation or a checkpoint 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -21,6 +22,7 @@ from workflow.models.load import LoadedModel, quiet_transformers
 from workflow.recipe.predict import evaluate_only
 from workflow.recipe.prepare import (
     Place,
+    check_slice_key,
     load_data,
     load_model,
     model_name,
@@ -54,15 +56,16 @@ def run_seq2seq(resolved: Resolved[Seq2SeqSettings], place: Place) -> None:
     if settings.run.no_train:
         evaluate_only(settings, place, source)
         return
+    plan = _backend_plan(settings, place)
     root = place.mount / "models" / run_name(settings)
     held = on_first(
-        lambda: claim(root, resolved, data_hash=source.fingerprint[:16], overwrite=settings.run.overwrite_output_dir),
+        lambda: claim(root, resolved, data_hash=source.data_hash, overwrite=settings.run.overwrite_output_dir),
         place.ranks,
     )
     if held.finished:
         _show_finished(held, place.console)
         return
-    _train(resolved, place, source, held)
+    _train(resolved, place, source, held, plan)
 
 
 def _show_finished(held: Claim, console: Console) -> None:
@@ -72,18 +75,20 @@ def _show_finished(held: Claim, console: Console) -> None:
     console.print(result_table(read_report(held.paths.report)))
 
 
-def _train(resolved: Resolved[Seq2SeqSettings], place: Place, source: Source, held: Claim) -> None:
+def _train(resolved: Resolved[Seq2SeqSettings], place: Place, source: Source, held: Claim, plan: BackendPlan) -> None:
     settings, paths, console = resolved.settings, held.paths, place.console
     on_first(lambda: recover(paths.root), place.ranks)
     start_from = on_first(lambda: _checkpoint_to_continue(settings, held), place.ranks)
-    state = read_state(start_from) if start_from else TrainState()
+    state = _state_to_continue(start_from, held)
     loaded = load_model(str(start_from) if start_from else model_name(settings, place.mount), settings, place)
     data = load_data(source, settings, loaded.tokenizer, place)
+    check_slice_key(settings.evaluation.slice_by, data)
     if not len(data.train):
         raise DataError(f'{source.label}: no training rows ("train" is empty or missing); --no_train only evaluates')
     update_size = settings.training.train_batch_size * settings.training.gradient_accumulation_steps
     steps = _steps(settings, len(data.train), update_size)
-    plan = _backend_plan(settings, place)
+    if start_from and start_from.parent != paths.root and state.step >= steps.max_steps:
+        raise ConfigError(f"--resume {start_from}: already at step {state.step}; --max_steps must be above it")
     _say_run(settings, place, paths.root, loaded, plan, steps, update_size, state)
     say_data(data, loaded.tokenizer, console, place.ranks)
 
@@ -122,6 +127,16 @@ def _checkpoint_to_continue(settings: Seq2SeqSettings, held: Claim) -> Path | No
         )
     read_state(given)
     return given
+
+
+def _state_to_continue(start_from: Path | None, held: Claim) -> TrainState:
+    """How far the checkpoint is; what was measured in another run's folder does not count here."""
+    if start_from is None:
+        return TrainState()
+    state = read_state(start_from)
+    if start_from.resolve().parent != held.paths.root.resolve():
+        state = replace(state, best_step=None, best_value=None, measured={})
+    return state
 
 
 def _steps(settings: Seq2SeqSettings, num_rows: int, update_size: int) -> Steps:

@@ -158,7 +158,8 @@ class Backend:
         if self.plan.stage == 0:
             for name, parameter in self._trainable():
                 values = {key: saved.state(name, key) for key in saved.keys_of(name)}
-                step = torch.tensor(float(num_steps)) if "exp_avg" in values else num_steps
+                # Fused AdamW keeps its step count beside the weights.
+                step = torch.tensor(float(num_steps), device=parameter.device) if "exp_avg" in values else num_steps
                 self.optimizer.state[parameter] = {
                     **{key: self._placed(value) for key, value in values.items()},
                     "step": step,
@@ -173,7 +174,7 @@ class Backend:
             for key in ADAM_KEYS:
                 self._put(parameter, saved.state(name, key), key)
         for state in self.optimizer.state.values():
-            state["step"] = torch.tensor(float(num_steps))
+            state["step"] = torch.full_like(state["step"], float(num_steps))
 
     def _put(self, parameter: Any, value: torch.Tensor, key: str | None) -> None:
         """Sets this rank's part of an optimizer tensor, or (no key) of the fp32 master, from the whole one."""

@@ -179,7 +179,8 @@ def prune(paths: RunPaths, *, limit: int | None) -> None:
         shutil.rmtree(doomed)
     for path in checkpoints[:-KEEP_STATES]:
         if (path / STATE_FOLDER).is_dir():
-            doomed = path / f".tmp-old-{STATE_FOLDER}"
+            doomed = paths.root / f".tmp-old-{path.name}-{STATE_FOLDER}"
+            shutil.rmtree(doomed, ignore_errors=True)
             (path / STATE_FOLDER).rename(doomed)
             shutil.rmtree(doomed)
 
@@ -195,6 +196,10 @@ def read_state(checkpoint: Path) -> TrainState:
     file = checkpoint / STATE_FOLDER / STATE_FILE
     try:
         return TrainState(**json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{checkpoint}: nothing to continue from: no {STATE_FOLDER}/ (only a run's newest {KEEP_STATES} checkpoints keep it)"
+        ) from None
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{checkpoint}: cannot continue from here: {file.name}: {error}") from None
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workflow.config.settings import ZERO_STAGES as STAGES
 from workflow.errors import ConfigError
 
-STAGES = ("zero0", "zero1", "zero2", "zero3")
 OWNED = {
     "train_batch_size": "--train_batch_size",
     "train_micro_batch_size_per_gpu": "--micro_batch_size",
@@ -94,10 +94,6 @@ def _auto_stage(precision: str, world_size: int) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if path.suffix != ".json":
-        raise ConfigError(
-            f"--deepspeed {path}: expected auto, {', '.join(STAGES)}, or a .json file such as ds_configs/zero3_offload.json"
-        )
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
