@@ -100,10 +100,10 @@ def result_table(report: Report) -> Table:
     """Metrics before training, at the best step and at the end, then the chosen metric of each slice."""
     named = (("before training", report.initial), ("best", report.best), ("final", report.final))
     columns = [(name, part) for name, part in named if part]
-    table = Table(title=f"{report.run}: {report.data}, {report.steps} steps")
-    table.add_column("metric [95 % interval]")
+    table = Table(title=escape(f"{report.run}: {report.data}, {report.steps} steps; 95 % intervals in brackets"))
+    table.add_column("metric", no_wrap=True)
     for name, part in columns:
-        table.add_column(f"{name}, step {part.step}", justify="right", no_wrap=True)
+        table.add_column(f"{name}, step {part.step}", justify="right")
     last = columns[-1][1] if columns else None
     for metric in last.metrics if last else {}:
         table.add_row(metric, *(_cell(part.metrics.get(metric)) for _, part in columns))
@@ -118,4 +118,5 @@ def _cell(record: MetricRecord | None) -> str:
         return ""
     if record.low is None or record.high is None:
         return f"{record.value:.3g}"
-    return escape(f"{record.value:.3g} [{record.low:.3g}, {record.high:.3g}]")
+    # The space inside the interval does not break, so that a narrow terminal breaks before it.
+    return escape(f"{record.value:.3g} [{record.low:.3g},\u00a0{record.high:.3g}]")
