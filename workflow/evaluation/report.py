@@ -100,7 +100,7 @@ def result_table(report: Report) -> Table:
     """Metrics before training, at the best step and at the end, then the chosen metric of each slice."""
     named = (("before training", report.initial), ("best", report.best), ("final", report.final))
     columns = [(name, part) for name, part in named if part]
-    table = Table(title=escape(f"{report.run}: {report.data}, {report.steps} steps; 95 % intervals in brackets"))
+    table = Table(title=escape(f"{report.run}: {report.data}, {report.steps} steps; with 95 % intervals"))
     table.add_column("metric", no_wrap=True)
     for name, part in columns:
         table.add_column(f"{name}, step {part.step}", justify="right")
@@ -117,6 +117,11 @@ def _cell(record: MetricRecord | None) -> str:
     if record is None:
         return ""
     if record.low is None or record.high is None:
-        return f"{record.value:.3g}"
-    # The space inside the interval does not break, so that a narrow terminal breaks before it.
-    return escape(f"{record.value:.3g} [{record.low:.3g},\u00a0{record.high:.3g}]")
+        return _short(record.value)
+    # Without a space inside the interval a narrow terminal breaks before it.
+    return f"{_short(record.value)} ({_short(record.low)}\u2013{_short(record.high)})"
+
+
+def _short(value: float) -> str:
+    """Three decimals, or one from 10 on (BLEU and chrF); report.json holds the whole number."""
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
