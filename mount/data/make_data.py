@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-NUM_TRAIN = 8000
+NUM_TRAIN = 12000
 NUM_EVAL = 400
 SEED = 20
 
