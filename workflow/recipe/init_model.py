@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from workflow import paths as names
+from workflow.console import make_console
 from workflow.data.examples import SEQ2SEQ, load_examples
 from workflow.data.sources import Source, find_source
 from workflow.errors import DataError, ModelError
@@ -20,7 +21,7 @@ from workflow.models.shapes import SHAPES
 
 def init_model(given: Namespace) -> int:
     """Makes the model unless it is there already."""
-    shape = SHAPES[given.like]
+    shape, console = SHAPES[given.like], make_console()
     source = find_source(given.data_name, names.find_mount(given.mount)) if given.data_name else None
     vocab_size = given.vocab_size or shape.vocab_size
     recipe = {
@@ -32,7 +33,7 @@ def init_model(given: Namespace) -> int:
     }
     before = existing_recipe(given.out)
     if before == recipe:
-        print(f"{given.out} is there already, made by the same recipe")
+        console.print(f"{given.out} is there already, made by the same recipe")
         return 0
     if before is not None:
         raise ModelError(f"{given.out} holds a model made by another recipe ({before}); choose another --out")
@@ -41,7 +42,7 @@ def init_model(given: Namespace) -> int:
     model = make_model(shape, tokenizer, seed=given.seed)
     write_scratch_model(given.out, model, tokenizer, recipe)
     count = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{given.out}: {given.like} from scratch, {count / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
+    console.print(f"{given.out}: {given.like} from scratch, {count / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
     return 0
 
 
