@@ -124,11 +124,13 @@ def _generate(argv: Sequence[str]) -> int:
 
 
 def _check_generate(given: argparse.Namespace) -> None:
+    from workflow.config.settings import GREEDY_BELOW
+
     if bool(given.prompt) == bool(given.data):
         raise ConfigError("workflow generate: pass either prompts or --data FILE")
     if given.data and not given.out:
         raise ConfigError("workflow generate: --data needs --out FILE")
-    if given.num_beams > 1 and (given.temperature >= 0.01 or given.n_samples > 1):
+    if given.num_beams > 1 and (given.temperature >= GREEDY_BELOW or given.n_samples > 1):
         raise ConfigError("workflow generate: --num_beams needs greedy decoding (--temperature 0) and --n_samples 1")
     for name in ("n_samples", "num_beams", "batch_size"):
         if getattr(given, name) < 1:

@@ -51,7 +51,7 @@ class RowFormat:
 def row_problem(row: Row) -> str | None:
     """Why a whole row, extra keys included, could not be written to a prediction file, or None."""
     try:
-        encode_row(row).encode("utf-8")
+        encode_row(row)
     except UnicodeEncodeError:
         return "an extra key holds half a surrogate pair, which is no character"
     except (ValueError, RecursionError) as error:
@@ -59,9 +59,9 @@ def row_problem(row: Row) -> str | None:
     return None
 
 
-def encode_row(row: Row) -> str:
-    """The row as JSON. ValueError for NaN and infinity, which JSON has not."""
-    return json.dumps(row, ensure_ascii=False, allow_nan=False, default=str)
+def encode_row(row: Row) -> bytes:
+    """The row as JSON in UTF-8. ValueError for NaN, infinity and half surrogate pairs, which JSON has not."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False, default=str).encode()
 
 
 SEQ2SEQ = RowFormat(texts=("prompt", "completion"))
@@ -134,12 +134,11 @@ def _ingest(source: Source, row_format: RowFormat, folder: Path) -> None:
         problems: list[str] = []
         writers = {split: _Writer(temporary / f"{split}.arrow") for split in SPLITS}
         for split, index, row in source.rows():
-            if problem := row_format.problem(row) or row_problem(row):
+            # `write` encodes the row, and so finds what cannot be encoded: once a row, not twice.
+            if problem := row_format.problem(row) or writers[split].write(row):
                 problems.append(f"{split}[{index}]: {problem}")
                 if len(problems) >= MAX_PROBLEMS:
                     break
-            else:
-                writers[split].write(row)
         for writer in writers.values():
             writer.close()
         if problems:
@@ -173,12 +172,17 @@ class _Writer:
 
     def __init__(self, file: Path) -> None:
         self._writer = pyarrow.ipc.new_file(str(file), _SCHEMA)
-        self._waiting: list[str] = []
+        self._waiting: list[bytes] = []
 
-    def write(self, row: Row) -> None:
-        self._waiting.append(encode_row(row))
+    def write(self, row: Row) -> str | None:
+        """Appends a row, or gives the reason why it cannot be kept."""
+        try:
+            self._waiting.append(encode_row(row))
+        except (ValueError, RecursionError):
+            return row_problem(row)
         if len(self._waiting) >= ROWS_PER_WRITE:
             self._flush()
+        return None
 
     def _flush(self) -> None:
         self._writer.write_batch(

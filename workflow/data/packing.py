@@ -78,7 +78,7 @@ def collate(features: Features, rows: Sequence[int], *, pad_id: int) -> Batch:
     )
 
 
-def pad(rows: Sequence[npt.NDArray[np.int32]], value: int) -> torch.Tensor:
+def pad(rows: Sequence[npt.NDArray[np.int32] | Sequence[int]], value: int) -> torch.Tensor:
     """int64 [rows, longest], filled up at the right."""
     padded = np.full((len(rows), max(map(len, rows))), value, dtype=np.int64)
     for number, row in enumerate(rows):

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
+from workflow.data.packing import pad
 from workflow.inference.sampling import SamplingParams, choose
 
 
@@ -79,10 +80,9 @@ class TransformersEngine:
         ]
         keys = [(request.seed, sample) for request in requests for sample in range(params.n)] or [(0, 0)]
         chooser = _Chooser(params, keys, self.label_tokens)
-        input_ids, attention_mask = _padded(rows, self.tokenizer.pad_token_id, self._device())
         sequences = self.model.generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
+            input_ids=pad(rows, self.tokenizer.pad_token_id).to(self._device()),
+            attention_mask=pad([[1] * len(row) for row in rows], 0).to(self._device()),
             generation_config=self._generation_config(params),
             logits_processor=[chooser],
             synced_gpus=self.in_step,
@@ -141,13 +141,6 @@ class _Chooser:
     def label_probabilities(self) -> torch.Tensor | None:
         """Softmax over the labels, [rows, labels] on the CPU."""
         return None if self.first is None else self.first.softmax(dim=-1).cpu()
-
-
-def _padded(rows: list[list[int]], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    longest = max(map(len, rows))
-    ids = torch.tensor([row + [pad_id] * (longest - len(row)) for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
-    return ids, mask
 
 
 def generate_all(
