@@ -225,18 +225,16 @@ def test_the_same_seed_gives_the_same_files(finished, mount, flan_like):
         assert (mount / "models/run" / name).read_bytes() == (finished[1] / name).read_bytes()
 
 
+def command_line(mount, model):
+    """The program and the arguments that every run of these tests has."""
+    program = [ROOT / "seq2seq.py", "--mount", mount, "--model_init_path", model]
+    return [*map(str, program), "--data", "toy", "--training_run_name", "run"]
+
+
 def start(mount, model, *more):
     command = [
         sys.executable,
-        str(ROOT / "seq2seq.py"),
-        "--mount",
-        str(mount),
-        "--model_init_path",
-        str(model),
-        "--data",
-        "toy",
-        "--training_run_name",
-        "run",
+        *command_line(mount, model),
     ]
     command += [*map(str, SMALL_RUN), *map(str, more)]
     return subprocess.Popen(
@@ -394,15 +392,7 @@ def test_torchrun(mount, flan_like):
         "localhost:0",
     ]
     command += [
-        str(ROOT / "seq2seq.py"),
-        "--mount",
-        str(mount),
-        "--model_init_path",
-        str(flan_like),
-        "--data",
-        "toy",
-        "--training_run_name",
-        "run",
+        *command_line(mount, flan_like),
         *map(str, SMALL_RUN),
     ]
     done = subprocess.run(
@@ -465,15 +455,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(mount, flan_like):
     limit = (mount / "models/run/checkpoint-4/model.safetensors").stat().st_size // 2
     command = [
         sys.executable,
-        str(ROOT / "seq2seq.py"),
-        "--mount",
-        str(mount),
-        "--model_init_path",
-        str(flan_like),
-        "--data",
-        "toy",
-        "--training_run_name",
-        "run",
+        *command_line(mount, flan_like),
     ]
     done = subprocess.run(
         [*command, *map(str, SMALL_RUN)],
