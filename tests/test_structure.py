@@ -24,6 +24,7 @@ FLOORS = {
     "run_folder": 2,
     "config": 1,
     "paths": 1,
+    "metric_names": 1,
     "runtime": 1,
     "console": 1,
     "files": 1,

@@ -7,7 +7,8 @@ import pytest
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
-from workflow.evaluation.metrics import is_better, mean_metric, normalise, ratio_metric, text_metrics, token_f1
+from workflow.evaluation.metrics import is_better, mean_metric, ratio_metric
+from workflow.evaluation.text_metrics import normalise, text_metrics, token_f1
 
 REFERENCES = ["the cat sat on the mat", "a dog", "yes", "two  words\nhere"]
 PREDICTIONS = [["the cat on the mat"], ["a dog"], ["no"], ["two words here"]]

@@ -20,7 +20,8 @@ import torch.distributed as dist
 from workflow.data.features import Features
 from workflow.data.packing import Batch, collate, divide
 from workflow.data.sources import Row
-from workflow.evaluation.metrics import Metric, mean_metric, ratio_metric, text_metrics
+from workflow.evaluation.metrics import Metric, mean_metric, ratio_metric
+from workflow.evaluation.text_metrics import text_metrics
 from workflow.files import whole_file
 from workflow.inference.engine import Engine, Request, Result, generate_all
 from workflow.inference.sampling import SamplingParams

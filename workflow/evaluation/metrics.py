@@ -1,50 +1,47 @@
-"""Metrics of generated texts against references, each with a bootstrap 95 % interval over the eval rows.
+"""A measured value with its bootstrap 95 % interval over the eval rows.
 
-Pure functions of texts and numbers. Runs of whitespace count as one space everywhere: T5's vocabulary cannot tell
-them apart.
+Pure functions of numbers; knows nothing of what is measured (`text_metrics`, `score_metrics`).
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-NUM_RESAMPLES = 1000
-ROUGE_ROWS = 2000
-"""ROUGE is computed on the first so many rows: its longest-common-subsequence step is slow in Python."""
+from workflow.metric_names import higher_is_better
 
-HIGHER_IS_BETTER = {
-    "exact_match": True,
-    "token_f1": True,
-    "bleu": True,
-    "chrf": True,
-    "rouge1": True,
-    "rouge2": True,
-    "rougeL": True,
-    "eval_loss": False,
-    "cut_by_length": False,
-}
+NUM_RESAMPLES = 1000
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A value, its 95 % interval (None where there are too few rows), and the number of rows behind it."""
+    """A value, its 95 % interval (None where there are too few rows), and the number of rows behind it.
 
-    value: float
+    `value` is None where the rows do not define the metric; `reason` then says why. `p_value` is of the test that
+    belongs to the metric, where there is one.
+    """
+
+    value: float | None
     low: float | None
     high: float | None
     n: int
+    reason: str | None = None
+    p_value: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values; `reason` and `p_value` only where there is one."""
+        record = asdict(self)
+        return {name: value for name, value in record.items() if value is not None or name not in ("reason", "p_value")}
+
+
+def undefined(reason: str, n: int) -> Metric:
+    """A metric that these rows do not define."""
+    return Metric(None, None, None, n, reason=reason)
 
 
 def mean_metric(values: Floats, *, seed: int = 0) -> Metric:
@@ -67,74 +64,8 @@ def ratio_metric(numerators: Floats, denominators: Floats, *, seed: int = 0) -> 
     return Metric(value, float(low), float(high), size)
 
 
-def normalise(text: str) -> str:
-    """The text with runs of whitespace as one space, none at the ends."""
-    return " ".join(text.split())
-
-
-def token_f1(prediction: str, reference: str) -> float:
-    """Harmonic mean of precision and recall over whitespace tokens, as in SQuAD but without dropping articles."""
-    predicted, expected = prediction.split(), reference.split()
-    if not predicted or not expected:
-        return float(predicted == expected)
-    common = sum((Counter(predicted) & Counter(expected)).values())
-    return 2.0 * common / (len(predicted) + len(expected))
-
-
-def text_metrics(
-    references: Sequence[str], predictions: Sequence[Sequence[str]], *, seed: int = 0
-) -> dict[str, Metric]:
-    """Metrics of each row's predictions: exact match and token F1 are means over its samples, the others use the first."""
-    wanted = [normalise(text) for text in references]
-    given = [[normalise(text) for text in samples] for samples in predictions]
-    first = [samples[0] for samples in given]
-    exact = np.array([np.mean([text == want for text in samples]) for want, samples in zip(wanted, given, strict=True)])
-    overlap = np.array(
-        [np.mean([token_f1(text, want) for text in samples]) for want, samples in zip(wanted, given, strict=True)]
-    )
-    return {
-        "exact_match": mean_metric(exact, seed=seed),
-        "token_f1": mean_metric(overlap, seed=seed),
-        **_corpus_metrics(first, wanted, seed=seed),
-        **_rouge(first[:ROUGE_ROWS], wanted[:ROUGE_ROWS], seed=seed),
-    }
-
-
-def _corpus_metrics(predictions: list[str], references: list[str], *, seed: int) -> dict[str, Metric]:
-    """BLEU and chrF by sacrebleu, on its scale of 0 to 100, resampled by rows from its own sufficient statistics."""
-    from sacrebleu.metrics import BLEU, CHRF
-
-    return {
-        name: _corpus_metric(metric, predictions, references, seed=seed)
-        for name, metric in (("bleu", BLEU()), ("chrf", CHRF()))
-    }
-
-
-def _corpus_metric(metric: Any, predictions: list[str], references: list[str], *, seed: int) -> Metric:
-    # sacrebleu's own bootstrap mixes number types and fails on some scores; a test holds these two to corpus_score.
-    statistics = metric._extract_corpus_statistics(predictions, [references])
-    value = float(metric._aggregate_and_compute(statistics).score)
-    size = len(statistics)
-    if size < 2:
-        return Metric(value, None, None, size)
-    table = np.array(statistics, dtype=np.float64)
-    rng = np.random.default_rng(seed)
-    sums = (table[rng.integers(0, size, size)].sum(axis=0) for _ in range(NUM_RESAMPLES))
-    scores = [float(metric._compute_score_from_stats(row.tolist()).score) for row in sums]
-    low, high = np.percentile(scores, [2.5, 97.5])
-    return Metric(value, float(low), float(high), size)
-
-
-def _rouge(predictions: list[str], references: list[str], *, seed: int) -> dict[str, Metric]:
-    """ROUGE-1, -2 and -L F-measures by rouge-score, without stemming."""
-    from rouge_score.rouge_scorer import RougeScorer
-
-    names = ["rouge1", "rouge2", "rougeL"]
-    scorer = RougeScorer(names, use_stemmer=False)
-    scores = [scorer.score(want, text) for text, want in zip(predictions, references, strict=True)]
-    return {name: mean_metric(np.array([score[name].fmeasure for score in scores]), seed=seed) for name in names}
-
-
-def is_better(name: str, value: float, than: float | None) -> bool:
-    """Whether `value` of this metric beats `than` (anything beats None)."""
-    return than is None or (value > than if HIGHER_IS_BETTER[name] else value < than)
+def is_better(name: str, value: float | None, than: float | None) -> bool:
+    """Whether `value` of this metric beats `than` (a value beats None, None beats nothing)."""
+    if value is None or than is None:
+        return value is not None and than is None
+    return value > than if higher_is_better(name) else value < than

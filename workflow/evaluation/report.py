@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 from rich.markup import escape
 from rich.table import Table
 
@@ -21,12 +21,22 @@ SCHEMA_VERSION = 1
 
 
 class MetricRecord(BaseModel):
-    """A metric's value, its 95 % interval where there is one, and the rows behind it."""
+    """A metric's value, its 95 % interval where there is one, and the rows behind it.
 
-    value: float
+    A metric that the rows do not define has the value null, and a reason.
+    """
+
+    value: float | None
     low: float | None = None
     high: float | None = None
     n: int
+    reason: str | None = None
+    p_value: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        record: dict[str, Any] = serialize(self)
+        return {name: value for name, value in record.items() if value is not None or name not in ("reason", "p_value")}
 
 
 class Measured(BaseModel):
@@ -116,6 +126,8 @@ def result_table(report: Report) -> Table:
 def _cell(record: MetricRecord | None) -> str:
     if record is None:
         return ""
+    if record.value is None:
+        return "-"
     if record.low is None or record.high is None:
         return _short(record.value)
     # Without a space inside the interval a narrow terminal breaks before it.

@@ -122,7 +122,8 @@ class Run:
         return improved
 
     def _record(self, state: TrainState, found: Evaluation) -> bool:
-        if not math.isfinite(found.metrics["eval_loss"].value):
+        loss = found.metrics["eval_loss"].value
+        if loss is None or not math.isfinite(loss):
             raise BackendError(
                 f"step {state.step}: the loss on the eval rows is not finite; the checkpoints before this step are good"
             )
