@@ -77,6 +77,89 @@ def test_init_model(mount):
     assert (mount / "models/same/model.safetensors").read_bytes() == weights
     assert run("init-model", "--like", "tiny", "--tokenizer", "byt5", "--out", mount / "models/bytes").returncode == 0
     assert "pass either" in run("init-model", "--like", "tiny", "--out", out).stderr
+    recipe = json.loads((out / "init_model.json").read_text())
+    old = {key: value for key, value in recipe.items() if key not in ("arch", "labels")}
+    (out / "init_model.json").write_text(json.dumps(old))
+    assert "is there already" in run(*command).stdout, "a recipe from before there were architectures"
+    assert "another recipe" in run(*command, "--labels", "negative").stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["bert", "gpt2"])
+def test_init_model_of_other_architectures(arch, mount):
+    """Byte for byte the same from two processes; from rows of a classification, pairs among them."""
+    rows = [{"input": "the red frog", "target": 1}, {"sentence1": "blue", "sentence2": "frogs", "target": 0}]
+    (mount / "data/pairs.json").write_text(json.dumps({"train": rows * 20, "eval": rows}))
+    command = ("init-model", "--arch", arch, "--like", "tiny", "--data_name", "pairs", "--mount", mount, "--out")
+    for name, parallel in (("one", "true"), ("two", "false")):
+        done = run(*command, mount / "models" / name, env={"TOKENIZERS_PARALLELISM": parallel})
+        assert done.returncode == 0, done.stderr
+        assert f"{arch} tiny from scratch" in done.stdout
+    one, two = mount / "models/one", mount / "models/two"
+    assert {path.name for path in one.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    for path in one.iterdir():
+        assert path.read_bytes() == (two / path.name).read_bytes(), path.name
+    assert "frogs" in (one / "tokenizer.json").read_text()
+    assert "is there already" in run(*command, one).stdout
+    assert "another recipe" in run(*command, one, "--seed", 3).stderr
+    from_folder = run(*command[:5], "--tokenizer", one, "--out", mount / "models/three")
+    assert from_folder.returncode == 0, from_folder.stderr
+
+
+def test_init_model_refuses(mount):
+    """Flags that do not go together, before anything is read or made."""
+    from workflow.cli import workflow
+    from workflow.errors import ConfigError, DataError
+
+    def refusal(*arguments, error=ConfigError):
+        out = mount / "models/refused"
+        with pytest.raises(error) as caught:
+            workflow(["init-model", "--mount", str(mount), "--out", str(out), *arguments])
+        assert not out.exists()
+        return str(caught.value)
+
+    toy = ("--data_name", "toy")
+    assert "no shape of bert, which has tiny, bert-base; pass --arch t5 for it" in refusal(
+        "--arch", "bert", "--like", "t5-small", *toy
+    )
+    assert 'did you mean "bert-base"' in refusal("--arch", "bert", "--like", "bertbase", *toy)
+    assert "no shape of t5, which has tiny, t5-small" in refusal("--like", "huge", *toy)
+    assert "invalid choice" in refusal("--arch", "lstm", "--like", "tiny", *toy)
+    assert "byt5 is for --arch t5" in refusal("--arch", "gpt2", "--like", "tiny", "--tokenizer", "byt5")
+    assert "--labels is for --arch t5" in refusal("--arch", "bert", "--like", "tiny", *toy, "--labels", "good")
+    assert "trained by --data_name" in refusal("--like", "tiny", "--tokenizer", "byt5", "--labels", "good")
+    for odd in ("", " ", "two words", " good", "\u2581good"):
+        assert "is not one word" in refusal("--like", "tiny", *toy, "--labels", "good", odd)
+    assert "at least 1, not 0" in refusal("--like", "tiny", *toy, "--vocab_size", "0")
+
+    file = mount / "data/odd.json"
+    for rows, expected in (
+        (
+            {"train": [{"input": "a"}, {"target": 1}], "eval": []},
+            "train[1]: no text under any of prompt, completion, input",
+        ),
+        ({"train": [{"input": "a"}], "eval": [{"input": 3, "sentence": None}]}, "eval[0]: no text under any of"),
+        ({"train": [{"input": "a", "sentence": "\ud800"}], "eval": []}, 'train[0]: "sentence" holds half a surrogate'),
+        ({"train": [], "eval": [{"input": "a"}]}, "no training rows"),
+    ):
+        file.write_text(json.dumps(rows))
+        assert f"{file}: {expected}" in refusal("--like", "tiny", "--data_name", "odd", error=DataError)
+
+
+def test_init_model_labels(mount):
+    from transformers import AutoTokenizer
+
+    from workflow.cli import workflow
+    from workflow.models.verbalizers import single_token
+
+    rows = [{"sentence": "it was fine", "label": "positive", "idx": 3}, {"input": "it was not", "input_pair": "at all"}]
+    (mount / "data/words.json").write_text(json.dumps({"train": rows * 9, "eval": rows}))
+    command = ["init-model", "--like", "tiny", "--data", "words", "--vocab_size", "60", "--mount", str(mount)]
+    out = mount / "models/words"
+    assert workflow([*command, "--out", str(out), "--labels", "negative", "neutral", "positive"]) == 0
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert len({single_token(tokenizer, word) for word in ("negative", "neutral", "positive", "yes", "no")}) == 5
+    assert tokenizer.unk_token_id not in tokenizer("it was fine at all not").input_ids
 
 
 @pytest.mark.slow

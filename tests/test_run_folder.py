@@ -25,9 +25,9 @@ def settings(**values):
 
 
 def test_names():
-    assert run_name("google/flan-t5-xl", "data", 3) == "google_flan-t5-xl_data_3"
-    assert run_name("/a/b", "hf:x", 0) == "a_b_hf_x_0"
-    assert checked_name(run_name("../../x", "../d", 0), what="run") == "x_.._d_0".replace("x_..", "x_..")
+    assert run_name("google/flan-t5-xl", "data", "3") == "google_flan-t5-xl_data_3"
+    assert run_name("/a/b", "hf:x", "0") == "a_b_hf_x_0"
+    assert checked_name(run_name("../../x", "../d", "0"), what="run") == "x_.._d_0".replace("x_..", "x_..")
     assert predictions_name(temperature=0.001, n_samples=1, step=500) == "temperature=0.00_n=1_step=500.json"
     for bad in ("", ".", "..", "a/b", "a\\b", ".hidden", "a\0"):
         with pytest.raises(ConfigError, match="plain name"):
@@ -78,7 +78,7 @@ def test_claims(tmp_path):
 def test_a_model_does_not_become_a_run(tmp_path):
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny/config.json").write_text("{}")
-    with pytest.raises(RunExistsError, match=r"not a run's folder \(it holds config.json\)"):
+    with pytest.raises(RunExistsError, match=r"not a run's folder, or another task's \(it holds config.json\)"):
         claim(tmp_path / "tiny", settings(), data_hash="h", overwrite=False)
     assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["config.json"]
 

@@ -11,8 +11,10 @@ import pytest
 from tests.conftest import ROOT
 
 FLOORS = {
-    "cli": 7,
-    "seq2seq": 6,
+    "cli": 8,
+    "seq2seq": 7,
+    "clf": 7,
+    "entry": 6,
     "recipe": 5,
     "launch": 5,
     "exits": 5,
@@ -24,12 +26,12 @@ FLOORS = {
     "run_folder": 2,
     "config": 1,
     "paths": 1,
-    "metric_names": 1,
     "runtime": 1,
     "console": 1,
     "files": 1,
     "errors": 0,
-    "__main__": 8,
+    "metric_names": 0,
+    "__main__": 9,
     "__init__": -1,
 }
 MODULES = sorted((ROOT / "workflow").rglob("*.py"))

@@ -18,8 +18,9 @@ from workflow.exits import run_main
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "seq2seq": ("Training", "fine-tune a T5-family model on prompts and completions"),
+    "clf": ("Training", "fine-tune a T5, BERT or GPT-2 that scores or classifies inputs"),
     "generate": ("Using a model", "answer prompts with a run or a checkpoint"),
-    "init-model": ("Models and data", "make a T5 from scratch in a published shape"),
+    "init-model": ("Models and data", "make a T5, BERT or GPT-2 from scratch in a published shape"),
     "data": ("Models and data", "`data check NAME`: what is odd about a data set"),
     "config": (
         "Models and data",
@@ -27,7 +28,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "quickstart": ("Getting started", "train and try the embedded tiny model in a few minutes"),
 }
-ENTRY_POINTS = ("seq2seq",)
 
 
 def main() -> None:
@@ -93,6 +93,12 @@ def _seq2seq(argv: Sequence[str]) -> int:
     return seq2seq(argv)
 
 
+def _clf(argv: Sequence[str]) -> int:
+    from workflow.clf import clf
+
+    return clf(argv)
+
+
 # ---- generate
 
 
@@ -145,11 +151,21 @@ def _check_generate(given: argparse.Namespace) -> None:
 
 
 def _init_model(argv: Sequence[str]) -> int:
-    from workflow.models.shapes import SHAPES
+    from workflow.models.shapes import SHAPES_BY_ARCH
 
-    parser = _parser("init-model", "workflow init-model --like tiny --data_name data --out mount/models/tiny")
+    shapes = "; ".join(f"{arch}: {', '.join(shapes)}" for arch, shapes in SHAPES_BY_ARCH.items())
+    parser = _parser(
+        "init-model",
+        "workflow init-model --like tiny --data_name data --out mount/models/tiny\n"
+        "  workflow init-model --arch bert --like tiny --data_name 1226verifier_ft_all --out mount/models/tiny-bert\n"
+        "  workflow init-model --arch gpt2 --like gpt2 --tokenizer mount/models/my-gpt2 --out mount/models/new-gpt2",
+    )
+    parser.add_argument("--arch", default="t5", choices=list(SHAPES_BY_ARCH), help="the architecture (default: t5)")
     parser.add_argument(
-        "--like", required=True, choices=list(SHAPES), help="the shape; tiny has about a million parameters"
+        "--like",
+        required=True,
+        metavar="SHAPE",
+        help=f"the shape; tiny has at most about a million parameters ({shapes})",
     )
     parser.add_argument(
         "--out",
@@ -158,12 +174,21 @@ def _init_model(argv: Sequence[str]) -> int:
         metavar="DIR",
         help="folder to write; a model already made there by the same command is kept",
     )
-    parser.add_argument("--data_name", "--data", help="train a vocabulary on the texts of this data set")
+    parser.add_argument("--data_name", "--data", help="train a vocabulary on the texts of this data set, of any task")
     parser.add_argument(
-        "--tokenizer", metavar="DIR|byt5", help="use this tokenizer instead (a folder, or byt5 for bytes)"
+        "--tokenizer", metavar="DIR|byt5", help="use this tokenizer instead (a folder, or byt5 for bytes, t5 alone)"
     )
     parser.add_argument(
-        "--vocab_size", type=int, help="most pieces of a trained vocabulary (default: 1000 for tiny, 32000 for others)"
+        "--vocab_size",
+        type=int,
+        help="most pieces of a trained vocabulary (default: 32000 for t5, 30522 for bert, 50257 for gpt2; for their tiny shapes 1000, 2000, 2000)",
+    )
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        default=[],
+        metavar="WORD",
+        help="t5 alone: label words that become single pieces of the trained vocabulary, as yes and no always are",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--mount", type=Path, help="folder that holds data/ and models/")
@@ -195,6 +220,15 @@ def _data(argv: Sequence[str]) -> int:
     parser.add_argument("--model_init_path", help="the same, by path or hub name")
     parser.add_argument("--max_source_length", type=int, default=1024)
     parser.add_argument("--max_target_length", type=int, default=512)
+    parser.add_argument(
+        "--task", choices=("seq2seq", "clf"), help="what the data is for; by default its first row tells"
+    )
+    parser.add_argument("--labels", nargs="+", default=["no", "yes"], help="clf: names of the classes")
+    parser.add_argument(
+        "--target_range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="clf: bounds of the targets"
+    )
+    parser.add_argument("--template", metavar="FILE|TEXT", help="clf: wraps each row, with {field} for its keys")
+    parser.add_argument("--max_length", type=int, default=1024, help="clf: tokens of an input")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--mount", type=Path, help="folder that holds data/ and models/")
     given = parser.parse_args(argv[1:])
@@ -237,7 +271,7 @@ def _config(argv: Sequence[str]) -> int:
 
 def _flat_schema(settings: Any) -> dict[str, Any]:
     """JSON schema of a settings file: sections, or their settings flat at the top, by any of their names."""
-    from workflow.config.settings import field_aliases, section_fields
+    from workflow.config.sections import field_aliases, section_fields
 
     schema: dict[str, Any] = settings.model_json_schema()
     sections = {

@@ -96,6 +96,15 @@ def link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
+def replace_by_link(source: Path, target: Path) -> None:
+    """Makes `target` the same file as `source`, or a copy, whole at any moment."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{TEMPORARY_PREFIX}{target.name}")
+    temporary.unlink(missing_ok=True)
+    link_or_copy(str(source), str(temporary))
+    temporary.replace(target)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -13,6 +13,11 @@ from pathlib import Path
 from workflow.errors import ConfigError
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+SETTINGS_NAMES = ("training_args.json", "args.json")
+SCORES_NAME = "preds.json"
+CALIBRATION_NAME = "calibration.json"
+SCORING_NAME = "scoring.json"
+PLOTS_NAME = "plots"
 
 
 def find_mount(given: Path | None = None) -> Path:
@@ -41,21 +46,22 @@ def checked_name(name: str, *, what: str) -> str:
     return name
 
 
-def run_name(init: str, data: str, seed: int) -> str:
-    """The default run name: `{init}_{data}_{seed}`, slashes as underscores, without a leading dot or underscore."""
-    return f"{init}_{data}_{seed}".replace("/", "_").replace("\\", "_").replace(":", "_").lstrip("._")
+def run_name(*parts: str) -> str:
+    """The default run name: `{init}_{data}_{seed}` or `{data}_{model}`, slashes as underscores, no leading dot or underscore."""
+    return "_".join(parts).replace("/", "_").replace("\\", "_").replace(":", "_").lstrip("._")
 
 
 @dataclass(frozen=True)
 class RunPaths:
-    """The files of one run folder."""
+    """The files of one run folder; `settings_name` is the task's name for the file of its settings."""
 
     root: Path
+    settings_name: str = SETTINGS_NAMES[0]
 
     @property
     def settings(self) -> Path:
         """Every setting with its origin."""
-        return self.root / "training_args.json"
+        return self.root / self.settings_name
 
     @property
     def lock(self) -> Path:
@@ -81,6 +87,15 @@ class RunPaths:
     def best(self) -> Path:
         """The model of the best evaluation."""
         return self.root / "checkpoint-best-ckpt"
+
+    @property
+    def scores(self) -> Path:
+        """The scores of the final step's model (clf)."""
+        return self.root / SCORES_NAME
+
+    def step_scores(self, step: int) -> Path:
+        """The scores of the model after `step` updates (clf)."""
+        return self.root / f"checkpoint-{step}-{SCORES_NAME}"
 
     def checkpoint(self, step: int) -> Path:
         """The checkpoint written after `step` updates."""

@@ -18,7 +18,7 @@ from typing import Any
 from workflow.config.cascade import Resolved
 from workflow.errors import RunExistsError
 from workflow.files import write_json
-from workflow.paths import RunPaths
+from workflow.paths import SETTINGS_NAMES, RunPaths
 
 FREE_TO_CHANGE = frozenset(
     {
@@ -32,6 +32,7 @@ FREE_TO_CHANGE = frozenset(
         "save_total_limit",
         "eval_batch_size",
         "gradient_checkpointing",
+        "pred_save_path",
     }
 )
 """Settings that never change a run's numbers, so that a run may be continued with others."""
@@ -46,17 +47,19 @@ class Claim:
     lock: int
 
 
-def claim(root: Path, resolved: Resolved[Any], *, data_hash: str, overwrite: bool) -> Claim:
+def claim(
+    root: Path, resolved: Resolved[Any], *, data_hash: str, overwrite: bool, settings_name: str = SETTINGS_NAMES[0]
+) -> Claim:
     """Creates or takes over the run folder and locks it until this process ends.
 
     Raises RunExistsError when another process holds it, or when it holds a run with other settings or data.
     """
     if overwrite and root.exists():
         _move_aside(root)
-    _refuse_other_folders(root)
+    paths = RunPaths(root, settings_name)
+    _refuse_other_folders(paths)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        paths = RunPaths(root)
         lock = _lock(paths)
     except OSError as error:
         raise RunExistsError(
@@ -74,14 +77,15 @@ def claim(root: Path, resolved: Resolved[Any], *, data_hash: str, overwrite: boo
     return Claim(paths, finished=paths.report.is_file(), lock=lock)
 
 
-def _refuse_other_folders(root: Path) -> None:
-    """A folder with content but no settings file is no run: a model, say, that must not become one."""
-    if not root.is_dir() or RunPaths(root).settings.is_file():
+def _refuse_other_folders(paths: RunPaths) -> None:
+    """A folder with content but no settings file of this task is no run of it: a model, say, that must not become one."""
+    root = paths.root
+    if not root.is_dir() or paths.settings.is_file():
         return
-    content = [path.name for path in root.iterdir() if path.name != RunPaths(root).lock.name and path.name[0] != "."]
+    content = [path.name for path in root.iterdir() if path.name != paths.lock.name and path.name[0] != "."]
     if content:
         raise RunExistsError(
-            f"{root} exists and is not a run's folder (it holds {', '.join(sorted(content)[:3])}); "
+            f"{root} exists and is not a run's folder, or another task's (it holds {', '.join(sorted(content)[:3])}); "
             "choose another --training_run_name"
         )
 

@@ -1,17 +1,21 @@
-"""The entry point that fine-tunes on prompts and completions: flags -> settings -> ranks -> recipe.
+"""The entry point that fine-tunes on prompts and completions.
 
-Imports torch only after the flags are known to be good.
+Knows nothing of how; imports torch only after the flags are known to be good.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from workflow.config.cascade import Resolved
 from workflow.config.flags import parse
 from workflow.config.settings import Seq2SeqSettings
+from workflow.entry import in_ranks
 from workflow.exits import run_main
+
+if TYPE_CHECKING:
+    from workflow.recipe.place import Place
 
 EXAMPLE = "python3 seq2seq.py --model_init_path google/flan-t5-small --data_name data --max_steps 1000 --eval_steps 200 --lr 3e-4"
 
@@ -20,34 +24,13 @@ def seq2seq(argv: Sequence[str]) -> int:
     """Parses, then runs here as one rank, or launches the ranks. Returns an exit code."""
     resolved = parse(Seq2SeqSettings, argv, prog="seq2seq.py", example=EXAMPLE)
 
-    from workflow.launch import launch, ranks_to_start
-    from workflow.runtime import Ranks, ranks_from_environment
+    def work(place: Place) -> None:
+        from workflow.recipe.seq2seq_task import Seq2SeqTask
+        from workflow.recipe.train import run_task
 
-    ranks = ranks_from_environment()
-    if ranks is None:
-        nproc = ranks_to_start(resolved.settings.run.nproc)
-        if nproc > 1:
-            return launch("workflow.seq2seq", argv, nproc=nproc)
-    _run_rank(resolved, ranks or Ranks())
-    return 0
+        run_task(Seq2SeqTask(resolved, place))
 
-
-def _run_rank(resolved: Resolved[Seq2SeqSettings], ranks: object) -> None:
-    from workflow.console import make_console
-    from workflow.paths import find_mount
-    from workflow.recipe.prepare import Place
-    from workflow.recipe.train import run_seq2seq
-    from workflow.runtime import Ranks, die_with_launcher, join_ranks, leave_ranks, pick_device
-
-    assert isinstance(ranks, Ranks)
-    die_with_launcher()
-    device = pick_device()
-    join_ranks(ranks, device=device)
-    try:
-        console = make_console(quiet=not ranks.is_first)
-        run_seq2seq(resolved, Place(ranks, device, find_mount(resolved.settings.run.mount), console))
-    finally:
-        leave_ranks()
+    return in_ranks("workflow.seq2seq", argv, resolved.settings.run, work)
 
 
 def main() -> None:

@@ -11,7 +11,8 @@ import pytest
 from tests.conftest import ROOT
 from workflow.config.cascade import Layer, resolve
 from workflow.config.flags import parse
-from workflow.config.settings import Seq2SeqSettings, field_aliases, section_fields
+from workflow.config.sections import field_aliases, section_fields
+from workflow.config.settings import Seq2SeqSettings
 from workflow.errors import ConfigError
 
 NEEDED = ("--model_init_path", "m", "--data", "d")

@@ -7,8 +7,9 @@ import pytest
 
 from tests.conftest import write_data
 from workflow.data.checks import check
+from workflow.data.encoders import LengthLimits, Seq2SeqEncoder
 from workflow.data.examples import SEQ2SEQ, load_examples
-from workflow.data.features import LengthLimits, load_features
+from workflow.data.features import load_features
 from workflow.data.sources import find_source
 
 
@@ -19,29 +20,31 @@ def examples(tmp_path):
 
 
 def test_ids_end_in_end_of_sequence(examples, vocabulary, tmp_path):
-    features = load_features(examples, "train", vocabulary, LengthLimits(99, 99), tmp_path / "cache")
+    features = load_features(examples, "train", Seq2SeqEncoder(vocabulary, LengthLimits(99, 99)), tmp_path / "cache")
     for number, row in enumerate(examples.train):
-        assert features.source(number).tolist() == vocabulary(row["prompt"]).input_ids
-        assert features.target(number)[-1] == vocabulary.eos_token_id
+        assert features.row("prompt", number).tolist() == vocabulary(row["prompt"]).input_ids
+        assert features.row("completion", number)[-1] == vocabulary.eos_token_id
     assert features.lengths("prompt").tolist() == [
-        len(features.source(number)) for number in range(len(examples.train))
+        len(features.row("prompt", number)) for number in range(len(examples.train))
     ]
-    again = load_features(examples, "train", vocabulary, LengthLimits(99, 99), tmp_path / "cache")
-    assert np.array_equal(again.source(3), features.source(3))
+    again = load_features(examples, "train", Seq2SeqEncoder(vocabulary, LengthLimits(99, 99)), tmp_path / "cache")
+    assert np.array_equal(again.row("prompt", 3), features.row("prompt", 3))
 
 
 def test_a_long_prompt_keeps_its_cue(examples, vocabulary, tmp_path):
     """F13: right truncation would cut off the end of the prompt, where the cue to answer stands."""
-    whole = load_features(examples, "train", vocabulary, LengthLimits(99, 99), tmp_path / "cache")
-    cut = load_features(examples, "train", vocabulary, LengthLimits(5, 4), tmp_path / "cache")
-    start = load_features(examples, "train", vocabulary, LengthLimits(5, 4, keep_source="start"), tmp_path / "cache")
+    whole = load_features(examples, "train", Seq2SeqEncoder(vocabulary, LengthLimits(99, 99)), tmp_path / "cache")
+    cut = load_features(examples, "train", Seq2SeqEncoder(vocabulary, LengthLimits(5, 4)), tmp_path / "cache")
+    start = load_features(
+        examples, "train", Seq2SeqEncoder(vocabulary, LengthLimits(5, 4, keep_source="start")), tmp_path / "cache"
+    )
     for number in range(len(examples.train)):
-        full, end = whole.source(number).tolist(), vocabulary.eos_token_id
+        full, end = whole.row("prompt", number).tolist(), vocabulary.eos_token_id
         if len(full) > 5:
-            assert cut.source(number).tolist() == full[-5:]
-            assert start.source(number).tolist() == [*full[:4], end]
-        target = whole.target(number).tolist()
-        assert cut.target(number).tolist() == (target if len(target) <= 4 else [*target[:3], end])
+            assert cut.row("prompt", number).tolist() == full[-5:]
+            assert start.row("prompt", number).tolist() == [*full[:4], end]
+        target = whole.row("completion", number).tolist()
+        assert cut.row("completion", number).tolist() == (target if len(target) <= 4 else [*target[:3], end])
     lost = cut.truncation("prompt")
     lengths = whole.lengths("prompt")
     assert lost.rows == (lengths > 5).sum() > 0
@@ -51,7 +54,7 @@ def test_a_long_prompt_keeps_its_cue(examples, vocabulary, tmp_path):
 def test_an_empty_split(tmp_path, vocabulary):
     write_data(tmp_path, "toy", train=2, evaluation=0)
     found = load_examples(find_source("toy", tmp_path), SEQ2SEQ, tmp_path / "cache")
-    assert len(load_features(found, "eval", vocabulary, LengthLimits(9, 9), tmp_path / "cache")) == 0
+    assert len(load_features(found, "eval", Seq2SeqEncoder(vocabulary, LengthLimits(9, 9)), tmp_path / "cache")) == 0
 
 
 def write(tmp_path, train, evaluation):
@@ -80,7 +83,8 @@ def test_check_finds_what_is_odd(tmp_path, vocabulary):
     examples = write(tmp_path, train, evaluation)
     limits = LengthLimits(2, 2)
     features = {
-        split: load_features(examples, split, vocabulary, limits, tmp_path / "cache") for split in ("train", "eval")
+        split: load_features(examples, split, Seq2SeqEncoder(vocabulary, limits), tmp_path / "cache")
+        for split in ("train", "eval")
     }
     found = check(examples, features=features, tokenizer=vocabulary)
     split = found.splits["train"]

@@ -51,11 +51,8 @@ def test_divide_balances_costs():
 
 
 class Rows:
-    def source(self, row):
-        return np.arange(1, row + 2, dtype=np.int32)
-
-    def target(self, row):
-        return np.arange(1, 4 - row, dtype=np.int32)
+    def row(self, field, row):
+        return np.arange(1, row + 2 if field == "prompt" else 4 - row, dtype=np.int32)
 
 
 def test_collate_pads_and_masks():

@@ -181,7 +181,7 @@ def test_the_cache_follows_the_content(tmp_path):
     second = load("toy", tmp_path, tmp_path)
     assert (len(first.train), len(second.train)) == (3, 4)
     assert first.fingerprint != second.fingerprint
-    assert len(load_examples(find_source("toy", tmp_path), SEQ2SEQ, tmp_path / "cache", limits=(2, 1)).train) == 2
+    assert len(load_examples(find_source("toy", tmp_path), SEQ2SEQ, tmp_path / "cache", limits={"train": 2}).train) == 2
 
 
 def test_splits_are_never_guessed(tmp_path):

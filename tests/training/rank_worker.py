@@ -61,12 +61,8 @@ def setup(job: dict):
     """(loaded model, backend, trainer, data) of a job."""
     import torch
 
-    from workflow.data.examples import SEQ2SEQ, load_examples
-    from workflow.data.features import LengthLimits, load_features
     from workflow.data.plan import DataPlan
-    from workflow.data.sources import find_source
-    from workflow.models.load import load_seq2seq
-    from workflow.paths import cache_dir
+    from workflow.models.load import head_names
     from workflow.runtime import ranks_from_environment
     from workflow.training.backend import Backend
     from workflow.training.ds_config import plan_backend
@@ -74,9 +70,7 @@ def setup(job: dict):
     from workflow.training.trainer import LoopSettings, Trainer
 
     ranks = ranks_from_environment()
-    loaded = load_seq2seq(job["model"], dropout=job.get("dropout", 0.0))
-    examples = load_examples(find_source("toy", Path(job["mount"])), SEQ2SEQ, cache_dir())
-    features = load_features(examples, "train", loaded.tokenizer, LengthLimits(64, 64), cache_dir())
+    loaded, examples, objective = (score_parts if job.get("task") == "clf" else completion_parts)(job)
     plan = plan_backend(
         deepspeed=job.get("deepspeed", "zero0"),
         precision=job.get("precision", "fp32"),
@@ -88,7 +82,8 @@ def setup(job: dict):
     if job.get("checkpointing"):
         loaded.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     optimizer = make_optimizer(
-        job.get("optimizer", "adamw"), parameter_groups(loaded.model, lr=1e-3, weight_decay=0.01)
+        job.get("optimizer", "adamw"),
+        parameter_groups(loaded.model, lr=1e-3, weight_decay=0.01, head=head_names(loaded.model)),
     )
     backend = Backend(loaded.model, optimizer, plan, max_grad_norm=1.0, device=torch.device("cpu"))
     size = job.get("batch", 8) * job.get("accumulation", 1)
@@ -98,20 +93,73 @@ def setup(job: dict):
         lr_scheduler="linear",
         micro_batch_size=job.get("micro", 4),
         seed=0,
+        head_steps=job.get("head_steps", 0),
     )
-    trainer = Trainer(
-        backend,
-        features,
-        DataPlan(len(examples.train), size, 0),
-        settings,
-        ranks=ranks,
-        pad_id=loaded.tokenizer.pad_token_id,
-    )
+    trainer = Trainer(backend, objective, DataPlan(len(examples.train), size, 0), settings, ranks=ranks)
     return loaded, backend, trainer, examples
+
+
+def completion_parts(job: dict):
+    """(loaded model, examples, objective) of a seq2seq job."""
+    import torch
+
+    from workflow.data.encoders import LengthLimits, Seq2SeqEncoder
+    from workflow.data.examples import SEQ2SEQ, load_examples
+    from workflow.data.features import load_features
+    from workflow.data.sources import find_source
+    from workflow.models.load import load_seq2seq
+    from workflow.paths import cache_dir
+    from workflow.training.flops import dimensions_of
+    from workflow.training.objectives import CompletionLoss
+
+    loaded = load_seq2seq(job["model"], dropout=job.get("dropout", 0.0))
+    examples = load_examples(find_source("toy", Path(job["mount"])), SEQ2SEQ, cache_dir())
+    features = load_features(examples, "train", Seq2SeqEncoder(loaded.tokenizer, LengthLimits(64, 64)), cache_dir())
+    config = loaded.model.config
+    return (
+        loaded,
+        examples,
+        CompletionLoss(config, features, pad_id=0, device=torch.device("cpu"), dimensions=dimensions_of(config)),
+    )
+
+
+def score_parts(job: dict):
+    """(loaded model, examples, objective) of a clf job."""
+    import torch
+
+    from workflow.data.examples import ScoredRows, load_examples
+    from workflow.data.features import load_features
+    from workflow.data.scoring import Scoring
+    from workflow.data.sources import find_source
+    from workflow.models.classifier import load_classifier
+    from workflow.paths import cache_dir
+    from workflow.recipe.scorers import score_encoder
+    from workflow.training.flops import dimensions_of
+    from workflow.training.objectives import ScoreLoss
+
+    scoring = Scoring(
+        problem=job.get("problem", "binary"), labels=tuple(job.get("labels", ("no", "yes"))), max_length=64
+    )
+    loaded = load_classifier(
+        job["model"], problem=scoring.problem, labels=scoring.labels, dropout=job.get("dropout", 0.0), seed=1
+    )
+    source = find_source(job.get("data", "scored"), Path(job["mount"]))
+    examples = load_examples(source, ScoredRows(scoring.texts, scoring.targets()), cache_dir())
+    encoder = score_encoder(loaded, scoring, 64, with_targets=True)
+    features = load_features(examples, "train", encoder, cache_dir())
+    objective = ScoreLoss(
+        loaded,
+        features,
+        pad_id=loaded.tokenizer.pad_token_id,
+        device=torch.device("cpu"),
+        dimensions=dimensions_of(loaded.model.config),
+    )
+    return loaded, examples, objective
 
 
 def train(job: dict) -> dict:
     """Losses and gradient norms of a few updates, continued from or saved to a checkpoint where the job says so."""
+    from workflow.models.load import guarded_weights
     from workflow.models.save import write_model
     from workflow.training.checkpoint import CheckpointReader, TrainState, read_state, save_checkpoint
 
@@ -139,8 +187,10 @@ def train(job: dict) -> dict:
     trainer.run(state, [stop])
     found = {"losses": [loss for loss, _ in seen], "norms": [norm for _, norm in seen]}
     with backend.gathered(list(loaded.model.parameters())):
-        found["head"] = loaded.model.lm_head.weight.detach().float().flatten()[:8].tolist()
-        found["own_head"] = loaded.model.lm_head.weight is not loaded.model.shared.weight
+        weights = guarded_weights(loaded.model)
+        found["head"] = weights["head"].detach().float().flatten()[:8].tolist()
+        found["embeddings"] = weights["embeddings"].detach().float().flatten()[:8].tolist()
+        found["own_head"] = weights["head"] is not weights["embeddings"]
     backend.destroy()
     return found
 
@@ -179,8 +229,9 @@ def evaluate(job: dict) -> dict:
     """Generates for the eval rows on all ranks, under the job's ZeRO stage."""
     import torch
 
-    from workflow.data.features import LengthLimits, load_features
-    from workflow.evaluation.evaluator import Evaluator
+    from workflow.data.encoders import LengthLimits, Seq2SeqEncoder
+    from workflow.data.features import load_features
+    from workflow.evaluation.evaluator import TextEvaluator
     from workflow.inference.engine import TransformersEngine
     from workflow.inference.sampling import SamplingParams
     from workflow.models.verbalizers import no_yes_tokens
@@ -198,9 +249,9 @@ def evaluate(job: dict) -> dict:
         model.eval()
         return token_losses(model, batch, model.config).sum(dim=1)
 
-    features = load_features(examples, "eval", loaded.tokenizer, LengthLimits(64, 64), cache_dir())
+    features = load_features(examples, "eval", Seq2SeqEncoder(loaded.tokenizer, LengthLimits(64, 64)), cache_dir())
     params = SamplingParams(max_new_tokens=6, temperature=job.get("temperature", 0.0), n=job.get("n", 1))
-    evaluator = Evaluator(
+    evaluator = TextEvaluator(
         engine,
         row_losses,
         examples.eval,

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from workflow.config.settings import CommandSettings, field_aliases, section_fields
+from workflow.config.sections import CommandSettings, field_aliases, section_fields
 from workflow.errors import ConfigError, did_you_mean
 
 DEFAULT_FILE = Path("configs/default.json")

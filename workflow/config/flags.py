@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from workflow.config.cascade import Resolved, read_layers, resolve
-from workflow.config.settings import CommandSettings, field_aliases, section_fields
+from workflow.config.sections import CommandSettings, field_aliases, section_fields
 from workflow.errors import ConfigError, did_you_mean
 
 S = TypeVar("S", bound=CommandSettings)
@@ -81,6 +81,8 @@ def _add_flag(group: Any, name: str, field: Any) -> None:
     options: dict[str, Any] = {"dest": name, "help": _help(field), "metavar": _metavar(field.annotation)}
     if field.annotation is bool:
         options |= {"nargs": "?", "const": True, "metavar": "BOOL"}
+    elif (items := _items(field.annotation)) is not None:
+        options |= {"nargs": "+" if Ellipsis in items else len(items)}
     group.add_argument(*spellings, **options)
 
 
@@ -93,16 +95,30 @@ def _underscored(argument: str) -> str:
 def _help(field: Any) -> str:
     text = str(field.description)
     if field.default is not None and field.annotation is not bool:
-        text += f" (default: {field.default})"
+        shown = " ".join(field.default) if isinstance(field.default, tuple) else field.default
+        text += f" (default: {shown})"
     return text.replace("%", "%%")
 
 
-def _metavar(annotation: Any) -> str:
+def _items(annotation: Any) -> tuple[Any, ...] | None:
+    """The item types of a setting that holds several values, or None."""
+    annotation = _not_none(annotation)
+    return typing.get_args(annotation) if typing.get_origin(annotation) is tuple else None
+
+
+def _not_none(annotation: Any) -> Any:
     if isinstance(annotation, types.UnionType):
-        annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
+        return next(part for part in typing.get_args(annotation) if part is not type(None))
+    return annotation
+
+
+def _metavar(annotation: Any) -> str:
+    if (items := _items(annotation)) is not None:
+        return _metavar(items[0])
+    annotation = _not_none(annotation)
     if typing.get_origin(annotation) is typing.Literal:
         return "|".join(map(str, typing.get_args(annotation)))
-    return {int: "N", float: "X", Path: "DIR", bool: "BOOL"}.get(annotation, "TEXT")
+    return {int: "N", float: "X", Path: "PATH", bool: "BOOL"}.get(annotation, "TEXT")
 
 
 def _unknown(argument: str, parser: argparse.ArgumentParser) -> str:

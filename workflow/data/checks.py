@@ -7,17 +7,22 @@ duplicates, leaks from train into eval, truncation, text that the tokenizer cann
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from workflow.data.encoders import SEQ2SEQ_FIELDS, joined
 from workflow.data.examples import SPLITS, Examples
-from workflow.data.features import FIELDS, Features, batched
+from workflow.data.features import Features, batched
 from workflow.data.sources import Row
+from workflow.data.targets import KEY
+from workflow.data.texts import Texts
 
 ROUND_TRIP_ROWS = 20_000
 NUM_SHOWN = 5
@@ -25,6 +30,29 @@ MAX_LABELS = 20
 PERCENTILES = (0, 50, 90, 99, 100)
 
 Hashes = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the checks look at in a row: its question and its answer, and the nouns for them."""
+
+    question: Callable[[Row], str]
+    answer: Callable[[Row], str]
+    nouns: tuple[str, str]
+    written: tuple[str, ...] = ()
+    """Keys whose texts the model must be able to write."""
+
+
+PROMPTS_AND_COMPLETIONS = Reading(
+    itemgetter("prompt"), itemgetter("completion"), ("prompt", "completion"), written=SEQ2SEQ_FIELDS
+)
+
+
+def inputs_and_targets(texts: Texts) -> Reading:
+    """How rows to be scored are looked at."""
+    return Reading(
+        lambda row: joined(*texts.of(row)), lambda row: json.dumps(row.get(KEY), default=str), ("input", "target")
+    )
 
 
 @dataclass
@@ -51,6 +79,7 @@ class DataCheck:
     splits: dict[str, SplitCheck]
     leaked_prompts: int
     leaked_rows: int
+    nouns: tuple[str, str] = ("prompt", "completion")
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for `--json`."""
@@ -68,9 +97,10 @@ class DataCheck:
                     f"{loud}{name}: {key}: the tokenizer loses or changes text in {share}{missing}; e.g. {what['examples'][0]}"
                 )
         found.sort(key=lambda text: not text.startswith("THE"))
+        question, answer = self.nouns
         if self.leaked_prompts:
             found.append(
-                f"{self.leaked_prompts} eval prompts also stand in train ({self.leaked_rows} with the same completion): scores will flatter"
+                f"{self.leaked_prompts} eval {question}s also stand in train ({self.leaked_rows} with the same {answer}): scores will flatter"
             )
         for name, split in self.splits.items():
             found += [
@@ -79,26 +109,34 @@ class DataCheck:
                 if cut["rows"]
             ]
             counts = {
-                "duplicate prompts": split.duplicate_prompts,
-                "prompts with several different completions": split.contradictions,
-                "empty prompts": split.empty_prompts,
-                "empty completions": split.empty_completions,
+                f"duplicate {question}s": split.duplicate_prompts,
+                f"{question}s with several different {answer}s": split.contradictions,
+                f"empty {question}s": split.empty_prompts,
+                f"empty {answer}s": split.empty_completions,
             }
             found += [f"{name}: {count} {what}" for what, count in counts.items() if count]
         return found
 
 
-def check(examples: Examples, *, features: dict[str, Features] | None = None, tokenizer: Any = None) -> DataCheck:
-    """Checks each split that has rows; lengths and round trips where features and tokenizer are given."""
+def check(
+    examples: Examples,
+    reading: Reading = PROMPTS_AND_COMPLETIONS,
+    *,
+    features: dict[str, Features] | None = None,
+    tokenizer: Any = None,
+) -> DataCheck:
+    """Checks each split; lengths and round trips where features and tokenizer are given."""
     splits: dict[str, SplitCheck] = {}
     hashes: dict[str, tuple[Hashes, Hashes]] = {}
     for name in SPLITS:
         rows = examples.split(name)
-        splits[name], hashes[name] = _check_rows(rows)
+        if not len(rows) and name not in ("train", "eval"):
+            continue
+        splits[name], hashes[name] = _check_rows(rows, reading)
         if features and name in features:
             _add_lengths(splits[name], features[name])
         if tokenizer is not None:
-            _add_round_trips(splits[name], rows, tokenizer)
+            _add_round_trips(splits[name], rows, reading.written, tokenizer)
     (train_prompts, train_rows), (eval_prompts, eval_rows) = hashes["train"], hashes["eval"]
     return DataCheck(
         label=examples.label,
@@ -106,6 +144,7 @@ def check(examples: Examples, *, features: dict[str, Features] | None = None, to
         splits=splits,
         leaked_prompts=int(np.isin(eval_prompts, train_prompts).sum()),
         leaked_rows=int(np.isin(eval_rows, train_rows).sum()),
+        nouns=reading.nouns,
     )
 
 
@@ -115,7 +154,7 @@ def _hash(*texts: str) -> int:
     )
 
 
-def _check_rows(rows: Iterable[Row]) -> tuple[SplitCheck, tuple[Hashes, Hashes]]:
+def _check_rows(rows: Iterable[Row], reading: Reading) -> tuple[SplitCheck, tuple[Hashes, Hashes]]:
     """One pass over the rows; 16 bytes a row are kept."""
     found = SplitCheck(rows=0)
     labels: Counter[str] = Counter()
@@ -123,12 +162,14 @@ def _check_rows(rows: Iterable[Row]) -> tuple[SplitCheck, tuple[Hashes, Hashes]]
     pairs: list[Hashes] = []
     for batch in batched(iter(rows), 4096):
         found.rows += len(batch)
-        found.empty_prompts += sum(not row["prompt"].strip() for row in batch)
-        found.empty_completions += sum(not row["completion"].strip() for row in batch)
-        prompts.append(np.array([_hash(row["prompt"]) for row in batch], dtype=np.uint64))
-        pairs.append(np.array([_hash(row["prompt"], row["completion"]) for row in batch], dtype=np.uint64))
+        asked = [reading.question(row) for row in batch]
+        answered = [reading.answer(row) for row in batch]
+        found.empty_prompts += sum(not text.strip() for text in asked)
+        found.empty_completions += sum(not text.strip() for text in answered)
+        prompts.append(np.array([_hash(text) for text in asked], dtype=np.uint64))
+        pairs.append(np.array([_hash(*texts) for texts in zip(asked, answered, strict=True)], dtype=np.uint64))
         if len(labels) <= MAX_LABELS:
-            labels.update(row["completion"] for row in batch)
+            labels.update(answered)
     all_prompts, all_pairs = (np.concatenate([np.zeros(0, np.uint64), *parts]) for parts in (prompts, pairs))
     found.duplicate_prompts = found.rows - len(np.unique(all_prompts))
     found.contradictions = len(np.unique(all_pairs)) - len(np.unique(all_prompts))
@@ -137,7 +178,7 @@ def _check_rows(rows: Iterable[Row]) -> tuple[SplitCheck, tuple[Hashes, Hashes]]
 
 
 def _add_lengths(found: SplitCheck, features: Features) -> None:
-    for key in FIELDS:
+    for key in features.fields:
         full = np.asarray(features.full_lengths[key])
         if len(full):
             found.lengths[key] = {f"p{percent}": int(np.percentile(full, percent)) for percent in PERCENTILES}
@@ -145,11 +186,11 @@ def _add_lengths(found: SplitCheck, features: Features) -> None:
         found.truncated[key] = {"rows": cut.rows, "tokens": cut.tokens}
 
 
-def _add_round_trips(found: SplitCheck, rows: Sequence[Row], tokenizer: Any) -> None:
+def _add_round_trips(found: SplitCheck, rows: Sequence[Row], keys: Sequence[str], tokenizer: Any) -> None:
     """Encodes and decodes up to ROUND_TRIP_ROWS rows, evenly spread over the split."""
     stride = max(1, -(-len(rows) // ROUND_TRIP_ROWS))
     numbers = range(0, len(rows), stride)
-    for key in FIELDS:
+    for key in keys:
         lost: list[tuple[int, str, str]] = []
         unknown: Counter[str] = Counter()
         for start in range(0, len(numbers), 1000):

@@ -1,4 +1,4 @@
-"""Rows with a prompt and a completion, validated and kept in memory-mapped Arrow files.
+"""Rows of a data set, validated and kept in memory-mapped Arrow files.
 
 Knows nothing of tokens. A data set is read once, into the cache, keyed by its content; after that any number of
 ranks share the mapped pages, and a data set larger than memory works.
@@ -9,31 +9,50 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow
 import pyarrow.ipc
 
 from workflow.data.sources import Row, Source
+from workflow.data.targets import Targets
+from workflow.data.texts import Texts
 from workflow.errors import DataError
 from workflow.files import remove_old_leftovers, whole_folder
 
-FORMAT = 1
+FORMAT = 2
 ROWS_PER_WRITE = 4096
 MAX_PROBLEMS = 10
 ABANDONED_S = 7 * 24 * 3600
-SPLITS = ("train", "eval")
+SPLITS = ("train", "eval", "calibration")
+"""Rows to learn from, to measure on, and (scores only) to fit a calibration on."""
 _SCHEMA = pyarrow.schema([("row", pyarrow.large_string())])
 
 
+class RowFormat(Protocol):
+    """What every row must hold. `key` names the format in the cache."""
+
+    @property
+    def key(self) -> str:
+        """Changes with anything that changes which rows are accepted."""
+
+    def problem(self, row: Row) -> str | None:
+        """What is wrong with a row, or None."""
+
+
 @dataclass(frozen=True)
-class RowFormat:
-    """What every row must hold: `texts` are keys with text values."""
+class TextRows:
+    """Rows with a text at each of these keys."""
 
     texts: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """The keys."""
+        return str(self.texts)
 
     def problem(self, row: Row) -> str | None:
         """What is wrong with a row, or None."""
@@ -64,8 +83,25 @@ def encode_row(row: Row) -> bytes:
     return json.dumps(row, ensure_ascii=False, allow_nan=False, default=str).encode()
 
 
-SEQ2SEQ = RowFormat(texts=("prompt", "completion"))
-PROMPTS = RowFormat(texts=("prompt",))
+@dataclass(frozen=True)
+class ScoredRows:
+    """Rows to be scored: a text or a pair and, for training and evaluation, a target."""
+
+    texts: Texts
+    targets: Targets | None
+
+    @property
+    def key(self) -> str:
+        """The template and what a target may be."""
+        return f"score:{self.texts}:{self.targets}"
+
+    def problem(self, row: Row) -> str | None:
+        """What is wrong with a row, or None."""
+        return self.texts.problem_of(row) or (self.targets.problem_of(row) if self.targets is not None else None)
+
+
+SEQ2SEQ = TextRows(texts=("prompt", "completion"))
+PROMPTS = TextRows(texts=("prompt",))
 
 
 class Rows(Sequence[Row]):
@@ -105,27 +141,27 @@ class Examples:
     fingerprint: str
     train: Rows
     eval: Rows
+    calibration: Rows
 
     def split(self, name: str) -> Rows:
-        """The rows of "train" or "eval"."""
-        return self.train if name == "train" else self.eval
+        """The rows of one of SPLITS."""
+        rows: Rows = getattr(self, name)
+        return rows
 
 
 def load_examples(
-    source: Source, row_format: RowFormat, cache: Path, *, limits: tuple[int | None, int | None] = (None, None)
+    source: Source, row_format: RowFormat, cache: Path, *, limits: Mapping[str, int] | None = None
 ) -> Examples:
     """Reads the source into the cache, unless it is there, and maps it.
 
-    `limits` are the most rows of train and eval to show. Raises DataError that lists the first problems found.
+    `limits` are the most rows of a split to show. Raises DataError that lists the first problems found.
     """
-    key = hashlib.sha256(f"{FORMAT}:{row_format.texts}:{source.fingerprint}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(f"{FORMAT}:{row_format.key}:{source.fingerprint}".encode()).hexdigest()[:32]
     folder = cache / f"rows-{key}"
     if not (folder / "train.arrow").is_file():
         _ingest(source, row_format, folder)
-    train, evaluation = (
-        Rows(folder / f"{split}.arrow", limit=limit) for split, limit in zip(SPLITS, limits, strict=True)
-    )
-    return Examples(source.label, source.data_hash, train, evaluation)
+    splits = {split: Rows(folder / f"{split}.arrow", limit=(limits or {}).get(split)) for split in SPLITS}
+    return Examples(source.label, source.data_hash, **splits)
 
 
 def _ingest(source: Source, row_format: RowFormat, folder: Path) -> None:

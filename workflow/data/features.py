@@ -1,7 +1,7 @@
-"""Token ids of a split, cut to length and counted, in memory-mapped arrays.
+"""Token ids of a split, cut to length and counted, and its targets, in memory-mapped arrays.
 
-Knows nothing of batches or models; the tokenizer is a function from texts to ids. Ids are kept in the cache, keyed
-by data, tokenizer and lengths, and never copied as a whole.
+Knows nothing of batches or models; an encoder (`encoders`) turns rows into ids. Ids are kept in the cache, keyed by
+data, encoder and lengths, and never copied as a whole.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,41 +21,38 @@ import numpy.typing as npt
 from workflow.data.examples import Examples, cache_folder
 from workflow.data.sources import Row
 
-FORMAT = 1
+FORMAT = 2
 ROWS_PER_CALL = 1000
-FIELDS = ("prompt", "completion")
+TARGETS_FILE = "targets.npy"
 
 IntArray = npt.NDArray[np.int32]
-
-
-class Tokenizer(Protocol):
-    """The part of a transformers tokenizer that features need."""
-
-    eos_token_id: int
-
-    def __call__(self, text: list[str], **options: Any) -> Any:
-        """Encodes texts."""
+FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class LengthLimits:
-    """Most tokens of a prompt and of a completion, and which part of a long prompt stays."""
+class Encoded:
+    """One field of some rows: ids within the limit, and the lengths before cutting."""
 
-    source: int
-    target: int
-    keep_source: str = "end"
+    ids: list[list[int]]
+    full_lengths: list[int]
 
-    def cut(self, ids: list[int], field: str) -> list[int]:
-        """`ids` within the limit; the last id (end of sequence) always stays.
 
-        A prompt keeps its end (or its start), because its cue to answer stands there; a completion keeps its start.
-        """
-        limit = self.source if field == "prompt" else self.target
-        if len(ids) <= limit:
-            return ids
-        if field == "prompt" and self.keep_source == "end":
-            return ids[-limit:]
-        return [*ids[: limit - 1], ids[-1]]
+class RowEncoder(Protocol):
+    """Turns rows into token ids."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the ragged id arrays it makes."""
+
+    @property
+    def key(self) -> Any:
+        """A JSON value that changes with anything that changes what it makes."""
+
+    def encode(self, rows: Sequence[Row]) -> dict[str, Encoded]:
+        """Each field of these rows."""
+
+    def targets(self, rows: Sequence[Row]) -> FloatArray | None:
+        """float32 [rows, width], or None where targets are token ids themselves."""
 
 
 @dataclass(frozen=True)
@@ -67,30 +64,26 @@ class Truncation:
 
 
 class Features:
-    """Token ids of one split: `source(i)` and `target(i)`, and their lengths as arrays."""
+    """Token ids of one split by field and row, their lengths as arrays, and `targets`, float32 [rows, width]."""
 
-    def __init__(self, folder: Path) -> None:
-        self._ids = {field: _map(folder / f"{field}.ids.npy") for field in FIELDS}
-        self._starts = {field: np.load(folder / f"{field}.starts.npy", mmap_mode="r") for field in FIELDS}
+    def __init__(self, folder: Path, fields: Sequence[str]) -> None:
+        self.fields = tuple(fields)
+        self._ids = {field: _map(folder / f"{field}.ids.npy") for field in fields}
+        self._starts = {field: np.load(folder / f"{field}.starts.npy", mmap_mode="r") for field in fields}
         self.full_lengths: dict[str, IntArray] = {
-            field: np.load(folder / f"{field}.full_lengths.npy", mmap_mode="r") for field in FIELDS
+            field: np.load(folder / f"{field}.full_lengths.npy", mmap_mode="r") for field in fields
         }
+        file = folder / TARGETS_FILE
+        self.targets: FloatArray = np.load(file, mmap_mode="r") if file.is_file() else np.zeros((0, 0), np.float32)
 
     def __len__(self) -> int:
-        return len(self._starts["prompt"]) - 1
+        return len(self._starts[self.fields[0]]) - 1
 
-    def _row(self, field: str, index: int) -> IntArray:
+    def row(self, field: str, index: int) -> IntArray:
+        """Ids of one row's field, special tokens included."""
         starts = self._starts[field]
         row: IntArray = self._ids[field][starts[index] : starts[index + 1]]
         return row
-
-    def source(self, index: int) -> IntArray:
-        """Ids of a prompt, end of sequence included."""
-        return self._row("prompt", index)
-
-    def target(self, index: int) -> IntArray:
-        """Ids of a completion, end of sequence included."""
-        return self._row("completion", index)
 
     def lengths(self, field: str) -> IntArray:
         """Tokens of each row after cutting, int32 of shape [rows]."""
@@ -108,48 +101,31 @@ def _map(file: Path) -> IntArray:
     return array
 
 
-def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
-    """Ids of each text, ending in the tokenizer's end of sequence."""
-    ids: list[list[int]] = tokenizer(texts, add_special_tokens=True, truncation=False, verbose=False)["input_ids"]
-    end = tokenizer.eos_token_id
-    return [row if row and row[-1] == end else [*row, end] for row in ids]
-
-
-def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """A hash that changes with anything that changes ids."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    state = (
-        backend.to_str()
-        if backend is not None
-        else json.dumps([type(tokenizer).__name__, tokenizer.get_vocab()], sort_keys=True)
-    )
-    return hashlib.sha256(state.encode()).hexdigest()[:32]
-
-
-def load_features(examples: Examples, split: str, tokenizer: Any, limits: LengthLimits, cache: Path) -> Features:
-    """Tokenizes a split into the cache, unless it is there, and maps it."""
+def load_features(examples: Examples, split: str, encoder: RowEncoder, cache: Path) -> Features:
+    """Encodes a split into the cache, unless it is there, and maps it."""
     rows = examples.split(split)
-    parts = [FORMAT, examples.fingerprint, split, len(rows), tokenizer_fingerprint(tokenizer), asdict(limits)]
+    parts = [FORMAT, examples.fingerprint, split, len(rows), encoder.fields, encoder.key]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
     folder = cache / f"tokens-{key}"
     if not folder.is_dir():
         with cache_folder(folder) as temporary:
-            _tokenize(rows, tokenizer, limits, temporary)
-    return Features(folder)
+            _encode_split(rows, encoder, temporary)
+    return Features(folder, encoder.fields)
 
 
-def _tokenize(rows: Sequence[Row], tokenizer: Any, limits: LengthLimits, folder: Path) -> None:
-    lengths: dict[str, list[IntArray]] = {field: [] for field in FIELDS}
-    full: dict[str, list[IntArray]] = {field: [] for field in FIELDS}
-    raw = {field: (folder / f"{field}.raw").open("wb") for field in FIELDS}
+def _encode_split(rows: Sequence[Row], encoder: RowEncoder, folder: Path) -> None:
+    lengths: dict[str, list[IntArray]] = {field: [] for field in encoder.fields}
+    full: dict[str, list[IntArray]] = {field: [] for field in encoder.fields}
+    targets: list[FloatArray] = []
+    raw = {field: (folder / f"{field}.raw").open("wb") for field in encoder.fields}
     for batch in batched(iter(rows), ROWS_PER_CALL):
-        for field in FIELDS:
-            ids = encode(tokenizer, [row[field] for row in batch])
-            kept = [limits.cut(row, field) for row in ids]
-            full[field].append(np.array([len(row) for row in ids], dtype=np.int32))
-            lengths[field].append(np.array([len(row) for row in kept], dtype=np.int32))
-            raw[field].write(np.array([token for row in kept for token in row], dtype=np.int32).tobytes())
-    for field in FIELDS:
+        for field, encoded in encoder.encode(batch).items():
+            full[field].append(np.array(encoded.full_lengths, dtype=np.int32))
+            lengths[field].append(np.array([len(row) for row in encoded.ids], dtype=np.int32))
+            raw[field].write(np.array([token for row in encoded.ids for token in row], dtype=np.int32).tobytes())
+        if (values := encoder.targets(batch)) is not None:
+            targets.append(values)
+    for field in encoder.fields:
         raw[field].close()
         sizes = np.concatenate([np.zeros(1, np.int64), *lengths[field]]).astype(np.int64)
         np.save(folder / f"{field}.starts.npy", np.cumsum(sizes))
@@ -157,6 +133,8 @@ def _tokenize(rows: Sequence[Row], tokenizer: Any, limits: LengthLimits, folder:
             folder / f"{field}.full_lengths.npy", np.concatenate([np.zeros(0, np.int32), *full[field]]).astype(np.int32)
         )
         _as_npy(folder / f"{field}.raw", folder / f"{field}.ids.npy", total=int(sizes.sum()))
+    if targets:
+        np.save(folder / TARGETS_FILE, np.concatenate(targets))
 
 
 def _as_npy(raw: Path, file: Path, *, total: int) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TextIO
 from workflow.errors import DataError
 
 CHUNK = 1 << 20
+SPLIT_KEYS = ("train", "eval", "calibration")
 SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -124,8 +125,10 @@ def _splits(reader: _Reader) -> Iterator[tuple[str | None, dict[str, Any]]]:
             reader.fail(f"a split's name is a text, not {key!r}")
         if key in seen:
             reader.fail(f"split {key!r} stands twice")
-        if key not in ("train", "eval"):
-            raise DataError(f'{reader.path}: unknown split "{key}"; a data file has "train" and "eval"')
+        if key not in SPLIT_KEYS:
+            raise DataError(
+                f'{reader.path}: unknown split "{key}"; a data file has "train" and "eval" (and may have "calibration")'
+            )
         seen.add(key)
         reader.take(":", "a colon")
         yield from _rows(reader, key)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from workflow.data.encoders import INPUT, TOKEN_TYPES
 from workflow.data.features import Features
 
 IGNORED_LABEL = -100
@@ -67,14 +68,54 @@ def collate(features: Features, rows: Sequence[int], *, pad_id: int) -> Batch:
     if not rows:
         one = torch.full((1, 1), pad_id)
         return Batch((), one, torch.ones_like(one), torch.full((1, 1), IGNORED_LABEL), 0)
-    sources = [features.source(row) for row in rows]
-    targets = [features.target(row) for row in rows]
+    sources = [features.row("prompt", row) for row in rows]
+    targets = [features.row("completion", row) for row in rows]
     return Batch(
         rows=tuple(rows),
         input_ids=pad(sources, pad_id),
         attention_mask=pad([np.ones_like(ids) for ids in sources], 0),
         labels=pad(targets, IGNORED_LABEL),
         num_source_tokens=sum(map(len, sources)),
+    )
+
+
+@dataclass(frozen=True)
+class ScoreBatch:
+    """One padded micro-batch of inputs to be scored.
+
+    `input_ids`, `attention_mask` and (or None) `token_types` int64 [rows, longest input]; `targets` float32
+    [rows, width], without rows where there are no targets; `rows` as in `Batch`.
+    """
+
+    rows: tuple[int, ...]
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    token_types: torch.Tensor | None
+    targets: torch.Tensor
+
+    def to(self, device: torch.device) -> ScoreBatch:
+        """The same batch on a device."""
+        ids, mask, targets = (
+            t.to(device, non_blocking=True) for t in (self.input_ids, self.attention_mask, self.targets)
+        )
+        types = self.token_types.to(device, non_blocking=True) if self.token_types is not None else None
+        return ScoreBatch(self.rows, ids, mask, types, targets)
+
+
+def collate_scores(features: Features, rows: Sequence[int], *, pad_id: int) -> ScoreBatch:
+    """Pads the inputs to their longest; without rows, one row of padding and no target."""
+    has_types = TOKEN_TYPES in features.fields
+    if not rows:
+        one = torch.full((1, 1), pad_id)
+        types = torch.zeros_like(one) if has_types else None
+        return ScoreBatch((), one, torch.ones_like(one), types, torch.zeros(0, features.targets.shape[1]))
+    inputs = [features.row(INPUT, row) for row in rows]
+    return ScoreBatch(
+        rows=tuple(rows),
+        input_ids=pad(inputs, pad_id),
+        attention_mask=pad([np.ones_like(ids) for ids in inputs], 0),
+        token_types=pad([features.row(TOKEN_TYPES, row) for row in rows], 0) if has_types else None,
+        targets=torch.from_numpy(features.targets[list(rows)]),
     )
 
 

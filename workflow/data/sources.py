@@ -20,7 +20,11 @@ from workflow.errors import DataError, did_you_mean
 
 Row = dict[str, Any]
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
-SPLIT_FILES = {"train": ("train",), "eval": ("eval", "dev", "validation", "valid", "val", "test")}
+SPLIT_FILES = {
+    "train": ("train",),
+    "eval": ("eval", "dev", "validation", "valid", "val", "test"),
+    "calibration": ("calibration",),
+}
 HUB_PREFIX = "hf:"
 PLAIN_NAME = re.compile(r"[^./\\\0][^/\\\0]*")
 
@@ -36,6 +40,11 @@ class Source:
     fingerprint: str
     files: tuple[tuple[str | None, Path], ...] = ()
     hub_name: str | None = None
+
+    @property
+    def is_untyped(self) -> bool:
+        """Whether numbers come as texts, as from CSV and TSV files."""
+        return any(path.suffix in (".csv", ".tsv") for _, path in self.files)
 
     @property
     def data_hash(self) -> str:

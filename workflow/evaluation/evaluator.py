@@ -38,18 +38,42 @@ class Evaluation:
 
     metrics: dict[str, Metric] = field(default_factory=dict)
     slices: dict[str, dict[str, Metric]] = field(default_factory=dict)
-    results: list[Result] = field(default_factory=list)
     seconds: float = 0.0
 
     def one_line(self) -> str:
         """The metrics for a log."""
-        return (
-            "  ".join(f"{name} {metric.value:.4g}" for name, metric in self.metrics.items())
-            + f"  ({self.seconds:.0f} s)"
-        )
+        shown = (f"{name} {metric.value:.4g}" for name, metric in self.metrics.items() if metric.value is not None)
+        return "  ".join(shown) + f"  ({self.seconds:.0f} s)"
 
 
-class Evaluator:
+@dataclass(frozen=True)
+class TextEvaluation(Evaluation):
+    """With the answers to each row, in order."""
+
+    results: list[Result] = field(default_factory=list)
+
+
+def gathered(mine: dict[int, Any], ranks: Ranks) -> dict[int, Any]:
+    """Everybody's entries on the first rank; a collective call."""
+    if ranks.world_size == 1:
+        return mine
+    parts: list[Any] | None = [None] * ranks.world_size if ranks.is_first else None
+    dist.gather_object(mine, parts)
+    return {row: value for part in parts or () for row, value in part.items()}
+
+
+def slices_of(rows: Sequence[Row], key: str | None) -> dict[str, list[int]]:
+    """Value of the slice key -> its rows, at most MAX_SLICES values, the largest first."""
+    if key is None:
+        return {}
+    found: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        value = row.get(key)
+        found.setdefault(value if isinstance(value, str) else json.dumps(value), []).append(number)
+    return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))[:MAX_SLICES])
+
+
+class TextEvaluator:
     """Evaluates one model on one set of rows, any number of times."""
 
     def __init__(
@@ -79,18 +103,20 @@ class Evaluator:
         self.pad_id = pad_id
         self.slice_by = slice_by
 
-    def evaluate(self) -> Evaluation:
+    def evaluate(self) -> TextEvaluation:
         """A collective call: all ranks make it, the first one gets the results."""
         started = time.perf_counter()
-        results = self._gathered(self._generate())
-        losses = self._gathered(self._losses())
+        results = gathered(self._generate(), self.ranks)
+        losses = gathered(self._losses(), self.ranks)
         if not self.ranks.is_first:
-            return Evaluation()
+            return TextEvaluation()
         ordered = [results[row] for row in range(len(self.rows))]
         loss_sums = np.array([losses[row] for row in range(len(self.rows))])
         metrics = self._metrics(range(len(self.rows)), ordered, loss_sums)
-        slices = {name: self._metrics(rows, ordered, loss_sums) for name, rows in self._slices().items()}
-        return Evaluation(metrics, slices, ordered, time.perf_counter() - started)
+        slices = {
+            name: self._metrics(rows, ordered, loss_sums) for name, rows in slices_of(self.rows, self.slice_by).items()
+        }
+        return TextEvaluation(metrics, slices, time.perf_counter() - started, ordered)
 
     def _generate(self) -> dict[int, Result]:
         """This rank's share: rows dealt out by length, so that the work is even."""
@@ -98,7 +124,8 @@ class Evaluator:
         mine = by_length[self.ranks.rank :: self.ranks.world_size]
         most = -(-len(by_length) // self.ranks.world_size)
         requests = [
-            Request(self.features.source(row).tolist(), seed=derived_seed(self.seed, "sampling", row)) for row in mine
+            Request(self.features.row("prompt", row).tolist(), seed=derived_seed(self.seed, "sampling", row))
+            for row in mine
         ]
         results = generate_all(
             self.engine, requests, self.params, batch_size=self.batch_size, num_batches=-(-most // self.batch_size)
@@ -117,14 +144,6 @@ class Evaluator:
             found.update(zip(part, losses.double().tolist()[: len(part)], strict=True))
         return found
 
-    def _gathered(self, mine: dict[int, Any]) -> dict[int, Any]:
-        """Everybody's entries on the first rank."""
-        if self.ranks.world_size == 1:
-            return mine
-        parts: list[Any] | None = [None] * self.ranks.world_size if self.ranks.is_first else None
-        dist.gather_object(mine, parts)
-        return {row: value for part in parts or () for row, value in part.items()}
-
     def _metrics(self, rows: Sequence[int], results: list[Result], loss_sums: np.ndarray) -> dict[str, Metric]:
         chosen = list(rows)
         generations = [results[row].generations for row in chosen]
@@ -138,16 +157,6 @@ class Evaluator:
             ),
             "cut_by_length": mean_metric(np.array(cut, dtype=np.float64)),
         }
-
-    def _slices(self) -> dict[str, list[int]]:
-        """Value of the slice key -> its rows, at most MAX_SLICES values, the largest first."""
-        if self.slice_by is None:
-            return {}
-        found: dict[str, list[int]] = {}
-        for number, row in enumerate(self.rows):
-            value = row.get(self.slice_by)
-            found.setdefault(value if isinstance(value, str) else json.dumps(value), []).append(number)
-        return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))[:MAX_SLICES])
 
 
 def prediction_record(row: Row, result: Result) -> dict[str, Any]:

@@ -71,6 +71,8 @@ class Report(BaseModel):
     initial: Measured | None
     final: Measured | None
     best: Measured | None
+    baseline: dict[str, MetricRecord] = {}
+    """Metrics of a prediction that ignores the input."""
     final_train_loss: float | None
     steps: int
     examples: int
@@ -84,12 +86,14 @@ class Report(BaseModel):
 def measured(step: int, metrics: Mapping[str, Metric], slices: Mapping[str, Mapping[str, Metric]]) -> Measured:
     """Metrics as a report holds them."""
 
-    def records(found: Mapping[str, Metric]) -> dict[str, MetricRecord]:
-        return {name: MetricRecord(**metric.as_json()) for name, metric in found.items()}
-
     return Measured(
         step=step, metrics=records(metrics), slices={name: records(found) for name, found in slices.items()}
     )
+
+
+def records(found: Mapping[str, Metric]) -> dict[str, MetricRecord]:
+    """Metrics as a report holds them."""
+    return {name: MetricRecord(**metric.as_json()) for name, metric in found.items()}
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -112,14 +116,18 @@ def result_table(report: Report) -> Table:
     columns = [(name, part) for name, part in named if part]
     table = Table(title=escape(f"{report.run}: {report.data}, {report.steps} steps; with 95 % intervals"))
     table.add_column("metric", no_wrap=True)
+    if report.baseline:
+        table.add_column("a constant", justify="right")
     for name, part in columns:
         table.add_column(f"{name}, step {part.step}", justify="right")
     last = columns[-1][1] if columns else None
+    constant = [report.baseline] if report.baseline else []
     for metric in last.metrics if last else {}:
-        table.add_row(metric, *(_cell(part.metrics.get(metric)) for _, part in columns))
+        found = [*constant, *(part.metrics for _, part in columns)]
+        table.add_row(metric, *(_cell(metrics.get(metric)) for metrics in found))
     for value in last.slices if last else {}:
         cells = (_cell(part.slices.get(value, {}).get(report.best_metric)) for _, part in columns)
-        table.add_row(escape(f"{report.best_metric} of {value}"), *cells)
+        table.add_row(escape(f"{report.best_metric} of {value}"), *("" for _ in constant), *cells)
     return table
 
 

@@ -23,7 +23,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.txt", "vocab.json")
 LEAST_TOKENS = 8
 
 
@@ -36,26 +36,31 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
 
     @property
+    def size_text(self) -> str:
+        """`76.9 M parameters`."""
+        return f"{sum(parameter.numel() for parameter in self.model.parameters()) / 1e6:,.1f} M parameters"
+
+    @property
     def has_own_head(self) -> bool:
         """Whether the output head is separate from the embeddings (T5 v1.1, Flan, mT5), not tied to them (T5 1.0)."""
         return self.model.lm_head.weight is not self.model.get_input_embeddings().weight
 
 
-def load_seq2seq(name: str, *, dropout: float | None = None) -> LoadedModel:
-    """Loads model and tokenizer from a folder, or from the hub by name.
+def load_seq2seq(name: str, *, dropout: float | None = None, tokenizer: str | None = None) -> LoadedModel:
+    """Loads model and tokenizer (its own, unless another is named) from a folder, or from the hub by name.
 
     The weights are fp32 whatever the file holds: an update at a usual learning rate is too small for most bf16
     weights. `.bin` files are read with `weights_only` alone, and no code of a checkpoint is run.
     Raises ModelError with the reason and what to do.
     """
-    check_folder(name)
+    check_folder(name, needs_tokenizer=tokenizer is None)
     config, raw_config = _load_config(name)
     if dropout is not None:
         config.dropout_rate = dropout
-    tokenizer = load_tokenizer(name)
-    if len(tokenizer) > config.vocab_size:
+    loaded_tokenizer = load_tokenizer(tokenizer or name)
+    if len(loaded_tokenizer) > config.vocab_size:
         raise ModelError(
-            f"{name}: the tokenizer has {len(tokenizer)} tokens, the model only {config.vocab_size}; they do not belong together"
+            f"{name}: the tokenizer has {len(loaded_tokenizer)} tokens, the model only {config.vocab_size}; they do not belong together"
         )
     model, notes = _load_weights(name, config)
     if raw_config.get("tie_word_embeddings") is False:
@@ -63,7 +68,7 @@ def load_seq2seq(name: str, *, dropout: float | None = None) -> LoadedModel:
     # transformers writes `true` for every T5; other readers then tie, or scale the logits by d_model**-0.5.
     model.config.tie_word_embeddings = model.lm_head.weight is model.get_input_embeddings().weight
     model.generation_config = generation_settings(config, max_new_tokens=model.generation_config.max_new_tokens)
-    return LoadedModel(model, tokenizer, tuple(notes))
+    return LoadedModel(model, loaded_tokenizer, tuple(notes))
 
 
 def generation_settings(config: Any, *, max_new_tokens: int | None) -> Any:
@@ -83,7 +88,17 @@ def is_path(name: str) -> bool:
     return name.startswith(("/", ".", "~")) or name.count("/") > 1 or Path(name).exists()
 
 
-def check_folder(name: str) -> None:
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a checkpoint folder holds a tokenizer."""
+    return any((folder / file).is_file() for file in TOKENIZER_FILES) or _is_bytes(folder)
+
+
+def tokenizer_stands_in(name: str, other: str | None) -> str | None:
+    """`other`, where the folder `name` has no tokenizer of its own."""
+    return other if other is not None and is_path(name) and not has_tokenizer(Path(name)) else None
+
+
+def check_folder(name: str, *, needs_tokenizer: bool = True) -> None:
     """Refuses a folder that cannot be a checkpoint with one clear sentence."""
     if not is_path(name):
         return
@@ -96,9 +111,9 @@ def check_folder(name: str) -> None:
         raise ModelError(f"{name}: no config.json here, so this is no checkpoint folder")
     if not any((folder / file).is_file() for file in WEIGHT_FILES):
         raise ModelError(f"{name}: no weights here; expected one of {', '.join(WEIGHT_FILES)}")
-    if not any((folder / file).is_file() for file in TOKENIZER_FILES) and not _is_bytes(folder):
+    if needs_tokenizer and not has_tokenizer(folder):
         raise ModelError(
-            f"{name}: no tokenizer here; copy the checkpoint's tokenizer.json or spiece.model into the folder"
+            f"{name}: no tokenizer here; copy the checkpoint's tokenizer.json, vocab.txt or spiece.model into the folder"
         )
 
 
@@ -110,10 +125,19 @@ def _is_bytes(folder: Path) -> bool:
         return False
 
 
+def model_family(name: str) -> str | None:
+    """The `model_type` of a checkpoint. Raises ModelError."""
+    from transformers import PreTrainedConfig
+
+    with Explained(name, "configuration"):
+        family: str | None = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+        return family
+
+
 def _load_config(name: str) -> tuple[Any, dict[str, Any]]:
     from transformers import AutoConfig, PreTrainedConfig
 
-    with _Explained(name, "configuration"):
+    with Explained(name, "configuration"):
         raw, _ = PreTrainedConfig.get_config_dict(name)
         family = raw.get("model_type")
         if family not in FAMILIES:
@@ -123,15 +147,27 @@ def _load_config(name: str) -> tuple[Any, dict[str, Any]]:
         return AutoConfig.from_pretrained(name, trust_remote_code=False), raw
 
 
-def load_tokenizer(name: str) -> Any:
-    """The checkpoint's own tokenizer. Raises ModelError."""
+def load_tokenizer(name: str, *, for_scores: bool = False) -> Any:
+    """A checkpoint's tokenizer. Raises ModelError.
+
+    A model with a classification head (`for_scores`) needs no end-of-sequence token, but a fast tokenizer that can cut
+    texts before it adds special tokens; where it has no padding token (GPT-2), its end-of-text token serves.
+    """
     from transformers import AutoTokenizer
 
-    with _Explained(name, "tokenizer"):
+    with Explained(name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     if len(tokenizer) < LEAST_TOKENS:  # transformers makes an empty one where the vocabulary is missing
         raise ModelError(f"{name}: the tokenizer has only {len(tokenizer)} tokens; is its vocabulary file missing?")
-    if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
+    if for_scores:
+        if not hasattr(tokenizer, "backend_tokenizer"):
+            raise ModelError(
+                f"{name}: its tokenizer has no fast version (tokenizer.json), which a classification head needs"
+            )
+        if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.padding_side = "right"
+    if tokenizer.pad_token_id is None or (tokenizer.eos_token_id is None and not for_scores):
         raise ModelError(f"{name}: the tokenizer has no end-of-sequence or padding token")
     return tokenizer
 
@@ -140,7 +176,7 @@ def _load_weights(name: str, config: Any) -> tuple[Any, list[str]]:
     import torch
     from transformers import AutoModelForSeq2SeqLM
 
-    with _Explained(name, "weights"):
+    with Explained(name, "weights"):
         model, report = AutoModelForSeq2SeqLM.from_pretrained(
             name,
             config=config,
@@ -150,14 +186,12 @@ def _load_weights(name: str, config: Any) -> tuple[Any, list[str]]:
             trust_remote_code=False,
         )
     if mismatched := sorted(str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]):
-        raise ModelError(f"{name}: weights and config.json disagree about shapes: {_some(mismatched)}")
+        raise ModelError(f"{name}: weights and config.json disagree about shapes: {some(mismatched)}")
     if missing := sorted(report["missing_keys"]):
-        raise ModelError(
-            f"{name}: the weights lack {len(missing)} tensors of its {config.model_type}: {_some(missing)}"
-        )
+        raise ModelError(f"{name}: the weights lack {len(missing)} tensors of its {config.model_type}: {some(missing)}")
     unexpected = sorted(report["unexpected_keys"])
     return model, [
-        f"{len(unexpected)} tensors of the checkpoint are not used: {_some(unexpected)}"
+        f"{len(unexpected)} tensors of the checkpoint are not used: {some(unexpected)}"
     ] if unexpected else []
 
 
@@ -169,11 +203,12 @@ def _untie(model: Any) -> None:
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first few names."""
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-class _Explained:
+class Explained:
     """Turns whatever transformers raises while reading `what` of a checkpoint into one ModelError."""
 
     def __init__(self, name: str, what: str) -> None:
@@ -208,9 +243,15 @@ def quiet_transformers() -> None:
     logging.disable_progress_bar()
 
 
-def head_weights(model: Any) -> dict[str, torch.Tensor]:
-    """The embeddings and, where separate, the output head."""
-    weights = {"embeddings": model.get_input_embeddings().weight}
-    if model.lm_head.weight is not weights["embeddings"]:
-        weights["lm_head"] = model.lm_head.weight
-    return weights
+def head_names(model: Any) -> list[str]:
+    """Names of the output head's parameters, tied ones included: T5's `lm_head`; all beside the body elsewhere."""
+    tops = {name: name.split(".")[0] for name, _ in model.named_parameters(remove_duplicate=False)}
+    if hasattr(model, "lm_head"):
+        return [name for name, top in tops.items() if top == "lm_head"]
+    return [name for name, top in tops.items() if top != model.base_model_prefix]
+
+
+def guarded_weights(model: Any) -> dict[str, torch.nn.Parameter]:
+    """The embeddings and an output head's weight, which nothing but training may change; one parameter where tied."""
+    every = dict(model.named_parameters(remove_duplicate=False))
+    return {"embeddings": model.get_input_embeddings().weight, "head": every[head_names(model)[0]]}

@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 
 def write_model(
-    folder: Path, model: Any, tokenizer: Any, weights: dict[str, torch.Tensor], *, max_new_tokens: int
+    folder: Path, model: Any, tokenizer: Any, weights: dict[str, torch.Tensor], *, max_new_tokens: int | None = None
 ) -> None:
-    """Writes weights (safetensors), configuration, generation settings and tokenizer.
+    """Writes weights (safetensors), configuration, tokenizer and, for models that generate, generation settings.
 
     `weights` are named as in `model.named_parameters()`, so tied weights stand in them once: a state dict gathered
     under ZeRO would hold T5's embedding three times.
     """
-    # Without a length of its own, generate() stops after 20 tokens.
-    model.generation_config = generation_settings(model.config, max_new_tokens=max_new_tokens)
+    if model.can_generate():
+        # Without a length of its own, generate() stops after 20 tokens.
+        length = max_new_tokens or model.generation_config.max_new_tokens
+        model.generation_config = generation_settings(model.config, max_new_tokens=length)
     model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Models made from scratch, in the published shapes, with a vocabulary trained on the user's own texts.
+"""T5s made from scratch, in the published shapes, with a vocabulary trained on the user's own texts.
 
 Knows nothing of data formats: it is given texts. For trying things out, tests, benchmarks and teaching; a model from
 scratch knows nothing before it is trained.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,21 @@ from workflow.errors import ModelError
 from workflow.files import whole_folder, write_json
 from workflow.models.save import write_model
 from workflow.models.shapes import Shape
+from workflow.models.verbalizers import pieces, single_token
 
-LABEL_PIECES = ("\u2581yes", "\u2581no")
+LABEL_WORDS = ("yes", "no")
+WORD_START = "\u2581"
 MAX_TRAINING_TEXTS = 1_000_000
 RECIPE_FILE = "init_model.json"
 
 
-def train_vocabulary(texts: Iterator[str], *, vocab_size: int) -> Any:
+def train_vocabulary(texts: Iterator[str], *, vocab_size: int, labels: Sequence[str] = ()) -> Any:
     """A T5 tokenizer over a sentencepiece unigram vocabulary of up to `vocab_size` pieces; digits stand alone.
 
-    Holds `▁yes` and `▁no` as ordinary pieces whatever the texts, so that scores can be read off.
-    Raises ModelError when the texts are too few.
+    *yes*, *no* and `labels` are single ordinary pieces whatever the texts, so that scores can be read off.
+    Raises ModelError when the texts are too few, or a label cannot be one piece.
     """
     import sentencepiece
-    from transformers import T5Tokenizer
 
     proto = io.BytesIO()
     try:
@@ -54,23 +55,39 @@ def train_vocabulary(texts: Iterator[str], *, vocab_size: int) -> Any:
         )
     except RuntimeError as error:
         raise ModelError(f"cannot train a vocabulary on these texts: {' '.join(str(error).split())[-200:]}") from None
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "spiece.model").write_bytes(_with_label_pieces(proto.getvalue()))
-        return T5Tokenizer.from_pretrained(folder, extra_ids=0)
+    return _with_label_words(proto.getvalue(), list(dict.fromkeys([*LABEL_WORDS, *labels])))
 
 
-def _with_label_pieces(proto: bytes) -> bytes:
-    """Adds the label words as ordinary pieces of average probability where training did not find them."""
+def _with_label_words(proto: bytes, words: list[str]) -> Any:
+    """The tokenizer, each word a piece of it: of average probability where training did not find it."""
     from sentencepiece import sentencepiece_model_pb2
 
     model = sentencepiece_model_pb2.ModelProto()
     model.ParseFromString(proto)
     known = {piece.piece for piece in model.pieces}
-    scores = [piece.score for piece in model.pieces if piece.score < 0]
-    for label in LABEL_PIECES:
-        if label not in known:
-            model.pieces.add(piece=label, score=sum(scores) / len(scores) if scores else -1.0)
-    return bytes(model.SerializeToString())
+    scores = [piece.score for piece in model.pieces if piece.score < 0] or [-1.0]
+    for word in words:
+        if WORD_START + word not in known:
+            model.pieces.add(piece=WORD_START + word, score=sum(scores) / len(scores))
+    tokenizer = _t5_tokenizer(model.SerializeToString())
+    split = {WORD_START + word: word for word in words if len(pieces(tokenizer, word)) != 1}
+    if not split:
+        return tokenizer
+    for piece in model.pieces:
+        if piece.piece in split:
+            piece.score = max(scores)  # log probabilities: no two pieces together are as likely
+    tokenizer = _t5_tokenizer(model.SerializeToString())
+    for word in split.values():
+        single_token(tokenizer, word)
+    return tokenizer
+
+
+def _t5_tokenizer(proto: bytes) -> Any:
+    from transformers import T5Tokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "spiece.model").write_bytes(proto)
+        return T5Tokenizer.from_pretrained(folder, extra_ids=0)
 
 
 def byte_vocabulary() -> Any:
@@ -111,10 +128,14 @@ def make_model(shape: Shape, tokenizer: Any, *, seed: int) -> Any:
 
 
 def write_scratch_model(out: Path, model: Any, tokenizer: Any, recipe: dict[str, Any]) -> None:
-    """Writes the checkpoint folder whole or not at all; `recipe` is kept in it as `init_model.json`."""
-    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    """Writes the checkpoint folder of a model of any architecture whole or not at all, with `recipe` in it."""
     with whole_folder(out) as folder:
-        write_model(folder, model, tokenizer, weights, max_new_tokens=128)
+        if model.config.is_encoder_decoder:
+            weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+            write_model(folder, model, tokenizer, weights, max_new_tokens=128)
+        else:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
         write_json(folder / RECIPE_FILE, recipe)
 
 

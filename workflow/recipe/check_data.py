@@ -16,48 +16,91 @@ from rich.table import Table
 
 from workflow import paths as names
 from workflow.console import make_console
-from workflow.data.checks import DataCheck, check
-from workflow.data.examples import SEQ2SEQ, SPLITS, load_examples
-from workflow.data.features import LengthLimits, load_features
-from workflow.data.sources import find_source
-from workflow.models.load import load_tokenizer, quiet_transformers
+from workflow.data.checks import DataCheck, check, inputs_and_targets
+from workflow.data.encoders import LengthLimits, ScoreEncoder, Seq2SeqEncoder
+from workflow.data.examples import SEQ2SEQ, SPLITS, Examples, ScoredRows, load_examples
+from workflow.data.features import Features, RowEncoder, load_features
+from workflow.data.scoring import Scoring
+from workflow.data.sources import Source, find_source
+from workflow.data.texts import TEXT_KEYS, read_template
+from workflow.models.load import FAMILIES, load_tokenizer, model_family, quiet_transformers
+from workflow.recipe.place import init_model_folder, inside_run
 
 
 def check_data(given: Namespace) -> int:
     """Prints the findings; malformed data raises DataError (exit 2)."""
     mount, cache = names.find_mount(given.mount), names.cache_dir()
-    tokenizer = _tokenizer(given, mount)
-    examples = load_examples(find_source(given.data_name, mount), SEQ2SEQ, cache)
-    limits = LengthLimits(given.max_source_length, given.max_target_length)
-    features = (
-        {split: load_features(examples, split, tokenizer, limits, cache) for split in SPLITS} if tokenizer else None
-    )
-    found = check(examples, features=features, tokenizer=tokenizer)
+    source = find_source(given.data_name, mount)
+    folder = _model_folder(given, mount)
+    if _is_for_scores(given, source):
+        found = _check_scores(given, source, folder, cache)
+    else:
+        tokenizer = _tokenizer(folder, for_scores=False)
+        examples = load_examples(source, SEQ2SEQ, cache)
+        limits = LengthLimits(given.max_source_length, given.max_target_length)
+        features = _features(examples, Seq2SeqEncoder(tokenizer, limits) if tokenizer else None, cache)
+        found = check(examples, features=features, tokenizer=tokenizer)
     if given.json:
         print(json.dumps({**found.as_json(), "warnings": found.warnings()}, ensure_ascii=False))
-    else:
-        _print(found, make_console(), with_tokens=tokenizer is not None)
+        return 0
+    _print(found, make_console(), with_tokens=folder is not None)
     return 0
 
 
-def _tokenizer(given: Namespace, mount: Path) -> Any:
-    name = given.model_init_path
-    if name is None and given.model_init_name:
-        name = str(
-            names.model_folder(mount / "models" / names.checked_name(given.model_init_name, what="--model_init_name"))
+def _is_for_scores(given: Namespace, source: Source) -> bool:
+    """Whether the data is for clf.py: as asked, else by its first row."""
+    if given.task is not None:
+        return bool(given.task == "clf")
+    first = next((row for _, _, row in source.rows()), {})
+    return given.template is not None or ("prompt" not in first and any(key in first for key in TEXT_KEYS))
+
+
+def _check_scores(given: Namespace, source: Source, folder: str | None, cache: Path) -> DataCheck:
+    low, high = given.target_range or (0.0, 1.0)
+    template = read_template(given.template) if given.template is not None else None
+    problem = "binary" if len(given.labels) == 2 else "multiclass"
+    scoring = Scoring(problem, tuple(given.labels), low, high, template)
+    targets = scoring.targets(from_text=source.is_untyped)
+    examples = load_examples(source, ScoredRows(scoring.texts, targets), cache)
+    encoder = None
+    if folder is not None:
+        is_t5 = model_family(folder) in FAMILIES
+        encoder = ScoreEncoder(
+            _tokenizer(folder, for_scores=not is_t5),
+            scoring.texts,
+            given.max_length,
+            scoring.keep_source,
+            ends_in_eos=is_t5,
         )
+    return check(examples, inputs_and_targets(scoring.texts), features=_features(examples, encoder, cache))
+
+
+def _features(examples: Examples, encoder: RowEncoder | None, cache: Path) -> dict[str, Features] | None:
+    return {split: load_features(examples, split, encoder, cache) for split in SPLITS} if encoder is not None else None
+
+
+def _model_folder(given: Namespace, mount: Path) -> str | None:
+    if given.model_init_path is not None:
+        return inside_run(given.model_init_path)
+    return init_model_folder(given.model_init_name, mount) if given.model_init_name is not None else None
+
+
+def _tokenizer(name: str | None, *, for_scores: bool) -> Any:
     if name is None:
         return None
     quiet_transformers()
-    return load_tokenizer(str(names.model_folder(Path(name))) if Path(name).is_dir() else name)
+    return load_tokenizer(name, for_scores=for_scores)
 
 
 def _print(found: DataCheck, console: Console, *, with_tokens: bool) -> None:
     console.print(f"{found.label}  (content hash {found.fingerprint})")
     table = Table("", *found.splits)
     table.add_row("rows", *(f"{split.rows:,}" for split in found.splits.values()))
-    table.add_row("distinct prompts", *(f"{split.rows - split.duplicate_prompts:,}" for split in found.splits.values()))
-    for key in ("prompt", "completion") if with_tokens else ():
+    table.add_row(
+        f"distinct {found.nouns[0]}s", *(f"{split.rows - split.duplicate_prompts:,}" for split in found.splits.values())
+    )
+    keys = dict.fromkeys(key for split in found.splits.values() for key in split.lengths) if with_tokens else {}
+    for key in keys:
         spans = [split.lengths.get(key) for split in found.splits.values()]
         table.add_row(
             f"{key} tokens (min, median, p90, p99, max)",
@@ -67,7 +110,7 @@ def _print(found: DataCheck, console: Console, *, with_tokens: bool) -> None:
     for name, split in found.splits.items():
         if split.completions is not None:
             shares = ", ".join(f"{text!r} {count / split.rows:.1%}" for text, count in split.completions.items())
-            console.print(f"{name}: completions: {escape(shares)}")
+            console.print(f"{name}: {found.nouns[1]}s: {escape(shares)}")
     for warning in found.warnings():
         console.print(f"[yellow]warning[/]  {escape(warning)}")
     if not with_tokens:

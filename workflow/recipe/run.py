@@ -9,23 +9,18 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from workflow import paths as names
 from workflow.config.cascade import flatten
-from workflow.config.settings import Seq2SeqSettings
 from workflow.errors import BackendError
-from workflow.evaluation.evaluator import Evaluation, write_predictions
+from workflow.evaluation.evaluator import Evaluation
 from workflow.evaluation.metrics import Metric, is_better
-from workflow.evaluation.report import Measured, Report, Speed, measured, result_table, write_report
-from workflow.models.load import LoadedModel
-from workflow.models.save import write_model
-from workflow.recipe.prepare import Data, Place, evaluator
-from workflow.run_folder import Claim
+from workflow.evaluation.report import Measured, Report, Speed, measured, records, result_table, write_report
+from workflow.paths import RunPaths
+from workflow.recipe.task import Task
 from workflow.runtime import environment_report, on_first
 from workflow.training.backend import Backend
-from workflow.training.checkpoint import TrainState, link_model, prune, save_checkpoint, save_model
+from workflow.training.checkpoint import ModelWriter, TrainState, link_model, prune, save_checkpoint, save_model
 from workflow.training.flops import peak_flops
 from workflow.training.log import TrainingLog
 from workflow.training.schedule import Steps, happens
@@ -35,25 +30,14 @@ from workflow.training.trainer import Trainer, Update
 class Run:
     """One training run's evaluations, checkpoints and report around the loop."""
 
-    def __init__(
-        self,
-        settings: Seq2SeqSettings,
-        place: Place,
-        held: Claim,
-        loaded: LoadedModel,
-        data: Data,
-        backend: Backend,
-        steps: Steps,
-    ) -> None:
-        self.settings = settings
-        self.place = place
-        self.paths = held.paths
-        self.loaded = loaded
-        self.data = data
+    def __init__(self, task: Task[Any], paths: RunPaths, backend: Backend, steps: Steps) -> None:
+        self.task = task
+        self.settings = task.settings
+        self.place = task.place
+        self.paths = paths
         self.backend = backend
         self.steps = steps
-        sharded = backend.plan.stage == 3 and place.ranks.world_size > 1
-        self.evaluator = evaluator(settings, place, data, loaded.model, loaded.tokenizer, in_step=sharded)
+        self.evaluator = task.evaluator(in_step=backend.plan.stage == 3 and task.place.ranks.world_size > 1)
         self.log: TrainingLog | None = None  # the first rank's
 
     def train(self, trainer: Trainer, state: TrainState) -> None:
@@ -92,28 +76,22 @@ class Run:
             improved, state.best_step = True, last
         if happens(update.step, self.steps.save_steps, last):
             folder = self.paths.checkpoint(update.step)
-            save_checkpoint(folder, backend=self.backend, state=state, write_model=self._write_model)
+            save_checkpoint(folder, backend=self.backend, state=state, write_model=self._writer(state.step))
             on_first(lambda: self._keep(folder, is_best=improved), self.place.ranks)
         elif improved:
-            save_model(self.paths.best, backend=self.backend, write_model=self._write_model)
+            save_model(self.paths.best, backend=self.backend, write_model=self._writer(state.step))
 
     def _keep(self, folder: Path, *, is_best: bool) -> None:
         if is_best:
             link_model(folder, self.paths.best)
         prune(self.paths, limit=self.settings.training.save_total_limit)
 
-    def _write_model(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
-        write_model(
-            folder,
-            self.loaded.model,
-            self.loaded.tokenizer,
-            weights,
-            max_new_tokens=self.evaluator.params.max_new_tokens,
-        )
+    def _writer(self, step: int) -> ModelWriter:
+        return lambda folder, weights: self.task.write_model(folder, weights, step)
 
     def _evaluate(self, state: TrainState) -> bool:
         """Evaluates, writes predictions, and says on every rank whether this is the best step so far (step 0 never is)."""
-        if not len(self.data.eval):
+        if not len(self.task.data.eval):
             return False
         found = self.evaluator.evaluate()
         improved = on_first(lambda: self._record(state, found), self.place.ranks)
@@ -127,11 +105,7 @@ class Run:
             raise BackendError(
                 f"step {state.step}: the loss on the eval rows is not finite; the checkpoints before this step are good"
             )
-        evaluation = self.settings.evaluation
-        file = names.predictions_name(
-            temperature=evaluation.temperature, n_samples=evaluation.n_samples, step=state.step
-        )
-        write_predictions(self.paths.root / file, self.data.examples.eval, found.results)
+        self.task.record(self.paths, state.step, found)
         assert self.log is not None
         self.log.write(
             {"step": state.step, **{name: metric.value for name, metric in found.metrics.items()}}, group="eval"
@@ -144,32 +118,33 @@ class Run:
         if state.step == 0:
             state.measured["initial"] = record
             return False
-        value = found.metrics[evaluation.best_metric].value
-        if not _improves(evaluation.best_metric, found.metrics, state):
+        if not _improves(self.task.best_metric, found.metrics, state):
             return False
-        state.best_value, state.measured["best"] = value, record
+        state.best_value, state.measured["best"] = found.metrics[self.task.best_metric].value, record
         return True
 
     def _report(self, state: TrainState) -> None:
-        settings, ranks = self.settings, self.place.ranks
+        self.task.finish(self.paths, state)
+        settings, ranks, data = self.settings, self.place.ranks, self.task.data
         environment = environment_report(self.place.device)
         peak = peak_flops(str(environment["hardware"].get("gpu", "")))
         seconds = max(state.seconds, 1e-9)
         latest = _measured(state, "latest")
         report = Report(
             run=self.paths.root.name,
-            task="seq2seq",
-            model=str(settings.model.model_init_path or settings.model.model_init_name),
-            data=self.data.examples.label,
-            data_hash=self.data.examples.fingerprint,
-            best_metric=settings.evaluation.best_metric,
+            task=self.task.name,
+            model=self.task.model_label,
+            data=data.examples.label,
+            data_hash=data.examples.fingerprint,
+            best_metric=self.task.best_metric,
             initial=_measured(state, "initial"),
             final=latest if latest and latest.step == state.step else None,
             best=_measured(state, "best"),
+            baseline=records(self.task.baseline()),
             final_train_loss=state.loss,
             steps=state.step,
             examples=state.examples,
-            epochs=state.examples / len(self.data.train),
+            epochs=state.examples / len(data.train),
             speed=Speed(
                 tokens_per_s=(state.source_tokens + state.target_tokens) / seconds,
                 examples_per_s=state.examples / seconds,
@@ -191,11 +166,14 @@ class Run:
 
 
 def _improves(metric: str, found: Mapping[str, Metric], state: TrainState) -> bool:
-    """Whether these metrics beat the best so far; between equal ones (no exact match yet), the lower loss wins."""
+    """Whether these metrics beat the best so far; between equal ones (no exact match yet), the lower loss wins.
+
+    So it does where the eval rows do not define the metric at all.
+    """
     value, best = found[metric].value, _measured(state, "best")
     if best is not None and value == state.best_value:
         return is_better("eval_loss", found["eval_loss"].value, best.metrics["eval_loss"].value)
-    return is_better(metric, value, state.best_value)
+    return best is None or is_better(metric, value, state.best_value)
 
 
 def _measured(state: TrainState, name: str) -> Measured | None:

@@ -1,37 +1,27 @@
 """One training run: claim the folder, build, train with evaluations and checkpoints, report.
 
-Reads top to bottom. Knows nothing of how a step, an evaluation or a checkpoint is made.
+Reads top to bottom. Knows nothing of how a step, an evaluation or a checkpoint is made, nor which task it is.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from workflow import paths as names
-from workflow.config.cascade import Resolved
-from workflow.config.settings import Seq2SeqSettings
 from workflow.data.plan import DataPlan, steps_for_epochs
 from workflow.data.sources import Source, find_source
 from workflow.errors import ConfigError, DataError
 from workflow.evaluation.report import read_report, result_table
-from workflow.models.load import LoadedModel, quiet_transformers
-from workflow.recipe.predict import evaluate_only
-from workflow.recipe.prepare import (
-    Place,
-    check_slice_key,
-    load_data,
-    load_model,
-    model_name,
-    run_name,
-    say_data,
-)
+from workflow.models.load import head_names, quiet_transformers
 from workflow.recipe.run import Run
+from workflow.recipe.task import Task
 from workflow.run_folder import Claim, claim
-from workflow.runtime import on_first, torch_device
+from workflow.runtime import on_first
 from workflow.training.backend import Backend
 from workflow.training.checkpoint import (
     CheckpointReader,
@@ -45,27 +35,35 @@ from workflow.training.optim import make_optimizer, parameter_groups
 from workflow.training.schedule import Steps, plan_steps
 from workflow.training.trainer import LoopSettings, Trainer
 
+DEFAULT_STEPS = 3000
+"""Updates of a run, and between evaluations, where neither steps nor epochs are set (clf.py alone allows that)."""
 
-def run_seq2seq(resolved: Resolved[Seq2SeqSettings], place: Place) -> None:
+
+def run_task(task: Task[Any]) -> None:
     """Fine-tunes and evaluates, or only evaluates with `no_train`. A finished run is shown, not repeated."""
-    settings = resolved.settings
+    settings, place = task.settings, task.place
     quiet_transformers()
-    data_name = settings.data.data_name
-    assert data_name is not None
-    source = on_first(lambda: find_source(data_name, place.mount), place.ranks)
+    task.check_settings()
+    source = on_first(lambda: find_source(settings.data.data_name, place.mount), place.ranks)
     if settings.run.no_train:
-        evaluate_only(settings, place, source)
+        task.evaluate_only(source)
         return
-    plan = _backend_plan(settings, place)
-    root = place.mount / "models" / run_name(settings)
+    plan = _backend_plan(task)
+    root = place.mount / "models" / task.run_name
     held = on_first(
-        lambda: claim(root, resolved, data_hash=source.data_hash, overwrite=settings.run.overwrite_output_dir),
+        lambda: claim(
+            root,
+            task.resolved,
+            data_hash=source.data_hash,
+            overwrite=settings.run.overwrite_output_dir,
+            settings_name=task.settings_file,
+        ),
         place.ranks,
     )
     if held.finished:
         _show_finished(held, place.console)
         return
-    _train(resolved, place, source, held, plan)
+    _train(task, source, held, plan)
 
 
 def _show_finished(held: Claim, console: Console) -> None:
@@ -75,24 +73,23 @@ def _show_finished(held: Claim, console: Console) -> None:
     console.print(result_table(read_report(held.paths.report)))
 
 
-def _train(resolved: Resolved[Seq2SeqSettings], place: Place, source: Source, held: Claim, plan: BackendPlan) -> None:
-    settings, paths, console = resolved.settings, held.paths, place.console
+def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> None:
+    settings, place, paths = task.settings, task.place, held.paths
     on_first(lambda: recover(paths.root), place.ranks)
-    start_from = on_first(lambda: _checkpoint_to_continue(settings, held), place.ranks)
+    start_from = on_first(lambda: _checkpoint_to_continue(settings.run.resume, held), place.ranks)
     state = _state_to_continue(start_from, held)
-    loaded = load_model(str(start_from) if start_from else model_name(settings, place.mount), settings, place)
-    data = load_data(source, settings, loaded.tokenizer, place)
-    check_slice_key(settings.evaluation.slice_by, data)
-    if not len(data.train):
+    task.load_model_everywhere(str(start_from) if start_from else task.start_model(), trained=bool(start_from))
+    task.load_data(source)
+    if not len(task.data.train):
         raise DataError(f'{source.label}: no training rows ("train" is empty or missing); --no_train only evaluates')
     update_size = settings.training.train_batch_size * settings.training.gradient_accumulation_steps
-    steps = _steps(settings, len(data.train), update_size)
+    steps = _steps(task, update_size)
     if start_from and start_from.parent != paths.root and state.step >= steps.max_steps:
         raise ConfigError(f"--resume {start_from}: already at step {state.step}; --max_steps must be above it")
-    _say_run(settings, place, paths.root, loaded, plan, steps, update_size, state)
-    say_data(data, loaded.tokenizer, console, place.ranks)
+    if place.ranks.is_first:
+        _say_run(task, paths.root, plan, steps, update_size, state)
 
-    backend = _start_backend(settings, place, loaded, plan)
+    backend = _start_backend(task, plan)
     try:
         loop = LoopSettings(
             steps.max_steps,
@@ -100,30 +97,30 @@ def _train(resolved: Resolved[Seq2SeqSettings], place: Place, source: Source, he
             settings.optim.lr_scheduler,
             plan.config["train_micro_batch_size_per_gpu"],
             settings.run.seed,
+            head_steps=task.head_steps(steps.max_steps),
         )
-        order = DataPlan(len(data.train), update_size, settings.run.seed)
-        trainer = Trainer(backend, data.train, order, loop, ranks=place.ranks, pad_id=loaded.tokenizer.pad_token_id)
+        order = DataPlan(len(task.data.train), update_size, settings.run.seed)
+        trainer = Trainer(backend, task.objective(), order, loop, ranks=place.ranks)
         if start_from:
             backend.load_optimizer_state(
                 CheckpointReader(start_from), num_steps=state.step, empty_loss=trainer.empty_loss
             )
-        run = Run(settings, place, held, loaded, data, backend, steps)
-        run.train(trainer, state)
+        Run(task, held.paths, backend, steps).train(trainer, state)
     finally:
         backend.destroy()
 
 
-def _checkpoint_to_continue(settings: Seq2SeqSettings, held: Claim) -> Path | None:
+def _checkpoint_to_continue(resume: str, held: Claim) -> Path | None:
     """The checkpoint this run goes on from: its own newest, else the one that --resume names."""
     own = newest_to_continue(held.paths)
-    if own is not None or settings.run.resume == "auto":
+    if own is not None or resume == "auto":
         return own
-    given = Path(settings.run.resume)
+    given = Path(resume)
     if given.is_dir() and not (given / "config.json").is_file():
         given = newest_to_continue(names.RunPaths(given)) or given
     if not (given / "config.json").is_file():
         raise ConfigError(
-            f"--resume {settings.run.resume}: no checkpoint there; pass auto, a checkpoint-N folder, or a run folder that holds one"
+            f"--resume {resume}: no checkpoint there; pass auto, a checkpoint-N folder, or a run folder that holds one"
         )
     read_state(given)
     return given
@@ -139,68 +136,69 @@ def _state_to_continue(start_from: Path | None, held: Claim) -> TrainState:
     return state
 
 
-def _steps(settings: Seq2SeqSettings, num_rows: int, update_size: int) -> Steps:
-    training = settings.training
+def _steps(task: Task[Any], update_size: int) -> Steps:
+    training, optim = task.settings.training, task.settings.optim
+    num_epochs, max_steps = task.default_epochs, training.max_steps
+    if max_steps is None and num_epochs is not None:
+        max_steps = steps_for_epochs(num_epochs, len(task.data.train), update_size)
+    eval_steps = task.settings.evaluation.eval_steps
+    if num_epochs is None:
+        max_steps, eval_steps = max_steps or DEFAULT_STEPS, eval_steps or DEFAULT_STEPS
+    assert max_steps is not None
     return plan_steps(
-        max_steps=training.max_steps or steps_for_epochs(training.num_epochs, num_rows, update_size),
-        num_epochs=training.num_epochs,
-        eval_steps=settings.evaluation.eval_steps,
+        max_steps=max_steps,
+        num_epochs=num_epochs or 1,
+        eval_steps=min(eval_steps, max_steps) if eval_steps else None,
         save_steps=training.save_steps,
-        warmup_steps=settings.optim.warmup_steps,
-        warmup_ratio=settings.optim.warmup_ratio,
+        warmup_steps=optim.warmup_steps,
+        warmup_ratio=optim.warmup_ratio,
     )
 
 
-def _backend_plan(settings: Seq2SeqSettings, place: Place) -> BackendPlan:
-    training = settings.training
+def _backend_plan(task: Task[Any]) -> BackendPlan:
+    training, place = task.settings.training, task.place
     return plan_backend(
         deepspeed=training.deepspeed,
-        precision=pick_precision(settings.model.precision, place.device),
-        optimizer=settings.optim.optimizer,
+        precision=pick_precision(task.settings.model.precision, place.device),
+        optimizer=task.settings.optim.optimizer,
         world_size=place.ranks.world_size,
-        max_grad_norm=settings.optim.max_grad_norm,
+        max_grad_norm=task.settings.optim.max_grad_norm,
         micro_batch_size=training.micro_batch_size or -(-training.train_batch_size // place.ranks.world_size),
     )
 
 
-def _start_backend(settings: Seq2SeqSettings, place: Place, loaded: LoadedModel, plan: BackendPlan) -> Backend:
-    model = loaded.model
-    if settings.model.gradient_checkpointing:
+def _start_backend(task: Task[Any], plan: BackendPlan) -> Backend:
+    model, optim = task.loaded.model, task.settings.optim
+    if task.settings.model.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    optimizer = make_optimizer(
-        settings.optim.optimizer,
-        parameter_groups(model, lr=settings.optim.lr, weight_decay=settings.optim.weight_decay),
+    groups = parameter_groups(
+        model, lr=task.learning_rate, weight_decay=optim.weight_decay, head=frozenset(head_names(model))
     )
     return Backend(
         model,
-        optimizer,
+        make_optimizer(optim.optimizer, groups),
         plan,
-        max_grad_norm=settings.optim.max_grad_norm,
-        device=torch_device(place.device, place.ranks),
+        max_grad_norm=optim.max_grad_norm,
+        device=task.device,
     )
 
 
-def _say_run(
-    settings: Seq2SeqSettings,
-    place: Place,
-    root: Path,
-    loaded: LoadedModel,
-    plan: BackendPlan,
-    steps: Steps,
-    update_size: int,
-    state: TrainState,
-) -> None:
-    """The run's header: every decision that was made for the user."""
-    console, training = place.console, settings.training
-    count = sum(parameter.numel() for parameter in loaded.model.parameters())
-    head = "own output head" if loaded.has_own_head else "output head tied to the embeddings"
+def _say_run(task: Task[Any], root: Path, plan: BackendPlan, steps: Steps, update_size: int, state: TrainState) -> None:
+    """The run's header: every decision that was made for the user, and what is odd about the data."""
+    place, training = task.place, task.settings.training
+    console = place.console
     precision = "bf16 with fp32 master weights" if plan.precision == "bf16" else "fp32"
     console.print(f"run       {root}" + (f", continued after step {state.step}" if state.step else ""))
-    console.print(f"model     {count / 1e6:,.1f} M parameters, {head}, dropout {loaded.model.config.dropout_rate}")
+    for number, line in enumerate(task.header()):
+        console.print(f"{'' if number else 'model':<10}{escape(line)}")
     console.print(f"backend   DeepSpeed {plan.name}, {precision}, {place.ranks.world_size} rank(s) on {place.device}")
     console.print(
         f"batch     {training.train_batch_size} x {training.gradient_accumulation_steps} = {update_size} examples an update over all ranks; "
         f"{steps.max_steps} updates, {steps.warmup_steps} of warmup, evaluation every {steps.eval_steps}, checkpoint every {steps.save_steps}"
     )
-    for note in (*loaded.notes, *steps.notes):
+    for note in (*task.loaded.notes, *steps.notes):
         console.print(f"  [yellow]note[/]  {escape(note)}")
+    rows, warnings = task.data_warnings()
+    console.print(f"data      {escape(rows)}")
+    for warning in warnings:
+        console.print(f"  [yellow]note[/]  {escape(warning)}")

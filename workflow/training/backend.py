@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from workflow.errors import BackendError
+from workflow.models.load import guarded_weights
 from workflow.training.ds_config import BackendPlan
 from workflow.training.optim import set_lr
 
@@ -58,21 +59,19 @@ class Backend:
         self.device = device
         self.world_size = dist.get_world_size()
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
-        embeddings, head = model.get_input_embeddings().weight, model.lm_head.weight
-        guarded = {"embeddings": embeddings, "lm_head": head}
-        before = {name: _sample(weight) for name, weight in guarded.items()}
+        before = {name: _sample(weight) for name, weight in guarded_weights(model).items()}
+        was_tied = _is_tied(model)
         self.wrapped = _initialize(model, optimizer, plan)
-        self._check_guarded(before, was_tied=head is embeddings)
+        self._check_guarded(before, was_tied=was_tied)
         self.wrapped.train()  # from_pretrained leaves the model in eval mode, and DeepSpeed does not change it
 
     def _check_guarded(self, before: dict[str, torch.Tensor], *, was_tied: bool) -> None:
         """Sharding must not change or tie embeddings and head: transformers has lost Flan's head that way."""
-        now = {"embeddings": self.module.get_input_embeddings().weight, "lm_head": self.module.lm_head.weight}
-        if (now["lm_head"] is now["embeddings"]) != was_tied:
+        if _is_tied(self.module) != was_tied:
             raise BackendError(
                 "the output head was tied to the embeddings, or untied, while the model was sharded; this is a bug, please report it"
             )
-        for name, parameter in now.items():
+        for name, parameter in guarded_weights(self.module).items():
             with self.gathered([parameter]):
                 same = torch.equal(_sample(parameter).to(parameter.dtype), before[name].to(parameter.dtype))
             if not same:
@@ -99,9 +98,9 @@ class Backend:
         self.wrapped.set_gradient_accumulation_boundary(is_last)
         self.wrapped.backward(loss * self.world_size, scale_wrt_gas=False)
 
-    def step(self, lr_multiplier: float) -> tuple[float, float]:
+    def step(self, lr_multiplier: float, *, head_only: bool = False) -> tuple[float, float]:
         """Clips and updates. Returns (gradient norm before clipping, learning rate)."""
-        lr = set_lr(self.optimizer, lr_multiplier)
+        lr = set_lr(self.optimizer, lr_multiplier, head_only=head_only)
         norm = self._clip() if self.plan.stage == 0 else None
         self.wrapped.step()
         if norm is None:
@@ -209,6 +208,11 @@ class Backend:
     def destroy(self) -> None:
         """Frees DeepSpeed's hooks; without it ZeRO-3 can abort when the process ends."""
         self.wrapped.destroy()
+
+
+def _is_tied(model: Any) -> bool:
+    weights = guarded_weights(model)
+    return weights["head"] is weights["embeddings"]
 
 
 def _full_shape(parameter: Any) -> Any:

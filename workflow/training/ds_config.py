@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workflow.config.settings import ZERO_STAGES as STAGES
+import torch
+
+from workflow.config.sections import ZERO_STAGES as STAGES
 from workflow.errors import ConfigError
 
 OWNED = {
@@ -41,6 +43,11 @@ class BackendPlan:
 def pick_precision(asked: str, device: str) -> str:
     """fp32 or bf16: `auto` is bf16 on GPU and fp32 on CPU."""
     return ("bf16" if device == "cuda" else "fp32") if asked == "auto" else asked
+
+
+def torch_dtype(asked: str, device: str) -> torch.dtype:
+    """The weights' type for inference."""
+    return torch.bfloat16 if pick_precision(asked, device) == "bf16" else torch.float32
 
 
 def plan_backend(

@@ -106,7 +106,7 @@ class TrainingLog:
         """One line of figures with their step."""
         self.file.write(values)
         for name, value in values.items():
-            if name != "step":
+            if name != "step" and value is not None:
                 self.events.add_scalar(f"{group}/{name}", value, values["step"])
         self.events.flush()
 

@@ -1,16 +1,125 @@
-"""What training minimises: sums over the label tokens of a batch, so that any division of an update adds up.
+"""What training minimises: sums over the rows of a micro-batch, so that any division of an update adds up.
 
-Knows nothing of ranks, accumulation or the backend.
+Knows nothing of ranks, accumulation or the backend. An objective says what an update's sum is divided by (label
+tokens, or examples), which the rows tell without asking the other ranks.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from workflow.data.packing import IGNORED_LABEL, Batch
+from workflow.data.encoders import INPUT
+from workflow.data.features import Features, IntArray
+from workflow.data.packing import IGNORED_LABEL, Batch, ScoreBatch, collate, collate_scores
+from workflow.models.classifier import LoadedClassifier
+from workflow.training.flops import Dimensions
+
+Rows = npt.NDArray[np.int64]
+
+
+class Objective(Protocol):
+    """What the trainer needs to know of a task."""
+
+    @property
+    def source_lengths(self) -> IntArray:
+        """Input tokens of each training row."""
+
+    @property
+    def target_lengths(self) -> IntArray:
+        """Output tokens of each training row; with the inputs', the work that a row makes."""
+
+    @property
+    def dimensions(self) -> Dimensions | None:
+        """What the FLOPs follow from, or None where that is not known."""
+
+    def divisor(self, rows: Rows) -> float:
+        """What the summed loss of these rows is divided by."""
+
+    def loss_sum(self, model: Any, rows: Sequence[int]) -> torch.Tensor:
+        """The summed loss of these rows (zero, through a whole forward pass, without rows). `model` may be wrapped."""
+
+
+class CompletionLoss:
+    """Cross-entropy of completions, in nats per label token."""
+
+    def __init__(
+        self, config: Any, features: Features, *, pad_id: int, device: torch.device, dimensions: Dimensions | None
+    ) -> None:
+        self.config = config
+        self.features = features
+        self.pad_id = pad_id
+        self.device = device
+        self.dimensions = dimensions
+        self.source_lengths = features.lengths("prompt")
+        self.target_lengths = features.lengths("completion")
+
+    def divisor(self, rows: Rows) -> float:
+        """Label tokens."""
+        return float(self.target_lengths[rows].sum())
+
+    def loss_sum(self, model: Any, rows: Sequence[int]) -> torch.Tensor:
+        """The sum over label tokens."""
+        batch = collate(self.features, rows, pad_id=self.pad_id).to(self.device)
+        return token_losses(model, batch, self.config).sum()
+
+
+class ScoreLoss:
+    """Divergence of scores from targets, averaged over examples."""
+
+    def __init__(
+        self,
+        loaded: LoadedClassifier,
+        features: Features,
+        *,
+        pad_id: int,
+        device: torch.device,
+        dimensions: Dimensions | None,
+    ) -> None:
+        self.loaded = loaded
+        self.features = features
+        self.pad_id = pad_id
+        self.device = device
+        self.dimensions = dimensions
+        self.source_lengths = features.lengths(INPUT)
+        self.target_lengths = np.full(len(features), 1 if loaded.start_token is not None else 0, dtype=np.int32)
+
+    def divisor(self, rows: Rows) -> float:
+        """Examples."""
+        return float(len(rows))
+
+    def loss_sum(self, model: Any, rows: Sequence[int]) -> torch.Tensor:
+        """The sum over examples."""
+        batch = collate_scores(self.features, rows, pad_id=self.pad_id).to(self.device)
+        logits = batch_logits(model, self.loaded, batch)
+        if not rows:
+            return logits.sum() * 0.0
+        return score_losses(self.loaded.problem, logits, batch.targets).sum()
+
+
+def batch_logits(model: Any, loaded: LoadedClassifier, batch: ScoreBatch) -> torch.Tensor:
+    """fp32 [rows, width]; `model` is what to call, maybe wrapped."""
+    return loaded.logits(
+        model, input_ids=batch.input_ids, attention_mask=batch.attention_mask, token_types=batch.token_types
+    )
+
+
+def score_losses(problem: str, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The loss of each row, fp32 [rows]; `logits` and `targets` are [rows, width].
+
+    Binary and multi-class: KL(target || score), which is cross-entropy for hard targets and 0 for a perfect score.
+    Multi-label: binary cross-entropy, averaged over the labels. Regression: squared error.
+    """
+    if problem == "regression":
+        return (logits - targets).square().mean(dim=1)
+    if problem == "multilabel":
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
+    return F.kl_div(logits.log_softmax(dim=1), targets, reduction="none").sum(dim=1)
 
 
 def shift_right(labels: torch.Tensor, *, start_token: int, pad_token: int) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The training loop: rows of an update -> micro-batches -> backward -> step -> hooks.
 
-Knows nothing of evaluation or files. An update's loss and gradient are sums over its label tokens divided by their
-number, which the data plan knows without asking the other ranks; so neither the number of ranks nor the micro-batch
+Knows nothing of evaluation or files. An update's loss and gradient are sums over its rows divided by a
+number (of label tokens, of examples) that the rows tell without asking the other ranks; so neither the number of ranks nor the micro-batch
 size nor the ZeRO stage changes the numbers. Hooks look; they do not change anything that the next step depends on.
 """
 
@@ -16,15 +16,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from workflow.data.features import Features
-from workflow.data.packing import Batch, collate, divide
+from workflow.data.packing import divide
 from workflow.data.plan import DataPlan
 from workflow.errors import BackendError
 from workflow.runtime import Ranks, derived_seed
 from workflow.training.backend import Backend
 from workflow.training.checkpoint import TrainState
-from workflow.training.flops import T5Dimensions
-from workflow.training.objectives import token_losses
+from workflow.training.objectives import Objective
 from workflow.training.schedule import lr_multiplier
 
 NUM_ROWS_SHOWN = 32
@@ -32,7 +30,7 @@ NUM_ROWS_SHOWN = 32
 
 @dataclass(frozen=True)
 class Update:
-    """What one update did. `loss` is nats per label token; tokens are real tokens, over all ranks."""
+    """What one update did. `loss` is the objective's mean over the update; tokens are real tokens, over all ranks."""
 
     step: int
     loss: float
@@ -59,6 +57,8 @@ class LoopSettings:
     lr_scheduler: str
     micro_batch_size: int
     seed: int
+    head_steps: int = 0
+    """Updates in which the output head alone learns."""
 
 
 Hook = Callable[[TrainState, Update], None]
@@ -68,17 +68,13 @@ class Trainer:
     """Runs updates on the rows that the data plan names."""
 
     def __init__(
-        self, backend: Backend, features: Features, plan: DataPlan, settings: LoopSettings, *, ranks: Ranks, pad_id: int
+        self, backend: Backend, objective: Objective, plan: DataPlan, settings: LoopSettings, *, ranks: Ranks
     ) -> None:
         self.backend = backend
-        self.features = features
+        self.objective = objective
         self.plan = plan
         self.settings = settings
         self.ranks = ranks
-        self.pad_id = pad_id
-        self.source_lengths = features.lengths("prompt")
-        self.target_lengths = features.lengths("completion")
-        self.dimensions = T5Dimensions.of(backend.module.config)
 
     def run(self, state: TrainState, hooks: Sequence[Hook]) -> TrainState:
         """Updates from where `state` stands to the last step, calling every hook after each."""
@@ -93,19 +89,19 @@ class Trainer:
         """One update of the weights; the same on every number of ranks, up to rounding."""
         started = time.perf_counter()
         rows = self.plan.rows(step)
-        sources, targets = self.source_lengths[rows], self.target_lengths[rows]
-        num_labels = int(targets.sum())
+        sources, targets = self.objective.source_lengths[rows], self.objective.target_lengths[rows]
+        divisor = self.objective.divisor(rows)
         micro_batches = divide(
             rows, sources + targets, world_size=self.ranks.world_size, micro_batch_size=self.settings.micro_batch_size
         )[self.ranks.rank]
         torch.manual_seed(derived_seed(self.settings.seed, "dropout", step, self.ranks.rank))
         losses = []
         for number, micro_rows in enumerate(micro_batches, start=1):
-            loss = self._loss_sum(micro_rows)
-            self.backend.backward(loss / num_labels, is_last=number == len(micro_batches))
+            loss = self.objective.loss_sum(self.backend.wrapped, micro_rows)
+            self.backend.backward(loss / divisor, is_last=number == len(micro_batches))
             losses.append(loss.detach())
-        mean_loss = self._loss_over_ranks(step, micro_batches, torch.stack(losses).double()) / num_labels
-        grad_norm, lr = self.backend.step(self._lr_multiplier(step))
+        mean_loss = self._loss_over_ranks(step, micro_batches, torch.stack(losses).double()) / divisor
+        grad_norm, lr = self.backend.step(self._lr_multiplier(step), head_only=step <= self.settings.head_steps)
         if not math.isfinite(grad_norm):
             raise BackendError(
                 f"step {step}: the gradient is not finite (norm {grad_norm}); training rows of this update: {_shown(rows.tolist())}{ADVICE}"
@@ -117,21 +113,14 @@ class Trainer:
             lr=lr,
             examples=len(rows),
             source_tokens=int(sources.sum()),
-            target_tokens=num_labels,
+            target_tokens=int(targets.sum()),
             flops=self._flops(sources, targets),
             seconds=time.perf_counter() - started,
         )
 
-    def batch(self, rows: Sequence[int]) -> Batch:
-        """The micro-batch of these rows on this rank's device."""
-        return collate(self.features, rows, pad_id=self.pad_id).to(self.backend.device)
-
-    def _loss_sum(self, rows: Sequence[int]) -> torch.Tensor:
-        return token_losses(self.backend.wrapped, self.batch(rows), self.backend.module.config).sum()
-
     def empty_loss(self) -> torch.Tensor:
         """A forward pass over nothing, whose loss is zero."""
-        return self._loss_sum(())
+        return self.objective.loss_sum(self.backend.wrapped, ())
 
     def _lr_multiplier(self, step: int) -> float:
         settings = self.settings
@@ -159,9 +148,11 @@ class Trainer:
         )
 
     def _flops(self, sources: np.ndarray, targets: np.ndarray) -> float:
+        dimensions = self.objective.dimensions
+        if dimensions is None:
+            return 0.0
         return sum(
-            self.dimensions.training_flops(int(source), int(target))
-            for source, target in zip(sources, targets, strict=True)
+            dimensions.training_flops(int(source), int(target)) for source, target in zip(sources, targets, strict=True)
         )
 
 

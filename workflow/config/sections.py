@@ -1,0 +1,174 @@
+"""What the settings of the commands are made of: documented fields in sections, and the sections that commands share.
+
+Knows nothing of where a value came from (`cascade`) or how flags are parsed (`flags`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from workflow.errors import did_you_mean
+
+ZERO_STAGES = ("zero0", "zero1", "zero2", "zero3")
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are refused, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def setting(default: Any, text: str, *, aliases: tuple[str, ...] = (), **limits: Any) -> Any:
+    """A field with its help text, the other names it goes by, and pydantic's limits (`gt`, `ge`, ...)."""
+    return Field(default, description=text, json_schema_extra={"aliases": list(aliases)}, **limits)
+
+
+class CommandSettings(Section):
+    """Base of each command's settings: sections only."""
+
+    @classmethod
+    def missing(cls, values: Mapping[str, Any]) -> list[str]:  # noqa: ARG003
+        """What is required and not among these values by flat name, as messages."""
+        return []
+
+
+class RunSection(Section):
+    """The run and its folder"""
+
+    training_run_name: str | None = setting(
+        None, "name of the run's folder under mount/models; by default made of model, data and seed"
+    )
+    mount: Path | None = setting(
+        None, "folder that holds data/ and models/; by default WORKFLOW_MOUNT, /model_mount if it exists, else ./mount"
+    )
+    seed: int = setting(0, "seed of the data order, dropout and sampling, each derived from it separately", ge=0)
+    resume: str = setting(
+        "auto",
+        "auto: continue this run's newest complete checkpoint if there is one; or the PATH of a checkpoint to continue in a new run",
+    )
+    overwrite_output_dir: bool = setting(
+        False, "move an existing run folder of this name aside (nothing is deleted) and start anew"
+    )
+    debug: bool = setting(False, "use the first 64 training and 16 eval rows, and show tracebacks")
+    nproc: int | None = setting(
+        None, "ranks to launch on this machine; by default one per visible GPU, or one on CPU", ge=1
+    )
+
+
+class ModelSection(Section):
+    """The model"""
+
+    model_init_name: str | None = setting(
+        None, "start from this folder under mount/models (a checkpoint, or a run: its best checkpoint)"
+    )
+    model_init_path: str | None = setting(None, "start from this path or hub name; wins over --model_init_name")
+    precision: Literal["auto", "fp32", "bf16"] = setting(
+        "auto", "auto is bf16 (with fp32 master weights) on GPU and fp32 on CPU"
+    )
+    dropout: float | None = setting(None, "dropout rate; by default the checkpoint's own", ge=0, lt=1)
+    gradient_checkpointing: bool = setting(
+        False, "recompute activations in the backward pass: less memory, about a third more time"
+    )
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_fp16(cls, value: Any) -> Any:
+        if value in ("fp16", "float16", "half"):
+            raise ValueError("fp16 overflows in T5's feed-forward layers; use bf16 (with fp32 master weights) or fp32")
+        return value
+
+
+class DataSection(Section):
+    """The data"""
+
+    data_name: str | None = setting(
+        None,
+        "mount/data/NAME.json (or .jsonl, .csv, .tsv, .parquet, or a folder with a file per split), a path to such a file, or hf:NAME",
+        aliases=("data",),
+    )
+    keep_source: Literal["end", "start"] = setting(
+        "end", "which part of a too long input is kept; the cue to answer usually stands at the end"
+    )
+
+
+class OptimSection(Section):
+    """Optimizer and schedule"""
+
+    optimizer: Literal["adamw", "adafactor"] = setting(
+        "adamw", "adafactor needs --deepspeed zero0 and fp32: ZeRO's flat partitions cannot be factored"
+    )
+    lr_scheduler: Literal["linear", "cosine", "constant"] = setting(
+        "linear", "what follows the warmup: decay to zero, or none"
+    )
+    warmup_steps: int = setting(
+        2000, "steps of linear warmup; more than half of the run is cut to a tenth of it, with a notice", ge=0
+    )
+    warmup_ratio: float | None = setting(None, "warmup as a share of the run; wins over --warmup_steps", ge=0, le=1)
+    weight_decay: float = setting(
+        0.0, "decoupled weight decay; not applied to layer norms and relative-position biases", ge=0
+    )
+    max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm; 0 turns clipping off", ge=0)
+
+
+class TrainingSection(Section):
+    """Training"""
+
+    gradient_accumulation_steps: int = setting(1, "steps whose gradients are added up before an update", ge=1)
+    micro_batch_size: int | None = setting(
+        None,
+        "most examples in one forward pass of a rank; never changes the numbers; by default train_batch_size over the ranks",
+        ge=1,
+    )
+    deepspeed: str = setting(
+        "auto",
+        "auto, zero0, zero1, zero2, zero3, or a DeepSpeed JSON FILE; auto is zero2 on several ranks, on one rank zero0 (fp32) or zero1 (bf16)",
+    )
+    save_steps: int | None = setting(
+        None, "updates between checkpoints; by default as often as evaluations; the last step is always saved", ge=1
+    )
+    save_total_limit: int | None = setting(
+        None,
+        "checkpoints to keep (never dropped: the best, the newest); by default all; what a run continues from stays in the newest two",
+        ge=1,
+    )
+    logging_steps: int = setting(10, "updates between two lines of the log", ge=1)
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _known_stage(cls, value: str) -> str:
+        if value not in ("auto", *ZERO_STAGES) and not value.endswith(".json"):
+            hint = did_you_mean(value, ("auto", *ZERO_STAGES))
+            raise ValueError(
+                f"expected auto, {', '.join(ZERO_STAGES)}, or a .json file such as ds_configs/zero3_offload.json{hint}"
+            )
+        return value
+
+
+class EvaluationSection(Section):
+    """Evaluation"""
+
+    slice_by: str | None = setting(None, "also report metrics for each value of this key of the eval rows")
+    no_eval_at_start: bool = setting(False, "skip the evaluation before the first step")
+    no_eval_at_end: bool = setting(False, "skip the evaluation after the last step (for benchmarks)")
+
+
+def section_fields(settings: type[BaseModel]) -> dict[str, tuple[str, Any]]:
+    """Flat setting name -> (section name, pydantic FieldInfo), in order."""
+    found: dict[str, tuple[str, Any]] = {}
+    for section_name, section in settings.model_fields.items():
+        assert isinstance(section.annotation, type)
+        assert issubclass(section.annotation, Section)
+        for name, field in section.annotation.model_fields.items():
+            assert name not in found, f"setting {name} stands in two sections"
+            found[name] = (section_name, field)
+    return found
+
+
+def field_aliases(field: Any) -> list[str]:
+    """The other names a field goes by."""
+    extra = field.json_schema_extra
+    return list(extra["aliases"]) if isinstance(extra, dict) else []

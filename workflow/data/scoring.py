@@ -1,0 +1,74 @@
+"""What makes a checkpoint a scorer: how rows become inputs and outputs become predictions; `scoring.json` beside its weights.
+
+Knows nothing of models. Batch scoring and the server read it, so that a model is used as it was trained.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from workflow.data.targets import Targets
+from workflow.data.texts import Texts
+from workflow.errors import ModelError
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """The settings of a scorer. `low` and `high` bound the user's binary targets."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    problem: str = "binary"
+    labels: tuple[str, ...] = ("no", "yes")
+    low: float = 0.0
+    high: float = 1.0
+    template: str | None = None
+    max_length: int = 1024
+    keep_source: str = "end"
+
+    @property
+    def texts(self) -> Texts:
+        """How rows are read."""
+        return Texts(self.template)
+
+    def targets(self, *, from_text: bool = False) -> Targets:
+        """How targets are read and predictions written."""
+        return Targets(self.problem, self.labels, self.low, self.high, from_text)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+    def differences(self, other: Scoring) -> list[str]:
+        """What two scorers do not share, as `name: this, not that`."""
+        mine, theirs = asdict(self), asdict(other)
+        return [
+            f"{name}: {_shown(mine[name])}, not {_shown(theirs[name])}" for name in mine if mine[name] != theirs[name]
+        ]
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def read_scoring(file: Path) -> Scoring | None:
+    """The scoring settings in a checkpoint, or None where it has none. Raises ModelError."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file}: cannot be read: {error}") from None
+    if not isinstance(values, dict) or values.pop("schema_version", None) != SCHEMA_VERSION:
+        raise ModelError(f"{file}: not a scoring file that this version reads")
+    try:
+        return TypeAdapter(Scoring).validate_python(values)
+    except ValidationError as error:
+        raise ModelError(f"{file}: {' '.join(str(error).split())[:300]}") from None

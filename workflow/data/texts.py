@@ -1,0 +1,127 @@
+"""The text, or pair of texts, that a row of a classification data set stands for, with or without a template.
+
+Knows nothing of targets or tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from workflow.data.sources import Row
+from workflow.errors import ConfigError
+
+PAIRS = (("input", "input_pair"), ("sentence1", "sentence2"))
+TEXT_KEYS = tuple(key for pair in PAIRS for key in pair)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Reads `input` (and `input_pair`), or `sentence1` (and `sentence2`); or fills a template with a row's values."""
+
+    template: str | None = None
+
+    @cached_property
+    def fields(self) -> tuple[str, ...]:
+        """The template's fields."""
+        return template_fields(self.template) if self.template is not None else ()
+
+    def of(self, row: Row) -> tuple[str, str | None]:
+        """The text and, where the row has one, its pair."""
+        if self.template is not None:
+            return self.template.format_map(row), None
+        first, second = _keys_of(row)
+        return row[first], (row.get(second) or None)
+
+    def problem_of(self, row: Row) -> str | None:
+        """What is wrong with a row's texts, or None."""
+        return self._template_problem(row) if self.template is not None else _pair_problem(row)
+
+    def _template_problem(self, row: Row) -> str | None:
+        for name in self.fields:
+            if row.get(name) is None:
+                return f'missing "{name}", which the template uses (the row has {", ".join(map(json.dumps, row)) or "no keys"})'
+            if not isinstance(row[name], (str, int, float)):
+                return f'"{name}" must be a text or a number for the template, not {_shown(row[name])}'
+            if problem := _text_problem(name, str(row[name])):
+                return problem
+        unused = [key for key in TEXT_KEYS if row.get(key) and key not in self.fields]
+        if unused:
+            return f'"{unused[0]}" is not used by the template; put {{{unused[0]}}} into it'
+        return None
+
+
+def _keys_of(row: Row) -> tuple[str, str]:
+    return next((pair for pair in PAIRS if pair[0] in row), PAIRS[0])
+
+
+def _pair_problem(row: Row) -> str | None:
+    first, second = _keys_of(row)
+    if first not in row:
+        return (
+            f'missing "input" (or "sentence1"); the row has {", ".join(map(json.dumps, row)) or "no keys"}; '
+            "--template 'TEXT with {field}' reads other keys"
+        )
+    for key in (first, second):
+        value = row.get(key)
+        if key == second and value is None:
+            continue
+        if not isinstance(value, str):
+            return f'"{key}" must be a text, not {_shown(value)}'
+        if problem := _text_problem(key, value):
+            return problem
+    return None
+
+
+def _text_problem(key: str, value: str) -> str | None:
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        return f'"{key}" holds half a surrogate pair, which is no character'
+    return None
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value, default=str)[:60]
+
+
+def template_fields(template: str) -> tuple[str, ...]:
+    """The names in braces, each once. Raises ConfigError for a template that is none."""
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ConfigError(
+            f"--template: {error} (a brace that is meant as such is written twice: {{{{ or }}}})"
+        ) from None
+    names: list[str] = []
+    for _, name, specification, conversion in parts:
+        if name is None:
+            continue
+        if not name or specification or conversion or set(name) & set(".[]!:") or name.isdecimal():
+            raise ConfigError(
+                f"--template: {{{name}}} is no field; a field is the plain name of a row's key, as {{input}}"
+            )
+        names.append(name)
+    if not names:
+        raise ConfigError("--template: has no {field}; put {input}, or another key of the rows, where the text belongs")
+    return tuple(dict.fromkeys(names))
+
+
+def read_template(given: str) -> str:
+    r"""The template that --template means: the content of a file of this name, else the text itself with \n as newline.
+
+    Raises ConfigError for a file that cannot be read and for a text that is no template.
+    """
+    if "{" not in given:
+        path = Path(given)
+        if not path.is_file():
+            raise ConfigError(f"--template {given}: no such file, and no text with a {{field}} either")
+        try:
+            text = path.read_text(encoding="utf-8").removesuffix("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--template {given}: cannot be read: {error}") from None
+    else:
+        text = given.replace("\\n", "\n")
+    template_fields(text)
+    return text

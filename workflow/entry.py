@@ -1,0 +1,44 @@
+"""How both entry points start: flags -> settings -> ranks -> recipe.
+
+Imports torch only after the flags are known to be good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workflow.recipe.place import Place
+
+
+def in_ranks(module: str, argv: Sequence[str], settings: Any, work: Callable[[Place], None]) -> int:
+    """Does the work here as one rank, or launches the ranks that do it by `python -m module argv`. Gives an exit code.
+
+    `settings` hold `nproc` and `mount`.
+    """
+    from workflow.launch import launch, ranks_to_start
+    from workflow.runtime import Ranks, ranks_from_environment
+
+    ranks = ranks_from_environment()
+    if ranks is None:
+        nproc = ranks_to_start(settings.nproc)
+        if nproc > 1:
+            return launch(module, argv, nproc=nproc)
+    _run_rank(ranks or Ranks(), settings, work)
+    return 0
+
+
+def _run_rank(ranks: Any, settings: Any, work: Callable[[Place], None]) -> None:
+    from workflow.console import make_console
+    from workflow.paths import find_mount
+    from workflow.recipe.place import Place
+    from workflow.runtime import die_with_launcher, join_ranks, leave_ranks, pick_device
+
+    die_with_launcher()
+    device = pick_device()
+    join_ranks(ranks, device=device)
+    try:
+        work(Place(ranks, device, find_mount(settings.mount), make_console(quiet=not ranks.is_first)))
+    finally:
+        leave_ranks()

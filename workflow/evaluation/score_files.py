@@ -1,0 +1,126 @@
+"""Prediction files of scores: `[{"orig_d", "pred_score"}]`, one record a row, in the rows' order.
+
+Knows nothing of models. `.jsonl` files hold one record a line, others one list.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from workflow.data.sources import Row, file_rows
+from workflow.data.targets import Targets
+from workflow.errors import DataError, ResultsError
+from workflow.evaluation.calibration import Calibration
+from workflow.evaluation.metrics import Floats, Metric
+from workflow.files import whole_file, write_json
+
+SCORE = "pred_score"
+LABEL = "pred_label"
+ROW = "orig_d"
+
+
+def score_record(row: Row | None, vector: Sequence[float], targets: Targets) -> dict[str, Any]:
+    """One record; without a row the score alone. Multi-class records name the likeliest label, multi-label ones all above 0.5."""
+    record: dict[str, Any] = {SCORE: targets.prediction(vector)}
+    if targets.problem == "multiclass":
+        record[LABEL] = targets.labels[int(np.argmax(vector))]
+    if targets.problem == "multilabel":
+        record[LABEL] = [label for label, share in zip(targets.labels, vector, strict=True) if share >= 0.5]
+    return record if row is None else {ROW: row, **record}
+
+
+def write_scores(
+    path: Path, rows: Iterable[Row], vectors: Floats, targets: Targets, *, scores_only: bool = False
+) -> None:
+    """Writes the records of rows and their predicted vectors [rows, width]."""
+    records = (
+        score_record(None if scores_only else row, vector.tolist(), targets)
+        for row, vector in zip(rows, vectors, strict=True)
+    )
+    with whole_file(path) as file:
+        write_records(file, records, as_lines=path.suffix == ".jsonl")
+
+
+def write_records(file: TextIO, records: Iterable[dict[str, Any]], *, as_lines: bool) -> None:
+    """One record a line, within a list unless `as_lines`."""
+    count = 0
+    for count, record in enumerate(records, start=1):
+        file.write("" if as_lines else "[\n" if count == 1 else ",\n")
+        file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + ("\n" if as_lines else ""))
+    if not as_lines:
+        file.write("\n]\n" if count else "[]\n")
+
+
+@dataclass(frozen=True)
+class ScoreFile:
+    """A prediction file: its predicted vectors [rows, width], and the rows unless it holds scores alone."""
+
+    path: Path
+    vectors: Floats
+    rows: list[Row] | None
+
+
+def read_scores(path: Path, targets: Targets) -> ScoreFile:
+    """Reads a prediction file. Raises ResultsError naming the record that is none."""
+    if not path.is_file():
+        raise ResultsError(f"{path}: no such prediction file")
+    vectors: list[list[float]] = []
+    rows: list[Row] = []
+    for number, record in enumerate(_records(path)):
+        if SCORE not in record:
+            raise ResultsError(
+                f'{path}: record {number}: no "{SCORE}"; prediction files of clf.py and `workflow score` have it'
+            )
+        try:
+            vectors.append(targets.from_prediction(record[SCORE]))
+        except ValueError as reason:
+            raise ResultsError(f'{path}: record {number}: "{SCORE}" {reason}') from None
+        if isinstance(record.get(ROW), dict):
+            rows.append(record[ROW])
+    if not vectors:
+        raise ResultsError(f"{path}: no records")
+    if rows and len(rows) < len(vectors):
+        raise ResultsError(f'{path}: some records have "{ROW}", others not')
+    return ScoreFile(path, np.array(vectors), rows or None)
+
+
+def write_calibration(
+    path: Path, calibration: Calibration, reported: Mapping[str, Metric], *, threshold_metric: str
+) -> None:
+    """`calibration.json`: the fitted maps, the threshold that counts, and what they do to rows they were not fitted on."""
+    write_json(
+        path,
+        {
+            **calibration.as_json(),
+            "threshold_metric": threshold_metric,
+            "reported": {name: metric.as_json() for name, metric in reported.items()},
+        },
+    )
+
+
+def read_calibration(path: Path) -> Calibration | None:
+    """The calibration in a checkpoint, or None where it has none. Raises ResultsError."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{path}: cannot be read: {error}") from None
+    if isinstance(values, dict):
+        values.pop("threshold_metric", None)
+        values.pop("reported", None)
+    return Calibration.from_json(values, where=str(path))
+
+
+def _records(path: Path) -> Iterator[Row]:
+    try:
+        for _, record in file_rows(path):
+            yield record
+    except DataError as error:
+        raise ResultsError(str(error)) from None

@@ -1,0 +1,273 @@
+"""Models that score: a T5 whose answer's first token is read, or a BERT-like or GPT-2 model with a classification head.
+
+Knows nothing of rows or losses. Whatever the model, `LoadedClassifier.logits` gives fp32 [rows, width]; its softmax
+(or sigmoid, or the number itself) is the prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers
+
+from workflow.errors import ModelError
+from workflow.models.load import (
+    FAMILIES,
+    Explained,
+    LoadedModel,
+    check_folder,
+    head_names,
+    is_path,
+    load_seq2seq,
+    load_tokenizer,
+    model_family,
+    some,
+)
+from workflow.models.nanogpt import is_nanogpt, read_nanogpt
+from workflow.models.verbalizers import single_token
+
+NANOGPT_TOKENIZER = "gpt2"
+DROPOUTS = (
+    "dropout_rate",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "classifier_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "seq_classif_dropout",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+    "pooler_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+)
+"""What configurations of the model families call their dropout rates."""
+
+
+@dataclass(frozen=True)
+class LoadedClassifier(LoadedModel):
+    """A model in fp32 that scores, and its tokenizer.
+
+    `start_token` is the decoder's first token (T5 only); `has_new_head` says that the head was not in the checkpoint.
+    """
+
+    problem: str = "binary"
+    labels: tuple[str, ...] = ("no", "yes")
+    start_token: int | None = None
+    takes_types: bool = False
+    max_positions: int | None = None
+    has_new_head: bool = False
+
+    def logits(
+        self,
+        call: Any,
+        *,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_types: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """fp32 [rows, width]; `call` is the model, maybe wrapped. T5 decodes one position and computes the labels' rows of its head alone."""
+        more: dict[str, Any] = {}
+        if self.start_token is not None:
+            more = {"decoder_input_ids": input_ids.new_full((len(input_ids), 1), self.start_token), "use_cache": False}
+        elif token_types is not None:
+            more = {"token_type_ids": token_types}
+        logits: torch.Tensor = call(input_ids=input_ids, attention_mask=attention_mask, **more).logits.float()
+        return logits[:, 0] if self.start_token is not None else logits
+
+
+class LabelRows(torch.nn.Module):
+    """An output head that computes some rows of its weight only: [..., d_model] -> [..., labels].
+
+    A module of its own (not `F.linear` on a slice from outside), so that ZeRO-3 gathers the weight for it.
+    """
+
+    def __init__(self, weight: torch.nn.Parameter, rows: Sequence[int]) -> None:
+        super().__init__()
+        self.weight = weight
+        self.rows: torch.Tensor
+        self.register_buffer("rows", torch.tensor(list(rows)), persistent=False)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The labels' logits."""
+        return F.linear(hidden, self.weight[self.rows])
+
+
+class GPT2ForSequenceClassification(transformers.GPT2ForSequenceClassification):  # type: ignore[misc]
+    """GPT-2 with a head on the last real token.
+
+    transformers takes the last token that is not padding, which is a wrong one where padding is the end-of-text token
+    and a text ends in it; here the attention mask says. The class keeps transformers' name, which checkpoints hold.
+    """
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> Any:
+        """Logits [rows, labels]; padding stands at the right."""
+        hidden = self.transformer(input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        last = attention_mask.sum(dim=1) - 1
+        pooled = hidden[torch.arange(len(hidden), device=hidden.device), last]
+        return transformers.modeling_outputs.SequenceClassifierOutputWithPast(logits=self.score(pooled))
+
+
+def load_classifier(
+    name: str,
+    *,
+    problem: str,
+    labels: Sequence[str],
+    tokenizer: str | None = None,
+    dropout: float | None = None,
+    seed: int = 0,
+) -> LoadedClassifier:
+    """Loads a model that scores, from a folder, a nanoGPT ckpt.pt or the hub; a head that is missing is made from `seed`.
+
+    Raises ModelError with the reason and what to do.
+    """
+    if is_path(name) and is_nanogpt(Path(name)):
+        return _load_nanogpt(name, problem, labels, tokenizer or NANOGPT_TOKENIZER, dropout, seed)
+    check_folder(name, needs_tokenizer=tokenizer is None)
+    if model_family(name) in FAMILIES:
+        return _load_t5(name, problem, labels, tokenizer, dropout)
+    return _load_with_head(name, problem, labels, tokenizer, dropout, seed)
+
+
+def _load_t5(
+    name: str, problem: str, labels: Sequence[str], tokenizer: str | None, dropout: float | None
+) -> LoadedClassifier:
+    if problem not in ("binary", "multiclass"):
+        raise ModelError(
+            f"{name}: a T5 scores {problem} targets in no way of its own; use --problem binary (--target_range LOW HIGH maps "
+            "bounded numbers) or multiclass, or a BERT-like model"
+        )
+    loaded = load_seq2seq(name, dropout=dropout, tokenizer=tokenizer)
+    tokens = label_tokens(loaded.tokenizer, labels)
+    loaded.model.lm_head = LabelRows(loaded.model.lm_head.weight, tokens)
+    return LoadedClassifier(
+        loaded.model,
+        loaded.tokenizer,
+        loaded.notes,
+        problem,
+        tuple(labels),
+        start_token=loaded.model.config.decoder_start_token_id,
+    )
+
+
+def label_tokens(tokenizer: Any, labels: Sequence[str]) -> list[int]:
+    """One token a label word. Raises ModelError for words that are not one token, or the same one."""
+    tokens = [single_token(tokenizer, word) for word in labels]
+    if len(set(tokens)) < len(tokens):
+        raise ModelError(
+            f"two of the label words {', '.join(labels)} are the same token of this vocabulary; choose others"
+        )
+    return tokens
+
+
+def _load_with_head(
+    name: str, problem: str, labels: Sequence[str], tokenizer: str | None, dropout: float | None, seed: int
+) -> LoadedClassifier:
+    with Explained(name, "configuration"):
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        known = type(config) in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    if not known:
+        raise ModelError(
+            f"{name}: a {config.model_type} model has no classification head in transformers; use a T5, BERT-like or GPT-2 one"
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{name}: a {config.model_type} model; of encoder-decoders, this program scores with {', '.join(FAMILIES)}"
+        )
+    if config.model_type not in ("gpt2",) and not _is_encoder(config):
+        raise ModelError(f"{name}: a {config.model_type} model; of decoder-only models, this program scores with gpt2")
+    loaded_tokenizer = load_tokenizer(tokenizer or name, for_scores=True)
+    _set_up(config, problem, labels, loaded_tokenizer, dropout)
+    kind = (
+        GPT2ForSequenceClassification
+        if config.model_type == "gpt2"
+        else transformers.AutoModelForSequenceClassification
+    )
+    with Explained(name, "weights"), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, report = kind.from_pretrained(
+            name,
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # allowed for the head alone, below
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    head = {*head_names(model)}
+    mismatched = {str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]}
+    made = {key for key in {*report["missing_keys"], *mismatched} if key not in head and ".pooler." not in key}
+    if made:
+        raise ModelError(
+            f"{name}: the weights lack {len(made)} tensors of its {config.model_type}, or have others: {some(sorted(made))}"
+        )
+    new = sorted({*report["missing_keys"], *mismatched})
+    return _checked(name, model, loaded_tokenizer, problem, labels, new)
+
+
+def _load_nanogpt(
+    name: str, problem: str, labels: Sequence[str], tokenizer: str, dropout: float | None, seed: int
+) -> LoadedClassifier:
+    config, weights = read_nanogpt(Path(name))
+    loaded_tokenizer = load_tokenizer(tokenizer, for_scores=True)
+    _set_up(config, problem, labels, loaded_tokenizer, dropout)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = GPT2ForSequenceClassification(config)
+    model.load_state_dict(weights, strict=False)  # read_nanogpt has matched every key of the body
+    return _checked(name, model, loaded_tokenizer, problem, labels, ["score.weight"])
+
+
+def _is_encoder(config: Any) -> bool:
+    """Whether transformers also makes a masked-language model of this family: BERT and its like."""
+    return type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
+
+
+def _set_up(config: Any, problem: str, labels: Sequence[str], tokenizer: Any, dropout: float | None) -> None:
+    names = labels if problem != "regression" else ["score"]
+    config.num_labels = len(names)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {label: number for number, label in enumerate(names)}
+    config.problem_type = {
+        "multilabel": "multi_label_classification",
+        "regression": "regression",
+    }.get(problem, "single_label_classification")
+    if config.pad_token_id is None:  # GPT-2 has none of its own
+        config.pad_token_id = tokenizer.pad_token_id
+    if dropout is not None:
+        for key in DROPOUTS:
+            if hasattr(config, key):
+                setattr(config, key, dropout)
+
+
+def _checked(
+    name: str, model: Any, tokenizer: Any, problem: str, labels: Sequence[str], new: Sequence[str]
+) -> LoadedClassifier:
+    config = model.config
+    if len(tokenizer) > config.vocab_size:
+        raise ModelError(
+            f"{name}: the tokenizer has {len(tokenizer)} tokens, the model only {config.vocab_size}; they do not belong together"
+        )
+    positions = [
+        limit
+        for limit in (getattr(config, "max_position_embeddings", None), tokenizer.model_max_length)
+        if isinstance(limit, int) and 0 < limit < 1_000_000
+    ]
+    notes = (f"new in this model, to be trained: {', '.join(new)}",) if new else ()
+    head = {*head_names(model)}
+    return LoadedClassifier(
+        model,
+        tokenizer,
+        notes,
+        problem,
+        tuple(labels),
+        takes_types="token_type_ids" in tokenizer.model_input_names and getattr(config, "type_vocab_size", 2) > 1,
+        max_positions=min(positions, default=None),
+        has_new_head=any(key in head for key in new),
+    )

@@ -1,0 +1,298 @@
+"""Input -> score or class: a T5 read at its first decoder position, or a model with a classification head.
+
+Knows nothing of run folders or of how an update is made.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from workflow import paths as names
+from workflow.config.clf_settings import ClfSettings
+from workflow.data.checks import Reading, inputs_and_targets
+from workflow.data.encoders import ScoreEncoder
+from workflow.data.examples import RowFormat, ScoredRows
+from workflow.data.features import Features
+from workflow.data.scoring import Scoring
+from workflow.data.sources import Source
+from workflow.data.texts import read_template
+from workflow.errors import ConfigError, DataError, ModelError
+from workflow.evaluation.evaluator import Evaluation
+from workflow.evaluation.metrics import Floats, Metric
+from workflow.evaluation.plots import write_plots
+from workflow.evaluation.report import measured
+from workflow.evaluation.score_evaluator import CalibrationPlan, ScoreEvaluation, ScoreEvaluator, constant_metrics
+from workflow.evaluation.score_files import read_scores, write_calibration, write_scores
+from workflow.files import replace_by_link, write_json
+from workflow.inference.scorer import Scorer
+from workflow.models.classifier import LoadedClassifier, load_classifier
+from workflow.models.load import tokenizer_stands_in
+from workflow.models.save import write_model
+from workflow.recipe.place import init_model_folder, inside_run
+from workflow.recipe.scorers import row_losses, score_encoder, scoring_notes
+from workflow.recipe.task import Task
+from workflow.runtime import derived_seed, on_first
+from workflow.training.checkpoint import TrainState
+from workflow.training.ds_config import torch_dtype
+from workflow.training.flops import dimensions_of
+from workflow.training.objectives import ScoreLoss
+
+DEFAULT_SHARE = 0.5
+LEARNING_RATES = {True: 1e-4, False: 3e-5}
+"""By whether the model is a T5."""
+
+
+class ClfTask(Task[ClfSettings]):
+    """Fine-tunes on inputs and targets."""
+
+    name = "clf"
+    settings_file = "args.json"
+    loaded: LoadedClassifier
+    _last: tuple[int, ScoreEvaluation] | None = None
+    """The newest evaluation and its step: a checkpoint of that step takes its calibration."""
+
+    @property
+    def run_name(self) -> str:
+        """As given, else `{data}_{model}`."""
+        if self.settings.run.training_run_name is not None:
+            return names.checked_name(self.settings.run.training_run_name, what="--training_run_name")
+        assert self.settings.data.data_name is not None
+        return names.run_name(self.settings.data.data_name, self.model_label)
+
+    @property
+    def model_label(self) -> str:
+        """As given; the pretrained model's name where there is one."""
+        model = self.settings.model
+        return str(model.model_pretrain_name or model.model_init_path or model.model_init_name)
+
+    @property
+    def best_metric(self) -> str:
+        """A score metric."""
+        return self.settings.evaluation.save_best_metric
+
+    @property
+    def learning_rate(self) -> float:
+        """As set, else by the kind of model."""
+        return self.settings.optim.lr or LEARNING_RATES[self.loaded.start_token is not None]
+
+    @functools.cached_property
+    def scoring(self) -> Scoring:
+        """How rows are read and predictions written. Raises ConfigError for a bad template."""
+        score = self.settings.score
+        low, high = score.target_range or (0.0, 1.0)
+        template = read_template(score.template) if score.template is not None else None
+        return Scoring(score.kind, score.labels, low, high, template, score.max_length, self.settings.data.keep_source)
+
+    def check_settings(self) -> None:
+        """Reads the template."""
+        assert self.scoring
+
+    def load_data(self, source: Source) -> None:
+        """Notes that numbers in CSV files are texts, then loads."""
+        self._from_text = source.is_untyped
+        super().load_data(source)
+        split = self.settings.evaluation.calibration_split
+        if split == "calibration" and not len(self.data.calibration):
+            raise ConfigError(f'--calibration_split calibration: {source.label} has no "calibration" rows')
+
+    @property
+    def row_format(self) -> RowFormat:
+        """Texts and targets."""
+        return ScoredRows(self.scoring.texts, self.scoring.targets(from_text=self._from_text))
+
+    @property
+    def reading(self) -> Reading:
+        """Inputs and targets."""
+        return inputs_and_targets(self.scoring.texts)
+
+    # ---- the model
+
+    def start_model(self) -> str:
+        """The initial path, else the name under the mount, else the pretrained model."""
+        model = self.settings.model
+        if model.model_init_path is not None:
+            return inside_run(model.model_init_path)
+        if model.model_init_name is not None:
+            return init_model_folder(model.model_init_name, self.place.mount)
+        assert model.model_pretrain_name is not None
+        return inside_run(model.model_pretrain_name)
+
+    def load_model(self, name: str, *, trained: bool) -> None:
+        """The model with a head for these labels."""
+        model = self.settings.model
+        pretrained = model.model_pretrain_name
+        self.loaded = load_classifier(
+            name,
+            problem=self.scoring.problem,
+            labels=self.scoring.labels,
+            tokenizer=model.tokenizer or tokenizer_stands_in(name, pretrained),
+            dropout=model.dropout,
+            seed=derived_seed(self.settings.run.seed, "head"),
+        )
+        if trained and self.loaded.has_new_head:
+            raise ModelError(
+                f"{name}: has no trained head for {', '.join(self.scoring.labels)}; train it without --no_train"
+            )
+        notes = [*self.loaded.notes, *self._length_notes(), *scoring_notes(name, self.scoring)]
+        self.loaded = replace(self.loaded, notes=tuple(notes))
+        if self.settings.optim.ft_head_first and self.loaded.start_token is not None and not self.loaded.has_own_head:
+            raise ConfigError(
+                "--ft_head_first: this T5's output head is its embeddings (T5 1.0), so there is no head to train alone; "
+                "leave the flag out, or start from a T5 v1.1 or Flan-T5 model"
+            )
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of an input at most."""
+        limit = self.loaded.max_positions
+        return min(self.scoring.max_length, limit) if limit is not None else self.scoring.max_length
+
+    def _length_notes(self) -> list[str]:
+        if self.max_length == self.scoring.max_length:
+            return []
+        return [f"inputs are cut at {self.max_length} tokens, the most that this model takes"]
+
+    def encoder(self) -> ScoreEncoder:
+        """Inputs as the model takes them."""
+        return score_encoder(self.loaded, self.scoring, self.max_length, with_targets=True, from_text=self._from_text)
+
+    def head_steps(self, max_steps: int) -> int:
+        """As set with --ft_head_first, by default a tenth of the run."""
+        optim = self.settings.optim
+        return (optim.head_steps or math.ceil(max_steps / 10)) if optim.ft_head_first else 0
+
+    def header(self) -> Sequence[str]:
+        """Size, kind, labels, learning rate."""
+        loaded, scoring = self.loaded, self.scoring
+        kind = "scores from the labels' logits at the first decoder position"
+        if loaded.start_token is None:
+            kind = f"{loaded.model.config.model_type} with a classification head"
+        lines = [
+            f"{loaded.size_text}, {kind}",
+            f"{scoring.problem} targets; labels {', '.join(scoring.labels)}; peak learning rate {self.learning_rate:g}",
+        ]
+        if self.settings.optim.ft_head_first:
+            lines.append("the head learns alone first")
+        return lines
+
+    def objective(self) -> ScoreLoss:
+        """Loss per example."""
+        outputs = len(self.scoring.labels) if self.loaded.start_token is not None else None
+        return ScoreLoss(
+            self.loaded,
+            self.data.train,
+            pad_id=self.loaded.tokenizer.pad_token_id,
+            device=self.device,
+            dimensions=dimensions_of(self.loaded.model.config, num_outputs=outputs),
+        )
+
+    def evaluator(self, *, in_step: bool) -> ScoreEvaluator:  # noqa: ARG002
+        """Scores and measures; its calls are in step whatever the ZeRO stage."""
+        evaluation = self.settings.evaluation
+        return ScoreEvaluator(
+            Scorer(self.loaded),
+            row_losses(self.scoring.problem),
+            self.data.examples.eval,
+            self.data.eval,
+            self._calibration_plan(),
+            threshold_metric=evaluation.threshold_metric,
+            ranks=self.place.ranks,
+            batch_size=evaluation.eval_batch_size,
+            unit=self.scoring.high - self.scoring.low,
+            slice_by=evaluation.slice_by,
+        )
+
+    def _calibration_plan(self) -> CalibrationPlan:
+        split = self.settings.evaluation.calibration_split
+        own: Features | None = self.data.calibration if len(self.data.calibration) else None
+        share = DEFAULT_SHARE if split in ("auto", "calibration") else float(split)
+        seed = derived_seed(self.settings.run.seed, "calibration")
+        return CalibrationPlan(own if split in ("auto", "calibration") else None, share, seed)
+
+    # ---- files
+
+    def write_model(self, folder: Path, weights: dict[str, torch.Tensor], step: int) -> None:
+        """The model, how to score with it, and the calibration where this very step was evaluated."""
+        write_model(folder, self.loaded.model, self.loaded.tokenizer, weights)
+        write_json(folder / names.SCORING_NAME, replace(self.scoring, max_length=self.max_length).as_json())
+        if self._last is not None and self._last[0] == step and self._last[1].calibration is not None:
+            self._write_calibration(folder / names.CALIBRATION_NAME, self._last[1])
+
+    def _write_calibration(self, file: Path, found: ScoreEvaluation) -> None:
+        assert found.calibration is not None
+        write_calibration(
+            file, found.calibration, found.reported, threshold_metric=self.settings.evaluation.threshold_metric
+        )
+
+    def record(self, paths: names.RunPaths, step: int, found: Evaluation) -> None:
+        """`checkpoint-N-preds.json`."""
+        assert isinstance(found, ScoreEvaluation)
+        self._last = (step, found)
+        self._write_scores(paths.step_scores(step), found)
+
+    def baseline(self) -> dict[str, Metric]:
+        """What a constant reaches: the training targets' mean, whatever the input."""
+        targets = np.asarray(self.data.eval.targets, dtype=np.float64)
+        if not len(targets):
+            return {}
+        mean = np.asarray(self.data.train.targets, dtype=np.float64).mean(axis=0)
+        problem, unit = self.scoring.problem, self.scoring.high - self.scoring.low
+        return constant_metrics(problem, mean, targets, row_losses(problem), unit=unit)
+
+    def _write_scores(self, file: Path, found: ScoreEvaluation) -> None:
+        write_scores(
+            file,
+            self.data.examples.eval,
+            found.vectors,
+            self.scoring.targets(),
+            scores_only=self.settings.run.scores_only,
+        )
+
+    def finish(self, paths: names.RunPaths, state: TrainState) -> None:
+        """`preds.json`, the final step's predictions, and for binary targets the plots of them."""
+        final = paths.step_scores(state.step)
+        if not final.is_file():  # without eval rows, or with --no_eval_at_end
+            return
+        for target in (paths.scores, self.settings.run.pred_save_path):
+            if target is not None:
+                replace_by_link(final, target)
+        vectors = read_scores(final, self.scoring.targets()).vectors
+        self._plots(paths.root / names.PLOTS_NAME, paths.root.name, vectors)
+
+    def _plots(self, folder: Path, title: str, vectors: Floats) -> None:
+        if self.scoring.problem == "binary":
+            write_plots(folder, vectors[:, 1], np.asarray(self.data.eval.targets[:, 1], dtype=np.float64), title=title)
+
+    def evaluate_only(self, source: Source) -> None:
+        """Predictions, metrics and plots go to preds/RUN/ of the working directory, or --pred_save_path."""
+        self.load_model_everywhere(self.start_model(), trained=True)
+        self.load_data(source)
+        if not len(self.data.eval):
+            raise DataError(f"{source.label}: no eval rows, so there is nothing to do with --no_train")
+        given = self.settings.run.pred_save_path
+        file = given if given is not None else Path("preds") / self.run_name / names.SCORES_NAME
+        self.loaded.model.to(self.device, torch_dtype(self.settings.model.precision, self.place.device)).eval()
+        found = self.evaluator(in_step=False).evaluate()
+
+        def write() -> None:
+            for note in self.loaded.notes:
+                self.write_note(f"note: {note}")
+            self._write_scores(file, found)
+            if given is None:
+                record: Any = measured(0, found.metrics, found.slices).model_dump(mode="json")
+                write_json(file.with_name("metrics.json"), record)
+                if found.calibration is not None:
+                    self._write_calibration(file.with_name(names.CALIBRATION_NAME), found)
+                self._plots(file.parent / names.PLOTS_NAME, self.run_name, found.vectors)
+            self.write_note(found.one_line())
+            self.write_note(f"predictions in {file}")
+
+        on_first(write, self.place.ranks)

@@ -1,0 +1,195 @@
+"""Prompt -> completion: a T5-family model trained on completions and evaluated by generating.
+
+Knows nothing of run folders or of how an update is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workflow import paths as names
+from workflow.config.settings import Seq2SeqSettings
+from workflow.data.checks import PROMPTS_AND_COMPLETIONS, Reading
+from workflow.data.encoders import LengthLimits, Seq2SeqEncoder
+from workflow.data.examples import SEQ2SEQ, RowFormat
+from workflow.data.packing import Batch
+from workflow.data.sources import Source
+from workflow.errors import DataError
+from workflow.evaluation.evaluator import Evaluation, TextEvaluation, TextEvaluator, write_predictions
+from workflow.evaluation.report import measured
+from workflow.files import write_json
+from workflow.inference.engine import TransformersEngine
+from workflow.inference.sampling import SamplingParams
+from workflow.models.load import LoadedModel, load_seq2seq
+from workflow.models.save import write_model
+from workflow.models.verbalizers import no_yes_tokens
+from workflow.recipe.place import init_model_folder, inside_run
+from workflow.recipe.task import Task
+from workflow.runtime import on_first
+from workflow.training.ds_config import torch_dtype
+from workflow.training.flops import dimensions_of
+from workflow.training.objectives import CompletionLoss, token_losses
+
+
+class Seq2SeqTask(Task[Seq2SeqSettings]):
+    """Fine-tunes on prompts and completions."""
+
+    name = "seq2seq"
+    settings_file = "training_args.json"
+    row_format: RowFormat = SEQ2SEQ
+    reading: Reading = PROMPTS_AND_COMPLETIONS
+    loaded: LoadedModel
+
+    @property
+    def run_name(self) -> str:
+        """As given, else `{init}_{data}_{seed}`."""
+        settings = self.settings
+        if settings.run.training_run_name is not None:
+            return names.checked_name(settings.run.training_run_name, what="--training_run_name")
+        assert settings.data.data_name is not None
+        return names.run_name(self.model_label, settings.data.data_name, str(settings.run.seed))
+
+    @property
+    def model_label(self) -> str:
+        """As given."""
+        return str(self.settings.model.model_init_path or self.settings.model.model_init_name)
+
+    @property
+    def best_metric(self) -> str:
+        """A text metric."""
+        return self.settings.evaluation.best_metric
+
+    @property
+    def learning_rate(self) -> float:
+        """As set."""
+        return self.settings.optim.lr
+
+    def check_settings(self) -> None:
+        """Nothing beyond what the settings check themselves."""
+
+    def start_model(self) -> str:
+        """The path, else the folder of the name."""
+        model = self.settings.model
+        if model.model_init_path is not None:
+            return inside_run(model.model_init_path)
+        assert model.model_init_name is not None
+        return init_model_folder(model.model_init_name, self.place.mount)
+
+    def load_model(self, name: str, *, trained: bool) -> None:  # noqa: ARG002
+        """The whole model."""
+        self.loaded = load_seq2seq(name, dropout=self.settings.model.dropout)
+
+    def encoder(self) -> Seq2SeqEncoder:
+        """Prompts and completions by the model's own tokenizer."""
+        data = self.settings.data
+        return Seq2SeqEncoder(
+            self.loaded.tokenizer, LengthLimits(data.max_source_length, data.max_target_length, data.keep_source)
+        )
+
+    def header(self) -> Sequence[str]:
+        """Size, head, dropout."""
+        head = "own output head" if self.loaded.has_own_head else "output head tied to the embeddings"
+        return [f"{self.loaded.size_text}, {head}, dropout {self.loaded.model.config.dropout_rate}"]
+
+    def objective(self) -> CompletionLoss:
+        """Loss per label token."""
+        config = self.loaded.model.config
+        return CompletionLoss(
+            config,
+            self.data.train,
+            pad_id=self.loaded.tokenizer.pad_token_id,
+            device=self.device,
+            dimensions=dimensions_of(config),
+        )
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """How evaluation decodes; the longest completion of the data bounds the length."""
+        evaluation = self.settings.evaluation
+        return SamplingParams(
+            max_new_tokens=evaluation.max_new_tokens or self._longest_completion(),
+            temperature=evaluation.temperature,
+            top_k=evaluation.top_k,
+            top_p=evaluation.top_p,
+            n=evaluation.n_samples,
+            num_beams=evaluation.num_beams,
+        )
+
+    def _longest_completion(self) -> int:
+        """Tokens, end of sequence included."""
+        splits = (self.data.train, self.data.eval)
+        return max((int(features.lengths("completion").max()) for features in splits if len(features)), default=1)
+
+    def evaluator(self, *, in_step: bool) -> TextEvaluator:
+        """Generates, and computes the loss of the references."""
+        model, tokenizer = self.loaded.model, self.loaded.tokenizer
+        engine = TransformersEngine(model, tokenizer, label_tokens=no_yes_tokens(tokenizer), in_step=in_step)
+
+        @torch.no_grad()
+        def row_losses(batch: Batch) -> torch.Tensor:
+            was_training = model.training
+            model.eval()
+            try:
+                return token_losses(model, batch, model.config).sum(dim=1)
+            finally:
+                model.train(was_training)
+
+        return TextEvaluator(
+            engine,
+            row_losses,
+            self.data.examples.eval,
+            self.data.eval,
+            self.sampling,
+            ranks=self.place.ranks,
+            device=self.device,
+            batch_size=self.settings.evaluation.eval_batch_size,
+            seed=self.settings.run.seed,
+            pad_id=tokenizer.pad_token_id,
+            slice_by=self.settings.evaluation.slice_by,
+        )
+
+    def write_model(self, folder: Path, weights: dict[str, torch.Tensor], step: int) -> None:  # noqa: ARG002
+        """The model, with the length that answers may have."""
+        write_model(
+            folder,
+            self.loaded.model,
+            self.loaded.tokenizer,
+            weights,
+            max_new_tokens=self.sampling.max_new_tokens,
+        )
+
+    def record(self, paths: names.RunPaths, step: int, found: Evaluation) -> None:
+        """`temperature=..._n=..._step=....json`."""
+        self._write_predictions(paths.root, step, found)
+
+    def _write_predictions(self, folder: Path, step: int, found: Evaluation) -> Path:
+        assert isinstance(found, TextEvaluation)
+        evaluation = self.settings.evaluation
+        file = folder / names.predictions_name(
+            temperature=evaluation.temperature, n_samples=evaluation.n_samples, step=step
+        )
+        write_predictions(file, self.data.examples.eval, found.results)
+        return file
+
+    def evaluate_only(self, source: Source) -> None:
+        """Predictions and metrics go to preds/PRED_DIR of the working directory; no run is touched."""
+        self.load_model_everywhere(self.start_model(), trained=True)
+        self.load_data(source)
+        if not len(self.data.eval):
+            raise DataError(f"{source.label}: no eval rows, so there is nothing to do with --no_train")
+        folder = Path("preds") / names.checked_name(self.settings.run.pred_dir or self.run_name, what="--pred_dir")
+        self.loaded.model.to(self.device, torch_dtype(self.settings.model.precision, self.place.device)).eval()
+        found = self.evaluator(in_step=False).evaluate()
+
+        def write() -> None:
+            file = self._write_predictions(folder, 0, found)
+            record: Any = measured(0, found.metrics, found.slices).model_dump(mode="json")
+            write_json(folder / "metrics.json", record)
+            self.write_note(found.one_line())
+            self.write_note(f"predictions in {file}")
+
+        on_first(write, self.place.ranks)

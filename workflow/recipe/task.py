@@ -1,0 +1,213 @@
+"""What a training run needs to know of its task; `train` and `run` know nothing else of it.
+
+    prepare -> claim -> load_model -> load_data -> objective, evaluator -> write_model, record, finish
+
+A task holds its settings, its place and, once loaded, its model and data. Methods that say "collective" are called
+by all ranks alike.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import torch
+
+from workflow import paths as names
+from workflow.config.cascade import Resolved
+from workflow.config.clf_settings import ClfSettings
+from workflow.config.settings import Seq2SeqSettings
+from workflow.data.checks import Reading, check
+from workflow.data.examples import Examples, RowFormat, load_examples
+from workflow.data.features import Features, RowEncoder, load_features
+from workflow.data.sources import Source
+from workflow.errors import ConfigError, did_you_mean
+from workflow.evaluation.evaluator import Evaluation
+from workflow.evaluation.metrics import Metric
+from workflow.models.load import LoadedModel, is_path
+from workflow.recipe.place import Place
+from workflow.runtime import collectively, torch_device
+from workflow.training.checkpoint import TrainState
+from workflow.training.objectives import Objective
+
+DEBUG_LIMITS = {"train": 64, "eval": 16, "calibration": 16}
+
+S = TypeVar("S", Seq2SeqSettings, ClfSettings)
+
+
+class Evaluates(Protocol):
+    """An evaluator of the eval rows on the model as it is at each call."""
+
+    def evaluate(self) -> Evaluation:
+        """A collective call; the first rank gets the findings."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set with its token ids."""
+
+    examples: Examples
+    train: Features
+    eval: Features
+    calibration: Features
+
+
+class Task(ABC, Generic[S]):
+    """One kind of run."""
+
+    name: ClassVar[str]
+    settings_file: ClassVar[str]
+    loaded: LoadedModel
+    data: Data
+
+    def __init__(self, resolved: Resolved[S], place: Place) -> None:
+        self.resolved: Resolved[S] = resolved
+        self.settings: S = resolved.settings
+        self.place = place
+
+    # ---- names
+
+    @property
+    @abstractmethod
+    def run_name(self) -> str:
+        """The name of the run's folder."""
+
+    @property
+    @abstractmethod
+    def model_label(self) -> str:
+        """What the run started from, for its report."""
+
+    @property
+    @abstractmethod
+    def best_metric(self) -> str:
+        """The metric that chooses the best checkpoint."""
+
+    @property
+    def device(self) -> torch.device:
+        """This rank's device."""
+        return torch_device(self.place.device, self.place.ranks)
+
+    # ---- model and data
+
+    @abstractmethod
+    def start_model(self) -> str:
+        """The folder or hub name that a new run starts from. Raises ConfigError."""
+
+    @abstractmethod
+    def load_model(self, name: str, *, trained: bool) -> None:
+        """Loads the model on this rank; a `trained` one must be complete."""
+
+    @abstractmethod
+    def check_settings(self) -> None:
+        """Refuses what can be refused before anything is loaded. Raises ConfigError."""
+
+    @property
+    @abstractmethod
+    def row_format(self) -> RowFormat:
+        """What every row must hold."""
+
+    @abstractmethod
+    def encoder(self) -> RowEncoder:
+        """How rows become token ids for the loaded model."""
+
+    @property
+    @abstractmethod
+    def reading(self) -> Reading:
+        """How the checks look at rows."""
+
+    def load_model_everywhere(self, name: str, *, trained: bool) -> None:
+        """Collective; from the hub, the first rank of a machine fetches the model before the others read it."""
+        if not is_path(name):
+            self.place.console.print(f"fetching {name} from the hub, unless it is in the local cache")
+        collectively(lambda: self.load_model(name, trained=trained), self.place.ranks, first_alone=not is_path(name))
+
+    def load_data(self, source: Source) -> None:
+        """Collective: rows and token ids, made by the first rank of each machine and mapped by all."""
+        cache, encoder = names.cache_dir(), self.encoder()
+        limits = DEBUG_LIMITS if self.settings.run.debug else None
+
+        def load() -> Data:
+            examples = load_examples(source, self.row_format, cache, limits=limits)
+            return Data(
+                examples,
+                *(load_features(examples, split, encoder, cache) for split in ("train", "eval", "calibration")),
+            )
+
+        self.data = collectively(load, self.place.ranks, first_alone=True)
+        if not len(self.data.eval):
+            self.place.console.print(
+                "no eval rows: nothing will be evaluated, and the last checkpoint counts as the best"
+            )
+        self._check_slice_key()
+
+    def _check_slice_key(self) -> None:
+        key, rows = self.settings.evaluation.slice_by, self.data.examples.eval
+        if key is None or not len(rows) or any(key in row for row in rows):
+            return
+        raise ConfigError(
+            f"--slice_by {key}: no eval row has this key{did_you_mean(key, rows[0])}; the first has {', '.join(rows[0])}"
+        )
+
+    def data_warnings(self) -> tuple[str, list[str]]:
+        """Label and row counts of the data in one line, and what is odd about it."""
+        data = self.data
+        features = {"train": data.train, "eval": data.eval, "calibration": data.calibration}
+        found = check(data.examples, self.reading, features=features, tokenizer=self.loaded.tokenizer)
+        rows = ", ".join(f"{split.rows} {name} rows" for name, split in found.splits.items())
+        return f"{found.label}: {rows}", found.warnings()
+
+    # ---- training
+
+    @property
+    @abstractmethod
+    def learning_rate(self) -> float:
+        """The peak learning rate."""
+
+    @property
+    def default_epochs(self) -> float | None:
+        """Passes over the data where neither steps nor epochs are set."""
+        return self.settings.training.num_epochs
+
+    def head_steps(self, max_steps: int) -> int:  # noqa: ARG002
+        """Updates in which the head alone learns."""
+        return 0
+
+    @abstractmethod
+    def header(self) -> Sequence[str]:
+        """Lines about the model for the run's header."""
+
+    @abstractmethod
+    def objective(self) -> Objective:
+        """What training minimises."""
+
+    @abstractmethod
+    def evaluator(self, *, in_step: bool) -> Evaluates:
+        """Evaluates the eval rows; `in_step` for models sharded by ZeRO-3."""
+
+    # ---- files
+
+    @abstractmethod
+    def write_model(self, folder: Path, weights: dict[str, torch.Tensor], step: int) -> None:
+        """Writes the model files of the checkpoint after `step` updates; by the first rank."""
+
+    @abstractmethod
+    def record(self, paths: names.RunPaths, step: int, found: Evaluation) -> None:
+        """Writes the prediction file of an evaluation; by the first rank."""
+
+    def baseline(self) -> dict[str, Metric]:
+        """Metrics of a prediction that ignores the input, for comparison; by the first rank."""
+        return {}
+
+    def finish(self, paths: names.RunPaths, state: TrainState) -> None:
+        """Writes what belongs to the end of a run, before its report; by the first rank."""
+
+    @abstractmethod
+    def evaluate_only(self, source: Source) -> None:
+        """Collective: predictions and metrics of a model, without a run."""
+
+    def write_note(self, text: Any) -> None:
+        """A line on the terminal, unbroken."""
+        self.place.console.print(text, soft_wrap=True)
