@@ -28,7 +28,7 @@ RUN python3 -m venv /opt/venv \
  && pip install ${PIP_ARGS} -c /opt/constraints.txt torch==2.13.0
 
 WORKDIR /workflow
-COPY pyproject.toml constraints.txt README.md LICENSE seq2seq.py ./
+COPY pyproject.toml constraints.txt README.md LICENSE seq2seq.py clf.py ./
 COPY workflow workflow
 COPY configs configs
 COPY ds_configs ds_configs

@@ -56,6 +56,31 @@ def write_data(mount: Path, name: str, *, train: int = 40, evaluation: int = 7, 
     return path
 
 
+def score_rows(count: int, seed: int = 0, *, pairs: bool = False) -> list[dict]:
+    """Rows whose target is the share of colours among the words; a tenth of them hard 0 or 1."""
+    rng = random.Random(seed)
+    colours, others = ["red", "green", "blue"], ["one", "two", "three", "left", "right"]
+    rows = []
+    for number in range(count):
+        share = rng.choice([0.0, 0.25, 0.5, 0.75, 1.0])
+        words = [rng.choice(colours if rng.random() < share else others) for _ in range(rng.randint(3, 9))]
+        row = {"input": f"reverse {' '.join(words)}", "target": share, "id": number}
+        if pairs and number % 2:
+            row["input_pair"] = " ".join(words[::-1])
+        rows.append(row)
+    return rows
+
+
+def write_scores(mount: Path, name: str, *, train: int = 40, evaluation: int = 11, pairs: bool = False, **more) -> Path:
+    rows = score_rows(train + evaluation, pairs=pairs)
+    for row in rows:
+        row |= {key: make(row) for key, make in more.items()}
+    path = mount / "data" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"train": rows[:train], "eval": rows[train:]}))
+    return path
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory):
     os.environ["WORKFLOW_CACHE"] = str(tmp_path_factory.mktemp("cache"))
@@ -102,6 +127,8 @@ def shared_mount(tmp_path_factory) -> Path:
     """A mount with data set `toy`, for tests that only read it."""
     mount = tmp_path_factory.mktemp("mount")
     write_data(mount, "toy")
+    write_scores(mount, "scored", pairs=True)
+    write_scores(mount, "classes", target=lambda row: row["id"] % 3)
     return mount
 
 
@@ -109,14 +136,52 @@ def shared_mount(tmp_path_factory) -> Path:
 def mount(tmp_path) -> Path:
     """A mount of one's own with data set `toy`."""
     write_data(tmp_path / "mount", "toy")
+    write_scores(tmp_path / "mount", "scored", pairs=True)
     return tmp_path / "mount"
 
 
+@pytest.fixture(scope="session")
+def bert_like(tmp_path_factory) -> Path:
+    """A BERT body, small, with a vocabulary of the example rows."""
+    from workflow.models.scratch_stacks import make_bert, train_wordpiece
+
+    return _stack(tmp_path_factory, "bert", train_wordpiece, make_bert)
+
+
+@pytest.fixture(scope="session")
+def gpt2_like(tmp_path_factory) -> Path:
+    """A GPT-2, small, with a vocabulary of the example rows."""
+    from workflow.models.scratch_stacks import make_gpt2, train_byte_pairs
+
+    return _stack(tmp_path_factory, "gpt2", train_byte_pairs, make_gpt2)
+
+
+def _stack(factory, name: str, train_vocabulary, make) -> Path:
+    from workflow.models.load import quiet_transformers
+    from workflow.models.scratch import write_scratch_model
+    from workflow.models.shapes import StackShape
+
+    quiet_transformers()
+    folder = factory.mktemp("models") / name
+    texts = [row["input"] for row in score_rows(200)]
+    shape = StackShape(
+        hidden_size=32, num_layers=2, num_heads=4, intermediate_size=64, num_positions=64, vocab_size=300
+    )
+    tokenizer = train_vocabulary(texts, vocab_size=300, num_positions=64)
+    write_scratch_model(folder, make(shape, tokenizer, seed=1), tokenizer, {})
+    return folder
+
+
 def run_program(
-    *arguments: object, module: str | None = None, cwd: Path = ROOT, env: dict | None = None, timeout: int = 300
+    *arguments: object,
+    module: str | None = None,
+    script: str = "seq2seq.py",
+    cwd: Path = ROOT,
+    env: dict | None = None,
+    timeout: int = 300,
 ):
-    """Runs `seq2seq.py` (or a module) as users do; gives the finished process with its texts."""
-    program = ["-m", module] if module else [str(ROOT / "seq2seq.py")]
+    """Runs a script (or a module) as users do; gives the finished process with its texts."""
+    program = ["-m", module] if module else [str(ROOT / script)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(env or {})}
     return subprocess.run(
         [sys.executable, *program, *map(str, arguments)],

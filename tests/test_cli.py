@@ -198,3 +198,13 @@ def test_quickstart_outside_a_checkout(tmp_path):
     done = run("quickstart", cwd=tmp_path)
     assert done.returncode == 2
     assert "checkout" in done.stderr
+
+
+def test_every_command_leads_to_a_function():
+    import importlib
+
+    from workflow.cli import COMMANDS
+
+    for command in COMMANDS.values():
+        module, function = command.function.split(":")
+        assert callable(getattr(importlib.import_module(f"workflow.{module}"), function))

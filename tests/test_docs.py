@@ -13,6 +13,7 @@ import yaml
 
 from tests.conftest import ROOT
 from workflow.cli import COMMANDS
+from workflow.config.clf_settings import ClfSettings
 from workflow.config.flags import parse
 from workflow.config.settings import Seq2SeqSettings
 
@@ -26,13 +27,14 @@ def readme_commands() -> list[list[str]]:
 
 def check_program(words: list[str], monkeypatch) -> None:
     """The command's arguments are understood, without running it."""
-    if words[:2] == ["python3", "seq2seq.py"]:
-        parse(Seq2SeqSettings, words[2:], prog="seq2seq.py", example="x")
+    entry_points = {"seq2seq.py": Seq2SeqSettings, "clf.py": ClfSettings}
+    if words[0] == "python3" and words[1] in entry_points:
+        parse(entry_points[words[1]], words[2:], prog=words[1], example="x")
         return
     assert words[0].endswith("workflow")
     assert words[1] in COMMANDS
-    from workflow import cli
-    from workflow.recipe import check_data, init_model, predict, quickstart
+    from workflow import cli, entry
+    from workflow.recipe import check_data, distill, evaluate, init_model, predict, quickstart
 
     ran = []
     for module, name in (
@@ -40,8 +42,11 @@ def check_program(words: list[str], monkeypatch) -> None:
         (init_model, "init_model"),
         (predict, "generate"),
         (quickstart, "quickstart"),
+        (distill, "distill"),
+        (evaluate, "evaluate"),
+        (entry, "in_ranks"),
     ):
-        monkeypatch.setattr(module, name, lambda *given: ran.append(given) or 0)
+        monkeypatch.setattr(module, name, lambda *given, **more: ran.append(given) or 0)
     assert cli.workflow(words[1:]) == 0
     assert ran or words[1] == "config"
 
@@ -52,8 +57,8 @@ def test_every_command_of_the_readme_is_understood(monkeypatch, capsys):
     for words in readme_commands():
         if words[0] == "make":
             assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        elif "seq2seq.py" in words:
-            check_program(words[words.index("seq2seq.py") - 1 :], monkeypatch)
+        elif program := {"seq2seq.py", "clf.py"} & set(words):
+            check_program(words[words.index(program.pop()) - 1 :], monkeypatch)
         elif words[0].endswith("workflow"):
             check_program(words, monkeypatch)
         else:

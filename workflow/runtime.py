@@ -82,8 +82,11 @@ def die_with_launcher() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def join_ranks(ranks: Ranks, *, device: str) -> None:
-    """Joins torch.distributed: nccl on GPUs, gloo on CPU. One rank alone needs no port and no rendezvous."""
+def join_ranks(ranks: Ranks, *, device: str, patience: timedelta | None = None) -> None:
+    """Joins torch.distributed: nccl on GPUs, gloo on CPU. One rank alone needs no port and no rendezvous.
+
+    A rank that waits longer than `patience` for another gives up.
+    """
     import torch
     import torch.distributed as dist
 
@@ -98,7 +101,7 @@ def join_ranks(ranks: Ranks, *, device: str) -> None:
     if "MASTER_ADDR" not in os.environ:
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = _slurm_rendezvous()
     os.environ["RANK"], os.environ["WORLD_SIZE"] = str(ranks.rank), str(ranks.world_size)
-    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    dist.init_process_group(backend, timeout=patience or COLLECTIVE_TIMEOUT)
 
 
 def leave_ranks() -> None:

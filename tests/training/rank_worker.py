@@ -189,7 +189,7 @@ def train(job: dict) -> dict:
     with backend.gathered(list(loaded.model.parameters())):
         weights = guarded_weights(loaded.model)
         found["head"] = weights["head"].detach().float().flatten()[:8].tolist()
-        found["embeddings"] = weights["embeddings"].detach().float().flatten()[:8].tolist()
+        found["embeddings"] = weights["embeddings"].detach().float().flatten()[::89].tolist()
         found["own_head"] = weights["head"] is not weights["embeddings"]
     backend.destroy()
     return found

@@ -171,7 +171,7 @@ def _cross_validated(problem: str, logits: Floats, targets: Floats, seed: int) -
     shuffled = np.random.default_rng(seed).permutation(len(logits))
     losses: dict[str, float] = {}
     for held_out in np.array_split(shuffled, NUM_FOLDS):
-        rest = shuffled
+        rest = np.setdiff1d(shuffled, held_out)
         fitted = _fit_all(problem, logits[rest], targets[rest])
         for method in fitted.methods:
             found = row_log_losses(fitted.apply(logits[held_out], method=method), targets[held_out])

@@ -5,19 +5,80 @@ Knows nothing of data files.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from workflow import paths as names
-from workflow.data.encoders import ScoreEncoder
+from workflow.data.encoders import INPUT, TOKEN_TYPES, ScoreEncoder
 from workflow.data.scoring import Scoring, read_scoring
+from workflow.data.sources import Row
+from workflow.data.texts import read_template
+from workflow.errors import ConfigError, ModelError
+from workflow.evaluation.calibration import Calibration
 from workflow.evaluation.metrics import Floats
 from workflow.evaluation.score_evaluator import RowLosses
-from workflow.models.classifier import LoadedClassifier
+from workflow.evaluation.score_files import read_calibration
+from workflow.inference.scorer import ScoreRequest
+from workflow.models.classifier import LoadedClassifier, load_classifier
 from workflow.models.load import is_path
 from workflow.training.objectives import score_losses
+
+
+@dataclass(frozen=True)
+class LoadedScorer:
+    """A trained model that scores, how its rows are read, and its calibration, if it has one."""
+
+    loaded: LoadedClassifier
+    scoring: Scoring
+    calibration: Calibration | None
+
+
+def load_scorer(
+    name: str,
+    *,
+    labels: Sequence[str] | None = None,
+    template: str | None = None,
+    max_length: int | None = None,
+    tokenizer: str | None = None,
+) -> LoadedScorer:
+    """A trained checkpoint, by path or hub name. What the checkpoint says of itself may only be repeated.
+
+    Raises ConfigError for what contradicts the checkpoint, ModelError where it cannot score.
+    """
+    folder = Path(name)
+    own = read_scoring(folder / names.SCORING_NAME) if is_path(name) else None
+    scoring = own or Scoring()
+    asked: dict[str, Any] = {
+        "labels": tuple(labels) if labels else None,
+        "template": read_template(template) if template is not None else None,
+        "max_length": max_length,
+    }
+    asked = {key: value for key, value in asked.items() if value is not None}
+    if "labels" in asked and own is None:
+        asked["problem"] = "binary" if len(asked["labels"]) == 2 else "multiclass"
+    changed = replace(scoring, **asked)
+    if own is not None and changed != own:
+        differences = "; ".join(changed.differences(own))
+        raise ConfigError(f"{name} was trained otherwise: {differences}; leave these flags out")
+    loaded = load_classifier(name, problem=changed.problem, labels=changed.labels, tokenizer=tokenizer)
+    if loaded.has_new_head:
+        raise ModelError(f"{name}: has no trained head for {', '.join(changed.labels)}; train it with clf.py first")
+    if loaded.max_positions is not None:
+        changed = replace(changed, max_length=min(changed.max_length, loaded.max_positions))
+    calibration = read_calibration(folder / names.CALIBRATION_NAME) if is_path(name) else None
+    return LoadedScorer(loaded, changed, calibration)
+
+
+def score_requests(scorer: LoadedScorer, rows: Sequence[Row]) -> list[ScoreRequest]:
+    """The requests of good rows."""
+    encoder = score_encoder(scorer.loaded, scorer.scoring, scorer.scoring.max_length, with_targets=False)
+    encoded = encoder.encode(rows)
+    types = encoded[TOKEN_TYPES].ids if TOKEN_TYPES in encoded else [None] * len(rows)
+    return [ScoreRequest(ids, kinds) for ids, kinds in zip(encoded[INPUT].ids, types, strict=True)]
 
 
 def score_encoder(

@@ -1,0 +1,117 @@
+"""`workflow init-model`, `workflow data check` and `workflow quickstart`.
+
+Knows nothing of models or data sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from workflow.commands.parsing import add_mount, command_parser
+from workflow.errors import ConfigError
+
+
+def init_model(argv: Sequence[str]) -> int:
+    """Makes a model from scratch."""
+    from workflow.models.shapes import SHAPES_BY_ARCH
+
+    shapes = "; ".join(f"{arch}: {', '.join(shapes)}" for arch, shapes in SHAPES_BY_ARCH.items())
+    parser = command_parser(
+        "init-model",
+        "Makes a T5, BERT or GPT-2 from scratch in a published shape.",
+        "workflow init-model --like tiny --data_name data --out mount/models/tiny\n"
+        "  workflow init-model --arch bert --like tiny --data_name 1226verifier_ft_all --out mount/models/tiny-bert\n"
+        "  workflow init-model --arch gpt2 --like gpt2 --tokenizer mount/models/my-gpt2 --out mount/models/new-gpt2",
+    )
+    parser.add_argument("--arch", default="t5", choices=list(SHAPES_BY_ARCH), help="the architecture (default: t5)")
+    parser.add_argument(
+        "--like",
+        required=True,
+        metavar="SHAPE",
+        help=f"the shape; tiny has at most about a million parameters ({shapes})",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folder to write; a model already made there by the same command is kept",
+    )
+    parser.add_argument("--data_name", "--data", help="train a vocabulary on the texts of this data set, of any task")
+    parser.add_argument(
+        "--tokenizer", metavar="DIR|byt5", help="use this tokenizer instead (a folder, or byt5 for bytes, t5 alone)"
+    )
+    parser.add_argument(
+        "--vocab_size",
+        type=int,
+        help="most pieces of a trained vocabulary (default: 32000 for t5, 30522 for bert, 50257 for gpt2; for their tiny shapes 1000, 2000, 2000)",
+    )
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        default=[],
+        metavar="WORD",
+        help="t5 alone: label words that become single pieces of the trained vocabulary, as yes and no always are",
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    add_mount(parser)
+    given = parser.parse_args(argv)
+    if bool(given.data_name) == bool(given.tokenizer):
+        raise ConfigError(
+            "workflow init-model: pass either --data_name NAME (a vocabulary is trained on it) or --tokenizer DIR|byt5"
+        )
+    from workflow.recipe.init_model import init_model
+
+    return init_model(given)
+
+
+def data(argv: Sequence[str]) -> int:
+    """`data check NAME`: what is odd about a data set."""
+    usage = "usage: workflow data check NAME [--model_init_path PATH] [--json]   (workflow data check -h for all)"
+    if argv[:1] in (["-h"], ["--help"]):
+        print(usage)
+        return 0
+    if argv[:1] != ["check"]:
+        raise ConfigError(usage)
+    parser = command_parser(
+        "data check",
+        "Tells what is odd about a data set.",
+        "workflow data check data --model_init_path google/flan-t5-small",
+    )
+    parser.add_argument("data_name", metavar="NAME", help="a name under mount/data, a path, or hf:NAME")
+    parser.add_argument(
+        "--model_init_name", help="check lengths and round trips with the tokenizer of this folder under mount/models"
+    )
+    parser.add_argument("--model_init_path", help="the same, by path or hub name")
+    parser.add_argument("--max_source_length", type=int, default=1024)
+    parser.add_argument("--max_target_length", type=int, default=512)
+    parser.add_argument(
+        "--task", choices=("seq2seq", "clf"), help="what the data is for; by default its first row tells"
+    )
+    parser.add_argument("--labels", nargs="+", default=["no", "yes"], help="clf: names of the classes")
+    parser.add_argument(
+        "--target_range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="clf: bounds of the targets"
+    )
+    parser.add_argument("--template", metavar="FILE|TEXT", help="clf: wraps each row, with {field} for its keys")
+    parser.add_argument("--max_length", type=int, default=1024, help="clf: tokens of an input")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_mount(parser)
+    given = parser.parse_args(argv[1:])
+    from workflow.recipe.check_data import check_data
+
+    return check_data(given)
+
+
+def quickstart(argv: Sequence[str]) -> int:
+    """Trains and tries the embedded tiny model."""
+    parser = command_parser(
+        "quickstart",
+        "Trains and tries the embedded tiny model in a few minutes.",
+        'workflow quickstart "Normalise the date: the 3rd of March 2021"',
+    )
+    parser.add_argument("prompt", nargs="?", default="Normalise the date: the 3rd of March 2021")
+    given = parser.parse_args(argv)
+    from workflow.recipe.quickstart import quickstart
+
+    return quickstart(given.prompt)
