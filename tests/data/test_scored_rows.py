@@ -1,0 +1,171 @@
+"""Rows to be scored: targets, texts, templates and their encodings; what is wrong is told with its place."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import shared
+from workflow.data.encoders import INPUT, TOKEN_TYPES, ScoreEncoder, joined, shares
+from workflow.data.examples import ScoredRows, load_examples
+from workflow.data.scoring import Scoring, read_scoring
+from workflow.data.sources import find_source
+from workflow.data.targets import Targets
+from workflow.data.texts import Texts, read_template
+from workflow.errors import ConfigError, DataError, ModelError
+
+BINARY = Targets()
+STARS = Targets(low=1, high=5)
+MOODS = Targets("multiclass", ("bad", "so-so", "good"))
+TAGS = Targets("multilabel", ("red", "green", "blue"))
+
+
+@pytest.mark.parametrize(
+    ("targets", "value", "vector"),
+    [
+        (BINARY, 0.25, [0.75, 0.25]),
+        (BINARY, True, [0, 1]),
+        (STARS, 3, [0.5, 0.5]),
+        (Targets(from_text=True), "0.5", [0.5, 0.5]),
+        (MOODS, "good", [0, 0, 1]),
+        (MOODS, 1, [0, 1, 0]),
+        (MOODS, [0.2, 0.3, 0.5], [0.2, 0.3, 0.5]),
+        (MOODS, {"bad": 0.5, "good": 0.5}, [0.5, 0, 0.5]),
+        (TAGS, ["red", "blue"], [1, 0, 1]),
+        (TAGS, [], [0, 0, 0]),
+        (TAGS, [0.5, 0, 1], [0.5, 0, 1]),
+        (Targets("regression"), -7.5, [-7.5]),
+    ],
+)
+def test_vectors(targets, value, vector):
+    assert targets.vector(value) == pytest.approx(vector)
+    assert targets.problem_of({"target": value}) is None
+
+
+@pytest.mark.parametrize(
+    ("targets", "row", "message"),
+    [
+        (BINARY, {"input": "x"}, 'missing "target" (the row has "input")'),
+        (BINARY, {"target": 1.5}, '"target" is 1.5, outside [0, 1]; --target_range LOW HIGH sets another range'),
+        (BINARY, {"target": "yes"}, 'not the text "yes"; write 1 for yes and 0 for no'),
+        (BINARY, {"target": math.nan}, '"target" is nan'),
+        (BINARY, {"target": None}, "must be a number in [0, 1], not null"),
+        (BINARY, {"target": [1]}, "must be a number in [0, 1], not [1]"),
+        (
+            MOODS,
+            {"target": "goood"},
+            'is no label; did you mean "good"?; --labels has bad, so-so, good, numbered 0 to 2',
+        ),
+        (MOODS, {"target": 3}, "3 is no label"),
+        (MOODS, {"target": [0.5, 0.6, 0.1]}, "shares are not negative and sum to 1"),
+        (TAGS, {"target": "red"}, "must be a list of labels"),
+    ],
+)
+def test_bad_targets(targets, row, message):
+    assert message in targets.problem_of(row)
+
+
+@given(st.floats(0, 1), st.floats(-100, 100), st.floats(0.1, 100))
+def test_predictions_go_back_to_the_range(share, low, width):
+    targets = Targets(low=low, high=low + width)
+    assert targets.prediction([1 - share, share]) == pytest.approx(low + width * share)
+
+
+def test_pairs_and_their_problems():
+    texts = Texts()
+    assert texts.of({"input": "a"}) == ("a", None)
+    assert texts.of({"input": "a", "input_pair": "b"}) == ("a", "b")
+    assert texts.of({"sentence1": "a", "sentence2": "b"}) == ("a", "b")
+    assert joined("a", "b") == "sentence1: a sentence2: b"
+    assert 'missing "input" (or "sentence1"); the row has "text"' in texts.problem_of({"text": "a"})
+    assert '"input" must be a text, not 3' in texts.problem_of({"input": 3})
+    assert "surrogate" in texts.problem_of({"input": "\ud800"})
+
+
+def test_templates_are_checked_both_ways(tmp_path):
+    template = read_template("article: {input}\\noutput:")
+    texts = Texts(template)
+    assert texts.of({"input": "{x}"}) == ("article: {x}\noutput:", None)
+    assert 'missing "input", which the template uses' in texts.problem_of({"text": "a"})
+    assert '"input_pair" is not used by the template' in texts.problem_of({"input": "a", "input_pair": "b"})
+    (tmp_path / "template.txt").write_text("{a} and {b} {{}}\n")
+    assert Texts(read_template(str(tmp_path / "template.txt"))).of({"a": 1, "b": 0.5}) == ("1 and 0.5 {}", None)
+    for bad in ("nothing here", "{", "{0}", "{a.b}", "{a!r}", "{}"):
+        with pytest.raises(ConfigError, match="--template"):
+            read_template(bad)
+
+
+def test_errors_name_file_row_and_what_to_do(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/d.json").write_text(
+        json.dumps({"train": [{"input": "a", "target": 1}, {"input": "b", "target": 7}]})
+    )
+    with pytest.raises(DataError, match=r'd\.json: train\[1\]: "target" is 7, outside \[0, 1\]'):
+        load_examples(find_source("d", tmp_path), ScoredRows(Texts(), BINARY), tmp_path / "cache")
+    (tmp_path / "data/t.csv").write_text("input,target\na,0.5\nb,1\n")
+    source = find_source("t", tmp_path)
+    assert source.is_untyped
+    rows = load_examples(source, ScoredRows(Texts(), Targets(from_text=True)), tmp_path / "cache").train
+    assert [row["target"] for row in rows] == ["0.5", "1"]
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 40))
+def test_the_longer_text_of_a_pair_is_cut(first, second, room):
+    a, b = shares(first, second, room)
+    assert a <= first
+    assert b <= second
+    assert a + b == min(room, first + second)
+    assert abs(a - b) <= 1 or a == first or b == second
+
+
+def test_pairs_become_one_framed_sequence(bert_like):
+    from workflow.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(str(bert_like), for_scores=True)
+    rows = [{"input": "red one two"}, {"input": "red", "input_pair": "one two three left right"}]
+    whole = ScoreEncoder(tokenizer, Texts(), 32, "end", ends_in_eos=False, has_types=True).encode(rows)
+    for row, ids, types in zip(rows, whole[INPUT].ids, whole[TOKEN_TYPES].ids, strict=True):
+        expected = tokenizer(row["input"], row.get("input_pair"))
+        assert ids == expected["input_ids"]
+        assert types == expected["token_type_ids"]
+    cut = ScoreEncoder(tokenizer, Texts(), 7, "end", ends_in_eos=False, has_types=True).encode(rows)[INPUT]
+    assert [len(ids) for ids in cut.ids] == [5, 7]
+    assert cut.full_lengths == [5, 9]
+    assert cut.ids[1][-4:] == whole[INPUT].ids[1][-4:]  # the end of the pair stays
+
+
+def test_a_long_input_keeps_its_cue(vocabulary):
+    row = {"input": "reverse " + "red " * 50 + "left right"}
+    encoder = ScoreEncoder(vocabulary, Texts(), 8, "end", ends_in_eos=True)
+    cut = encoder.encode([row])[INPUT]
+    whole = vocabulary(row["input"])["input_ids"]
+    assert cut.ids[0] == whole[-8:]
+    assert cut.full_lengths == [len(whole)]
+
+
+def test_real_tokenizers_agree_with_their_own_pairs(tmp_path):
+    from workflow.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(str(shared("bert-tokenizer")), for_scores=True)
+    pair = {"sentence1": "A man is playing a large flute.", "sentence2": "A man is playing a flute."}
+    encoder = ScoreEncoder(tokenizer, Texts(), 512, "end", ends_in_eos=False)
+    assert encoder.encode([pair])[INPUT].ids == [tokenizer(*pair.values())["input_ids"]]
+
+
+def test_scoring_files(tmp_path):
+    scoring = Scoring("binary", ("no", "yes"), 0, 5, "x {input}", 77, "start")
+    file = tmp_path / "scoring.json"
+    assert read_scoring(file) is None
+    file.write_text(json.dumps(scoring.as_json()))
+    assert read_scoring(file) == scoring
+    assert scoring.differences(Scoring("binary", ("no", "yes"), 0, 5, None, 77, "start")) == [
+        'template: "x {input}", not null'
+    ]
+    for bad in ("[]", "{", json.dumps({**scoring.as_json(), "low": "a"}), json.dumps({**scoring.as_json(), "odd": 1})):
+        file.write_text(bad)
+        with pytest.raises(ModelError, match=r"scoring\.json"):
+            read_scoring(file)

@@ -1,0 +1,116 @@
+"""Every head computes what transformers computes in full; what cannot score is refused with the reason."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from tests.fixtures.make_nanogpt import make_nanogpt
+from workflow.errors import ModelError
+from workflow.inference.scorer import Scorer, ScoreRequest, predictions, score_all
+from workflow.models.classifier import label_tokens, load_classifier
+
+ROWS = ["reverse red one two", "reverse blue", "reverse green green left right one two three"]
+
+
+def tensors(tokenizer, rows=ROWS):
+    batch = tokenizer(rows, return_tensors="pt", padding=True)
+    return batch["input_ids"], batch["attention_mask"]
+
+
+@pytest.mark.parametrize("kind", ["flan_like", "t5_like"])
+def test_the_short_path_equals_the_full_forward(kind, request):
+    """Decoder length 1 and the labels' rows of the head: values and every gradient, against transformers."""
+    from transformers import AutoModelForSeq2SeqLM
+
+    folder = request.getfixturevalue(kind)
+    ours = load_classifier(str(folder), problem="binary", labels=("no", "yes"), dropout=0.0)
+    plain = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    ids, mask = tensors(ours.tokenizer)
+    tokens = label_tokens(ours.tokenizer, ("no", "yes"))
+    start = torch.full((len(ids), 1), plain.config.decoder_start_token_id)
+    full = plain(input_ids=ids, attention_mask=mask, decoder_input_ids=start).logits[:, 0, tokens]
+    short = ours.logits(ours.model, input_ids=ids, attention_mask=mask)
+    assert torch.allclose(short, full, atol=1e-5)
+    for logits in (short, full):
+        (logits.softmax(dim=1)[:, 1] ** 2).sum().backward()
+    theirs = dict(plain.named_parameters())
+    for name, parameter in ours.model.named_parameters():
+        expected = theirs[name].grad
+        if expected is None:
+            expected = torch.zeros_like(parameter)
+        found = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+        assert torch.allclose(found, expected, atol=1e-5), name
+
+
+def test_scores_do_not_depend_on_the_batch(flan_like, bert_like, gpt2_like):
+    for folder in (flan_like, bert_like, gpt2_like):
+        loaded = load_classifier(str(folder), problem="binary", labels=("no", "yes"))
+        requests = [ScoreRequest(loaded.tokenizer(row)["input_ids"], None) for row in ROWS]
+        alone = score_all(Scorer(loaded), requests, batch_size=1)
+        together = score_all(Scorer(loaded), requests, batch_size=3, num_batches=4)
+        assert alone == pytest.approx(together, abs=1e-5)
+        assert predictions("binary", alone).sum(axis=1) == pytest.approx([1.0] * 3)
+
+
+def test_gpt2_pools_the_last_real_token_even_where_it_is_the_padding_token(gpt2_like):
+    loaded = load_classifier(str(gpt2_like), problem="binary", labels=("no", "yes"))
+    end = loaded.tokenizer.pad_token_id
+    assert end == loaded.tokenizer.eos_token_id
+    ids = [*loaded.tokenizer(ROWS[0])["input_ids"], end]
+    padded = torch.tensor([[*ids, end, end]])
+    mask = torch.tensor([[1] * len(ids) + [0, 0]])
+    found = loaded.logits(loaded.model, input_ids=padded, attention_mask=mask)
+    hidden = loaded.model.transformer(torch.tensor([ids])).last_hidden_state[:, -1]
+    assert torch.allclose(found, loaded.model.score(hidden), atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_nanogpt_checkpoint_becomes_a_classifier(tmp_path, gpt2_like, bias):
+    make_nanogpt(tmp_path / "gpt", vocab_size=512, bias=bias, compiled=True)
+    loaded = load_classifier(
+        str(tmp_path / "gpt/ckpt.pt"), problem="multiclass", labels=("a", "b", "c"), tokenizer=str(gpt2_like), seed=3
+    )
+    ids, mask = tensors(loaded.tokenizer)
+    assert loaded.logits(loaded.model, input_ids=ids, attention_mask=mask).shape == (3, 3)
+    assert loaded.has_new_head
+    again = load_classifier(
+        str(tmp_path / "gpt"), problem="multiclass", labels=("a", "b", "c"), tokenizer=str(gpt2_like), seed=3
+    )
+    assert torch.equal(loaded.model.score.weight, again.model.score.weight)
+
+
+def test_a_new_head_depends_on_the_seed_and_a_trained_one_is_kept(bert_like, tmp_path):
+    first, second, other = (
+        load_classifier(str(bert_like), problem="binary", labels=("no", "yes"), seed=seed) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first.model.classifier.weight, second.model.classifier.weight)
+    assert not torch.equal(first.model.classifier.weight, other.model.classifier.weight)
+    first.model.save_pretrained(tmp_path)
+    first.tokenizer.save_pretrained(tmp_path)
+    again = load_classifier(str(tmp_path), problem="binary", labels=("no", "yes"), seed=9)
+    assert torch.equal(again.model.classifier.weight, first.model.classifier.weight)
+    assert not again.has_new_head
+    assert load_classifier(str(tmp_path), problem="multiclass", labels=("a", "b", "c"), seed=9).has_new_head
+
+
+def test_dropout_reaches_every_rate(bert_like, gpt2_like):
+    for folder in (bert_like, gpt2_like):
+        model = load_classifier(str(folder), problem="binary", labels=("no", "yes"), dropout=0.37).model
+        rates = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+        assert rates == {0.37}
+
+
+def test_what_cannot_score_is_refused(flan_like, bert_like, tmp_path):
+    with pytest.raises(ModelError, match=r"label word 'sideways' is not a single token .*its pieces: "):
+        load_classifier(str(flan_like), problem="binary", labels=("no", "sideways"))
+    with pytest.raises(ModelError, match="regression targets"):
+        load_classifier(str(flan_like), problem="regression", labels=("no", "yes"))
+    shutil.copytree(bert_like, tmp_path / "broken")
+    config = json.loads((tmp_path / "broken/config.json").read_text())
+    (tmp_path / "broken/config.json").write_text(json.dumps({**config, "intermediate_size": 48}))
+    with pytest.raises(ModelError, match=r"the weights lack .*or have others: .*intermediate"):
+        load_classifier(str(tmp_path / "broken"), problem="binary", labels=("no", "yes"))
