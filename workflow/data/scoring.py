@@ -62,7 +62,7 @@ def read_scoring(file: Path) -> Scoring | None:
     """The scoring settings in a checkpoint, or None where it has none. Raises ModelError."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise ModelError(f"{file}: cannot be read: {error}") from None

@@ -108,7 +108,7 @@ def read_calibration(path: Path) -> Calibration | None:
     """The calibration in a checkpoint, or None where it has none. Raises ResultsError."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise ResultsError(f"{path}: cannot be read: {error}") from None

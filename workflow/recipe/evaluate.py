@@ -18,11 +18,10 @@ from rich.table import Table
 
 from workflow import paths as names
 from workflow.console import make_console
-from workflow.data.examples import ScoredRows, load_examples
+from workflow.data.examples import TextRows, load_examples
 from workflow.data.scoring import Scoring
 from workflow.data.sources import Row, find_source
 from workflow.data.targets import KEY, Targets
-from workflow.data.texts import Texts
 from workflow.errors import ConfigError, ResultsError, did_you_mean
 from workflow.evaluation.comparison import Comparison, compare
 from workflow.evaluation.ensembles import mean_ranks, mean_scores
@@ -35,7 +34,7 @@ from workflow.files import whole_file, write_json
 from workflow.metric_names import SCORE_METRICS, higher_is_better
 
 FEWEST_OF_A_SLICE = 2
-TEMPLATE_OF_ANY_ROW = "{target}"
+ANY_ROW = TextRows(texts=())
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def _truth(given: Namespace, first: ScoreFile, reader: Targets, mount: Path) -> 
     if given.data is not None:
         source = find_source(given.data, mount)
         label = source.label
-        rows = list(load_examples(source, ScoredRows(Texts(TEMPLATE_OF_ANY_ROW), reader), names.cache_dir()).eval)
+        rows = list(load_examples(source, ANY_ROW, names.cache_dir()).eval)
     if rows is None:
         raise ResultsError(
             f"{first.path}: holds scores alone; pass --data NAME, the data set whose eval rows were scored"
