@@ -1,15 +1,170 @@
-"""The engine: greedy answers equal transformers', samples belong to their request, scores come from raw logits."""
+"""The engine against transformers: the same greedy tokens, scores and gradients of nothing, whatever joins or leaves."""
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
+from transformers import T5Config, T5ForConditionalGeneration, UMT5Config, UMT5ForConditionalGeneration
 
 from tests.conftest import example_rows
-from workflow.inference.engine import Request, TransformersEngine, generate_all
-from workflow.inference.sampling import SamplingParams, choose, gumbel_noise, keep_likely
+from workflow.data.packing import pad
+from workflow.inference.batch import generate_all, score_all
+from workflow.inference.engine import Cancelled, EngineLimits, T5Engine
+from workflow.inference.requests import GenerateRequest, Job, Result, ScoreRequest
+from workflow.inference.sampling import SamplingParams
 from workflow.models.load import load_seq2seq
 from workflow.models.verbalizers import no_yes_tokens
+
+SHAPE = {
+    "vocab_size": 300,
+    "d_model": 64,
+    "d_kv": 16,
+    "num_heads": 4,
+    # Not the other way round: `generate` of transformers 5.23 makes caches for `num_layers` layers and then fails.
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "d_ff": 96,
+    "decoder_start_token_id": 0,
+}
+TIE = 1e-4
+"""Logits nearer than this may come out in either order: the sums are taken in another order than transformers'."""
+
+
+class Numbers:
+    """A tokenizer whose text is the token numbers."""
+
+    eos_token_id = 1
+
+    def decode(self, tokens, **_):
+        return " ".join(map(str, tokens))
+
+
+def make(kind: str, scale: float = 2.0):
+    """A random model; larger weights make attention decide and answers differ, and amplify the rounding of sums."""
+    torch.manual_seed(3)
+    if kind == "umt5":
+        model = UMT5ForConditionalGeneration(UMT5Config(**SHAPE, feed_forward_proj="gated-gelu"))
+    elif kind == "t5":
+        model = T5ForConditionalGeneration(T5Config(**SHAPE, feed_forward_proj="relu"))
+    elif kind == "bytes":  # ByT5's proportions: a deep encoder, few rows in the head
+        shape = SHAPE | {"vocab_size": 384, "num_layers": 6, "num_decoder_layers": 2}
+        model = T5ForConditionalGeneration(T5Config(**shape, feed_forward_proj="gated-gelu", tie_word_embeddings=False))
+    else:
+        model = T5ForConditionalGeneration(T5Config(**SHAPE, feed_forward_proj="gated-gelu", tie_word_embeddings=False))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(scale)
+    return model.eval()
+
+
+def prompts(count: int, seed: int = 0) -> list[list[int]]:
+    rng = random.Random(seed)
+    lengths = (1, 2, 7, 7, 7, 20, 31, 32, 33, 70)
+    return [[rng.randrange(3, 300) for _ in range(rng.choice(lengths))] for _ in range(count)]
+
+
+def by_transformers(model, rows, max_new_tokens: int) -> list[list[int]]:
+    """Greedy answers in padded batches, cut at the end of sequence."""
+    found = []
+    for start in range(0, len(rows), 50):
+        part = rows[start : start + 50]
+        with torch.no_grad():
+            ids = model.generate(
+                input_ids=pad(part, 0),
+                attention_mask=pad([[1] * len(row) for row in part], 0),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+            )[:, 1:].tolist()
+        found += [row[: row.index(1)] if 1 in row else row for row in ids]
+    return found
+
+
+def assert_same_or_tied(model, prompt, mine, theirs) -> None:
+    """Equal, or parted where transformers' own two best logits are as good as equal."""
+    mine, theirs = list(mine), list(theirs)
+    if mine == theirs:
+        return
+    common = next((at for at, pair in enumerate(zip(mine, theirs, strict=False)) if pair[0] != pair[1]), None)
+    common = min(len(mine), len(theirs)) if common is None else common
+    with torch.no_grad():
+        logits = model(
+            input_ids=torch.tensor([prompt]), decoder_input_ids=torch.tensor([[0, *theirs[:common]]])
+        ).logits[0, -1]
+    best = logits.topk(2).values
+    assert best[0] - best[1] < TIE, f"token {common}: {mine[common : common + 1]} not {theirs[common : common + 1]}"
+
+
+@pytest.mark.parametrize("kind", ["flan", "t5", "umt5", "bytes"])
+@pytest.mark.parametrize("fuse", [True, False])
+def test_a_thousand_mixed_prompts_are_token_equal(kind, fuse):
+    """Random slots, token budgets, lengths, orders and cancellations; 1,000 prompts over the eight cases."""
+    model = make(kind)
+    rows = prompts(125, seed=len(kind) + 10 * fuse)
+    expected = by_transformers(model, rows, 24)
+    rng = random.Random(1)
+    most = [rng.choice((1, 2, 9, 24)) for _ in rows]
+    assert len({tuple(ids) for ids in expected}) > 30, "answers differ"
+    engine = T5Engine(
+        model, Numbers(), fuse=fuse, limits=EngineLimits(max_rows=rng.choice((3, 8, 17)), max_encode_tokens=90)
+    )
+    found: dict[int, object] = {}
+    waiting = [(number, rng.random() < 0.1) for number in range(len(rows))]
+    doomed: list[Job] = []
+    rng.shuffle(waiting)
+    while waiting or engine.has_work:
+        for _ in range(rng.randrange(6)):
+            if waiting:
+                number, cancelled = waiting.pop()
+                job = Job(
+                    GenerateRequest(rows[number], SamplingParams(most[number])),
+                    on_done=lambda outcome, number=number: found.setdefault(number, outcome),
+                )
+                engine.submit(job)
+                doomed += [job] if cancelled else []
+        engine.step()
+        if doomed and rng.random() < 0.3:
+            engine.cancel(doomed.pop())
+    cancelled = [number for number, outcome in found.items() if isinstance(outcome, Cancelled)]
+    assert len(found) == len(rows)
+    assert len(cancelled) < 20
+    for number, outcome in found.items():
+        if number not in cancelled:
+            assert isinstance(outcome, Result), outcome
+            assert_same_or_tied(model, rows[number], outcome.generations[0].token_ids, expected[number][: most[number]])
+    assert engine.scheduler.rows_in_use == 0
+    assert engine.runner.rows == []
+
+
+@pytest.mark.parametrize("kind", ["flan", "t5", "umt5"])
+def test_scores_are_the_full_forwards_first_logits(kind):
+    model, labels = make(kind, scale=1.0), (17, 5, 200)
+    rows = prompts(40)
+    engine = T5Engine(model, Numbers(), label_tokens=labels, limits=EngineLimits(max_encode_tokens=100))
+    found = score_all(engine, [ScoreRequest(row) for row in rows], width=3)
+    for row, logits in zip(rows, found, strict=True):
+        with torch.no_grad():
+            expected = model(input_ids=torch.tensor([row]), decoder_input_ids=torch.tensor([[0]])).logits[0, 0]
+        assert logits.tolist() == pytest.approx(expected[list(labels)].tolist(), abs=1e-5)
+    own = score_all(engine, [ScoreRequest(rows[0], label_tokens=(5, 17))], width=2)
+    assert own[0].tolist() == pytest.approx(found[0][[1, 0]].tolist(), abs=1e-4)
+
+
+def test_scores_and_generations_share_steps():
+    model = make("flan")
+    engine = T5Engine(model, Numbers(), label_tokens=(5, 9))
+    rows = prompts(6)
+    done: dict[str, object] = {}
+    engine.submit(
+        Job(GenerateRequest(rows[0], SamplingParams(8), label_tokens=(5, 9)), lambda o: done.setdefault("g", o))
+    )
+    engine.submit(Job(ScoreRequest(rows[0]), lambda o: done.setdefault("s", o)))
+    engine.step()
+    assert set(done) == {"s"}
+    while engine.step():
+        pass
+    assert done["g"].scores == pytest.approx(torch.tensor(done["s"]).softmax(0).tolist(), abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -19,103 +174,151 @@ def loaded(flan_like):
 
 @pytest.fixture(scope="module")
 def engine(loaded):
-    return TransformersEngine(loaded.model, loaded.tokenizer, label_tokens=no_yes_tokens(loaded.tokenizer))
+    return T5Engine(loaded.model, loaded.tokenizer, limits=EngineLimits(max_rows=16))
 
 
 @pytest.fixture(scope="module")
-def requests(loaded):
-    return [
-        Request(loaded.tokenizer(row["prompt"]).input_ids, seed=number) for number, row in enumerate(example_rows(9))
-    ]
+def token_ids(loaded):
+    return [loaded.tokenizer(row["prompt"]).input_ids for row in example_rows(9)]
 
 
-def test_greedy_equals_transformers(engine, loaded, requests):
-    results = generate_all(engine, requests, SamplingParams(max_new_tokens=12), batch_size=4)
-    for request, result in zip(requests, results, strict=True):
-        with torch.no_grad():
-            ids = (
-                loaded.model.eval()
-                .generate(input_ids=torch.tensor([request.token_ids]), max_new_tokens=12, do_sample=False)[0, 1:]
-                .tolist()
-            )
-        ids = ids[: ids.index(1)] if 1 in ids else ids
-        assert list(result.generations[0].token_ids) == ids
-        assert result.generations[0].finish_reason == ("stop" if len(ids) < 12 else "length")
-
-
-def test_scores_are_of_raw_logits(engine, loaded, requests):
-    """S4: whatever the sampling, the scores are a softmax over the raw first logits of no and yes."""
-    for params in (SamplingParams(3), SamplingParams(3, temperature=2.0, top_k=2), SamplingParams(3, num_beams=3)):
-        for request, result in zip(requests[:4], generate_all(engine, requests[:4], params, batch_size=3), strict=True):
-            with torch.no_grad():
-                logits = loaded.model.eval()(
-                    input_ids=torch.tensor([request.token_ids]), decoder_input_ids=torch.tensor([[0]])
-                ).logits[0, 0]
-            expected = logits[list(no_yes_tokens(loaded.tokenizer))].softmax(0)
-            assert result.scores == pytest.approx(expected.tolist(), abs=1e-5)
-            assert sum(result.scores) == pytest.approx(1)
-
-
-def test_samples_belong_to_their_request(engine, requests):
+def test_samples_belong_to_their_request(loaded, engine, token_ids):
     params = SamplingParams(8, temperature=1.5, n=3, top_p=0.95)
-    together = generate_all(engine, requests, params, batch_size=9)
-    alone = [generate_all(engine, [request], params, batch_size=1)[0] for request in requests]
-    backwards = generate_all(engine, requests[::-1], params, batch_size=2)[::-1]
+    requests = [GenerateRequest(ids, params, seed=number) for number, ids in enumerate(token_ids)]
+    together = generate_all(engine, requests)
+    alone = [generate_all(engine, [request])[0] for request in requests]
+    few = T5Engine(loaded.model, loaded.tokenizer, limits=EngineLimits(max_rows=3))
+    backwards = generate_all(few, requests[::-1])[::-1]
     texts = [[generation.token_ids for generation in result.generations] for result in together]
     assert texts == [[generation.token_ids for generation in result.generations] for result in alone]
     assert texts == [[generation.token_ids for generation in result.generations] for result in backwards]
     assert len({ids for answers in texts for ids in answers}) > 9, "samples differ"
 
 
-def test_beams(engine, loaded, requests):
-    result = engine.generate(requests[:2], SamplingParams(6, num_beams=4))
+def test_scores_are_of_raw_logits(loaded, engine, token_ids):
+    """Whatever the sampling, the scores are a softmax over the raw first logits of no and yes."""
+    labels = no_yes_tokens(loaded.tokenizer)
+    for params in (SamplingParams(3), SamplingParams(3, temperature=2.0, top_k=2), SamplingParams(3, num_beams=3)):
+        requests = [GenerateRequest(ids, params, label_tokens=labels) for ids in token_ids[:4]]
+        for request, result in zip(requests, generate_all(engine, requests), strict=True):
+            with torch.no_grad():
+                logits = loaded.model.eval()(
+                    input_ids=torch.tensor([request.token_ids]), decoder_input_ids=torch.tensor([[0]])
+                ).logits[0, 0]
+            assert result.scores == pytest.approx(logits[list(labels)].softmax(0).tolist(), abs=1e-5)
+
+
+def test_logprobs_are_of_raw_logits(loaded, engine, token_ids):
+    params = SamplingParams(5, temperature=1.3, top_k=4, repetition_penalty=2.0, logprobs=3)
+    (result,) = generate_all(engine, [GenerateRequest(token_ids[0], params, seed=5)])
+    ids = list(result.generations[0].token_ids)
     with torch.no_grad():
-        ids = loaded.model.generate(
-            input_ids=torch.tensor([requests[0].token_ids]), max_new_tokens=6, num_beams=4, do_sample=False
-        )[0, 1:]
-    assert list(result[0].generations[0].token_ids) == [token for token in ids.tolist() if token > 1]
+        logits = loaded.model.eval()(
+            input_ids=torch.tensor([token_ids[0]]), decoder_input_ids=torch.tensor([[0, *ids]])
+        ).logits[0]
+    for position, logprob in enumerate(result.generations[0].logprobs):
+        expected = logits[position].log_softmax(-1)
+        assert logprob.logprob == pytest.approx(float(expected[logprob.token_id]), abs=1e-4)
+        assert [token for token, _ in logprob.top] == expected.topk(3).indices.tolist()
+    assert len(result.generations[0].logprobs) == result.generations[0].num_tokens
 
 
-def test_no_requests_and_missing_batches(engine, requests):
-    assert engine.generate([], SamplingParams(2)) == []
-    assert len(generate_all(engine, requests[:3], SamplingParams(2), batch_size=2, num_batches=5)) == 3
+def test_beams_and_greedy_jobs_take_turns(loaded, engine, token_ids):
+    mixed = [
+        GenerateRequest(ids, SamplingParams(6, num_beams=4 * (number % 2) or 1)) for number, ids in enumerate(token_ids)
+    ]
+    for request, result in zip(mixed, generate_all(engine, mixed), strict=True):
+        with torch.no_grad():
+            ids = loaded.model.generate(
+                input_ids=torch.tensor([request.token_ids]),
+                max_new_tokens=6,
+                num_beams=request.params.num_beams,
+                do_sample=False,
+            )[0, 1:]
+        assert list(result.generations[0].token_ids) == [token for token in ids.tolist() if token > 1]
 
 
-def test_training_mode_is_restored(engine, loaded, requests):
-    loaded.model.train()
-    engine.generate(requests[:1], SamplingParams(2))
-    assert loaded.model.training
+def test_streams_and_stop_strings(engine, token_ids):
+    params = SamplingParams(20, temperature=1.0)
+    (whole,) = generate_all(engine, [GenerateRequest(token_ids[1], params, seed=2)])
+    text = whole.generations[0].text
+    stop = text[len(text) // 2 :][:3]
+    chunks, done = [], []
+    for asked in (params, SamplingParams(20, temperature=1.0, stop=(stop,))):
+        engine.submit(Job(GenerateRequest(token_ids[1], asked, seed=2), done.append, chunks.append))
+        while engine.step():
+            pass
+    assert done[0].generations == whole.generations
+    cut = text[: text.find(stop)]
+    assert (done[1].generations[0].text, done[1].generations[0].finish_reason) == (cut, "stop")
+    assert "".join(chunk.text for chunk in chunks) == text + cut
+    assert [chunk.finish_reason for chunk in chunks if chunk.finish_reason] == [
+        whole.generations[0].finish_reason,
+        "stop",
+    ]
 
 
-def test_without_label_tokens_there_are_no_scores(loaded, requests):
-    engine = TransformersEngine(loaded.model, loaded.tokenizer, label_tokens=None)
-    assert engine.generate(requests[:1], SamplingParams(2))[0].scores is None
+def test_a_cancelled_job_frees_its_rows_at_once(loaded, token_ids):
+    engine = T5Engine(loaded.model, loaded.tokenizer, limits=EngineLimits(max_rows=2))
+    done: dict[str, object] = {}
+    params = SamplingParams(50, n=2, min_new_tokens=50)
+    first = Job(GenerateRequest(token_ids[0], params), lambda outcome: done.setdefault("first", outcome))
+    engine.submit(first)
+    engine.step()
+    engine.submit(
+        Job(GenerateRequest(token_ids[1], SamplingParams(1)), lambda outcome: done.setdefault("next", outcome))
+    )
+    engine.cancel(first)
+    engine.cancel(first)
+    assert isinstance(done["first"], Cancelled)
+    engine.step()
+    assert isinstance(done["next"], Result)
 
 
-def test_draws_follow_the_softmax():
-    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
-    params = SamplingParams(1, temperature=1.0)
-    draws = torch.stack([choose(logits, params, [(seed, 0)], position=1).argmax() for seed in range(4000)])
-    shares = torch.bincount(draws, minlength=4) / len(draws)
-    assert torch.allclose(shares, logits.softmax(-1)[0], atol=0.03)
+def test_damaged_weights_fail_the_request_not_the_engine(flan_like, token_ids):
+    loaded = load_seq2seq(str(flan_like))
+    engine = T5Engine(loaded.model, loaded.tokenizer)
+    with torch.no_grad():
+        kept = loaded.model.lm_head.weight.clone()
+        loaded.model.lm_head.weight[5] = torch.nan
+    done = []
+    engine.submit(Job(GenerateRequest(token_ids[0], SamplingParams(3)), done.append))
+    while engine.step():
+        pass
+    assert "not finite" in str(done[0])
+    with torch.no_grad():
+        loaded.model.lm_head.weight.copy_(kept)
+    assert len(generate_all(engine, [GenerateRequest(token_ids[0], SamplingParams(3))])) == 1
 
 
-def test_filters():
-    logits = torch.tensor([[1.0, 3.0, 2.0, 0.0]])
-    assert keep_likely(logits, top_k=2, top_p=1.0).isfinite().tolist() == [[False, True, True, False]]
-    assert keep_likely(logits, top_k=0, top_p=0.5).isfinite().tolist() == [[False, True, False, False]]
-    assert keep_likely(logits, top_k=0, top_p=0.7).isfinite().tolist() == [[False, True, True, False]]
-    assert keep_likely(logits, top_k=0, top_p=1.0).equal(logits)
+@pytest.mark.parametrize(
+    "request_",
+    [
+        GenerateRequest([], SamplingParams(3)),
+        GenerateRequest([5] * 20000, SamplingParams(3)),
+        GenerateRequest([5], SamplingParams(3, n=17)),
+        GenerateRequest([5] * 20000, SamplingParams(3, num_beams=2)),
+        ScoreRequest([5]),
+    ],
+)
+def test_what_can_never_run_is_refused(engine, request_):
+    with pytest.raises(ValueError, match=r"exceeds|label tokens"):
+        engine.submit(Job(request_, print))
+    assert not engine.has_work
 
 
-def test_noise_depends_on_seed_sample_and_position():
-    keys = [(1, 0), (1, 1), (2, 0)]
-    noise = gumbel_noise(keys, 3, 5)
-    assert noise[1].equal(gumbel_noise([(1, 1)], 3, 5)[0])
-    assert len({tuple(row) for row in noise.tolist()}) == 3
-    assert not noise.equal(gumbel_noise(keys, 4, 5))
-
-
-def test_temperatures_below_a_hundredth_are_greedy():
-    assert SamplingParams(1, temperature=0.001).greedy
-    assert not SamplingParams(1, temperature=0.01).greedy
+def test_bf16_is_near_fp32(loaded, token_ids, flan_like):
+    half = load_seq2seq(str(flan_like))
+    half.model.to(torch.bfloat16)
+    labels = no_yes_tokens(loaded.tokenizer)
+    found = [
+        score_all(
+            T5Engine(model, loaded.tokenizer, label_tokens=labels), [ScoreRequest(ids) for ids in token_ids], width=2
+        )
+        for model in (loaded.model, half.model)
+    ]
+    assert abs(found[0] - found[1]).max() < 0.05 * max(1.0, abs(found[0]).max())
+    (result,) = generate_all(
+        T5Engine(half.model, half.tokenizer, fuse=True), [GenerateRequest(token_ids[0], SamplingParams(4))]
+    )
+    assert result.generations[0].num_tokens > 0

@@ -1,165 +1,245 @@
-"""The engine: prompts' token ids in, generations and first-position label probabilities out.
+"""The engine: requests of token ids join and leave at every step, whatever others are running.
 
-Knows nothing of texts' origin, files or ranks' work division. `Engine` is the interface that evaluation, batch
-generation and the server share; `TransformersEngine` does its work by `model.generate`.
+Knows nothing of texts' origin, files, transport or ranks' work division. Evaluation inside a training run, batch
+generation, batch scoring and the server drive this one engine; it belongs to one thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
+from workflow.inference.beams import beam_search
+from workflow.inference.requests import Chunk, GenerateRequest, Job, Outcome, Result, ScoreRequest
+from workflow.inference.runner import T5Runner
+from workflow.inference.sampler import next_tokens
+from workflow.inference.scheduler import Demand, Limits, Scheduler
+from workflow.inference.sequence import Answer
+from workflow.models.ragged_t5 import Encoded
+from workflow.models.t5_weights import Gather, T5Weights, whole_already
 
-from workflow.data.packing import pad
-from workflow.inference.sampling import SamplingParams, choose
-
-
-@dataclass(frozen=True)
-class Request:
-    """One prompt: its token ids (end of sequence included), and the seed of its samples."""
-
-    token_ids: Sequence[int]
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One answer. `finish_reason` is "stop" (end of sequence) or "length" (cut by max_new_tokens)."""
-
-    token_ids: tuple[int, ...]
-    text: str
-    finish_reason: str
+Agree = Callable[[Sequence[bool]], Sequence[bool]]
+"""Which of some kinds of work any rank has; a collective call."""
 
 
 @dataclass(frozen=True)
-class Result:
-    """The answers to one request, and the softmax over the raw logits of the label tokens at the first position."""
+class EngineLimits:
+    """`max_rows` answers decode at once; a step encodes at most `max_encode_tokens` tokens, so no prompt is longer."""
 
-    generations: tuple[Generation, ...]
-    scores: tuple[float, ...] | None
+    max_rows: int = 64
+    max_encode_tokens: int = 16384
+
+
+class Cancelled(Exception):  # noqa: N818
+    """The job was cancelled."""
 
 
 class Engine(Protocol):
-    """What evaluation, batch generation and the server need of an engine."""
+    """What everybody who generates or scores needs of an engine."""
 
-    def generate(self, requests: Sequence[Request], params: SamplingParams) -> list[Result]:
-        """Answers one batch of requests, in their order. Under ZeRO-3 a collective call: all ranks make it alike."""
+    limits: EngineLimits
+    can_generate: bool
+    can_score: bool
+
+    def submit(self, job: Job) -> None:
+        """Queues a job. Raises ValueError for one that can never run."""
+
+    def cancel(self, job: Job) -> None:
+        """Ends a job with `Cancelled`; its rows are free from the next step on. Jobs that are over are no error."""
+
+    def step(self) -> bool:
+        """Admits and encodes what fits, decodes one position of all answers; False where there was nothing to do."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
 
 
-class TransformersEngine:
-    """Padded batches through `model.generate`.
+class T5Engine:
+    """Generates and scores with a T5-family model, as its weights are at each step.
 
-    `label_tokens` are the tokens whose probabilities become `Result.scores`; None gives no scores.
-    `in_step` keeps ranks generating until all are done, which ZeRO-3 needs: each forward gathers weights.
+    `fuse` joins the weights, for models that are not trained any more. `agree` and `gather` are for ranks that hold
+    shares of the weights (ZeRO-3): all of them make the same steps. `label_tokens` are what scores are of by default.
     """
 
+    can_generate = True
+    can_score = True
+
     def __init__(
-        self, model: Any, tokenizer: Any, *, label_tokens: Sequence[int] | None, in_step: bool = False
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        limits: EngineLimits | None = None,
+        label_tokens: Sequence[int] | None = None,
+        fuse: bool = False,
+        gather: Gather = whole_already,
+        agree: Agree | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self.limits = limits or EngineLimits()
         self.label_tokens = tuple(label_tokens) if label_tokens is not None else None
-        self.in_step = in_step
+        self.runner = T5Runner(T5Weights(model, fuse=fuse, gather=gather))
+        self.scheduler: Scheduler[Job] = Scheduler(Limits(self.limits.max_rows, self.limits.max_encode_tokens))
+        self.agree = agree
+        self._open: dict[int, Job] = {}
 
-    @torch.no_grad()
-    def generate(self, requests: Sequence[Request], params: SamplingParams) -> list[Result]:
-        """Answers one batch; no requests make one meaningless row, whose answer is dropped, to stay in step."""
-        was_training = self.model.training
-        self.model.eval()
+    @property
+    def has_work(self) -> bool:
+        """Whether any job is waiting or running."""
+        return bool(self._open)
+
+    def submit(self, job: Job) -> None:
+        """Queues a job. Raises ValueError for one that can never run."""
+        request = job.request
+        if isinstance(request, ScoreRequest) and (request.label_tokens or self.label_tokens) is None:
+            raise ValueError("no label tokens: neither the request nor the engine has any")
+        self.scheduler.add(self._demand(job))
+        self._open[id(job)] = job
+
+    def _demand(self, job: Job) -> Demand[Job]:
+        request, tokens = job.request, len(job.request.token_ids)
+        if isinstance(request, ScoreRequest):
+            return Demand(job, "score", tokens)
+        if request.params.num_beams == 1:
+            return Demand(job, "generate", tokens, request.params.n)
+        if tokens > self.limits.max_encode_tokens:
+            raise ValueError(f"a prompt of {tokens} tokens exceeds {self.limits}")
+        weight = min(tokens * request.params.num_beams, self.limits.max_encode_tokens)
+        return Demand(job, "exclusive", weight, group=request.params)
+
+    def cancel(self, job: Job) -> None:
+        """Ends a job with `Cancelled`."""
+        if id(job) in self._open:
+            self._end(job, Cancelled())
+
+    def step(self) -> bool:
+        """One step of all that is running; under `agree`, of any rank's."""
+        admitted = self.scheduler.admit()
+        exclusive = [demand.item for demand in admitted if demand.kind == "exclusive"]
+        fresh = [demand.item for demand in admitted if demand.kind != "exclusive"]
+        generate = [job for job in fresh if isinstance(job.request, GenerateRequest)]
+        wanted = [_labels_of(job.request, self.label_tokens) for job in fresh]
+        encodes, scores, starts, searches = self._any(
+            bool(fresh), any(labels is not None for labels in wanted), bool(generate), bool(exclusive)
+        )
+        if encodes:
+            self._guarded(fresh, lambda: self._admit(fresh, wanted, scores=scores, starts=starts))
+        (decodes,) = self._any(bool(self.runner.rows))
+        if decodes:
+            self._guarded([answer.job for _, answer in self.runner.rows], self._decode)
+        if searches:
+            self._guarded(exclusive, lambda: self._search(exclusive))
+        return bool(encodes or decodes or searches)
+
+    def _any(self, *mine: bool) -> Sequence[bool]:
+        return mine if self.agree is None else self.agree(mine)
+
+    def _guarded(self, jobs: Sequence[Job], work: Callable[[], None]) -> None:
+        """Does work for some jobs; what it raises ends these jobs and no other (ranks in step must all stop instead)."""
         try:
-            return self._generate(requests, params)
-        finally:
-            self.model.train(was_training)
+            work()
+        except Exception as error:
+            if self.agree is not None or not jobs:
+                raise
+            for job in jobs:
+                if id(job) in self._open:
+                    self._end(job, error)
 
-    def _generate(self, requests: Sequence[Request], params: SamplingParams) -> list[Result]:
-        # Samples of one prompt are rows of the batch: each has randomness of its own.
-        rows = [list(request.token_ids) for request in requests for _ in range(params.n)] or [
-            [self.tokenizer.eos_token_id]
-        ]
-        keys = [(request.seed, sample) for request in requests for sample in range(params.n)] or [(0, 0)]
-        chooser = _Chooser(params, keys, self.label_tokens)
-        sequences = self.model.generate(
-            input_ids=pad(rows, self.tokenizer.pad_token_id).to(self._device()),
-            attention_mask=pad([[1] * len(row) for row in rows], 0).to(self._device()),
-            generation_config=self._generation_config(params),
-            logits_processor=[chooser],
-            synced_gpus=self.in_step,
-        )
-        answers = [self._generation(sequence) for sequence in sequences[:, 1:].tolist()]
-        scores = chooser.label_probabilities()
-        return [
-            Result(
-                tuple(answers[start : start + params.n]), tuple(scores[start].tolist()) if scores is not None else None
-            )
-            for start in range(0, len(requests) * params.n, params.n)
-        ]
-
-    def _device(self) -> torch.device:
-        device: torch.device = self.model.get_input_embeddings().weight.device
-        return device
-
-    def _generation_config(self, params: SamplingParams) -> Any:
-        from transformers import GenerationConfig
-
-        config = self.model.config
-        return GenerationConfig(
-            max_new_tokens=params.max_new_tokens,
-            num_beams=params.num_beams,
-            do_sample=False,  # sampling is the argmax of noisy logits, see sampling.choose
-            decoder_start_token_id=config.decoder_start_token_id,
-            eos_token_id=config.eos_token_id,
-            pad_token_id=config.pad_token_id,
-        )
-
-    def _generation(self, sequence: list[int]) -> Generation:
-        end = self.model.config.eos_token_id
-        finished = end in sequence
-        ids = sequence[: sequence.index(end)] if finished else sequence
-        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Generation(tuple(ids), text, "stop" if finished else "length")
-
-
-class _Chooser:
-    """A logits processor: keeps the label logits of the first position, then turns logits into draws."""
-
-    def __init__(
-        self, params: SamplingParams, keys: Sequence[tuple[int, int]], label_tokens: Sequence[int] | None
+    def _admit(
+        self, jobs: Sequence[Job], wanted: Sequence[tuple[int, ...] | None], *, scores: bool, starts: bool
     ) -> None:
-        self.params = params
-        self.keys = keys
-        self.label_tokens = label_tokens
-        self.first: torch.Tensor | None = None
+        encoded = self.runner.encode([job.request.token_ids for job in jobs] or [[self.tokenizer.eos_token_id]])
+        if scores:
+            self._first_logits(jobs, wanted, encoded)
+        if starts:
+            answers = [
+                (number, self._answers(job))
+                for number, job in enumerate(jobs)
+                if isinstance(job.request, GenerateRequest)
+            ]
+            self.runner.start(encoded, answers)
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if self.first is None and self.label_tokens is not None:
-            # Under beam search these are log-probabilities, which give the same softmax over the labels.
-            self.first = scores[:: self.params.num_beams, list(self.label_tokens)].float()
-        return choose(scores, self.params, self.keys, position=input_ids.shape[1])
+    def _first_logits(self, jobs: Sequence[Job], wanted: Sequence[tuple[int, ...] | None], encoded: Encoded) -> None:
+        asked = [(number, labels) for number, labels in enumerate(wanted) if labels is not None]
+        logits = self.runner.first_logits(encoded, asked)
+        for (number, _), found in zip(asked, logits, strict=True):
+            job = jobs[number]
+            if isinstance(job.request, ScoreRequest):
+                self._end(job, tuple(found.tolist()))
+            else:
+                job.state = _Running([], tuple(found.softmax(dim=-1).tolist()))
 
-    def label_probabilities(self) -> torch.Tensor | None:
-        """Softmax over the labels, [rows, labels] on the CPU."""
-        return None if self.first is None else self.first.softmax(dim=-1).cpu()
+    def _answers(self, job: Job) -> list[_JobAnswer]:
+        request = job.request
+        assert isinstance(request, GenerateRequest)
+        answers = [
+            _JobAnswer(
+                index,
+                request.params,
+                request.seed,
+                self.model.config.eos_token_id,
+                self._text,
+                job=job,
+            )
+            for index in range(request.params.n)
+        ]
+        job.state = _Running(answers, job.state.scores if job.state else None)
+        return answers
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def _decode(self) -> None:
+        answers: list[_JobAnswer] = [answer for _, answer in self.runner.rows]
+        start = self.model.config.decoder_start_token_id
+        logits = self.runner.decode([answer.tokens[-1] if answer.tokens else start for answer in answers])
+        for answer, (token, logprob) in zip(answers, next_tokens(logits, answers), strict=True):
+            answer.add(token, logprob)
+        self.runner.stop([answer for answer in answers if answer.finish_reason])
+        for answer in answers:
+            if answer.job.on_chunk is not None and (chunk := answer.chunk()) is not None:
+                answer.job.on_chunk(chunk)
+        for job in {id(answer.job): answer.job for answer in answers if answer.finish_reason}.values():
+            if all(answer.finish_reason for answer in job.state.answers):
+                generations = tuple(answer.generation() for answer in job.state.answers)
+                self._end(job, Result(generations, job.state.scores))
+
+    def _search(self, jobs: Sequence[Job]) -> None:
+        requests = [job.request for job in jobs if isinstance(job.request, GenerateRequest)]
+        results = beam_search(self.model, self.tokenizer, requests, in_step=self.agree is not None)
+        for job, result in zip(jobs, results, strict=True):
+            if job.on_chunk is not None:
+                answer = result.generations[0]
+                job.on_chunk(Chunk(0, answer.text, (), answer.num_tokens, answer.finish_reason))
+            self._end(job, result)
+
+    def _end(self, job: Job, outcome: Outcome) -> None:
+        del self._open[id(job)]
+        self.scheduler.drop(job)
+        if isinstance(job.state, _Running):
+            self.runner.stop(job.state.answers)
+        job.on_done(outcome)
 
 
-def generate_all(
-    engine: Engine,
-    requests: Sequence[Request],
-    params: SamplingParams,
-    *,
-    batch_size: int,
-    num_batches: int | None = None,
-) -> list[Result]:
-    """Answers any number of requests in batches of like length, longest first; the results keep the requests' order.
+@dataclass(eq=False)
+class _JobAnswer(Answer):
+    job: Job = None  # type: ignore[assignment]  # always given; a field after defaults needs one
 
-    `num_batches` is given where ranks must make the same number of calls; missing batches are empty ones.
-    """
-    order = sorted(range(len(requests)), key=lambda index: -len(requests[index].token_ids))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    batches += [[] for _ in range((num_batches or 0) - len(batches))]
-    results: dict[int, Result] = {}
-    for batch in batches:
-        answers = engine.generate([requests[index] for index in batch], params)
-        results.update(zip(batch, answers, strict=True))
-    return [results[index] for index in range(len(requests))]
+
+@dataclass
+class _Running:
+    """An admitted generation: its answers, and its label probabilities."""
+
+    answers: list[_JobAnswer]
+    scores: tuple[float, ...] | None
+
+
+def _labels_of(request: GenerateRequest | ScoreRequest, default: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """The vocabulary rows whose first-position logits a request asks for."""
+    if isinstance(request, ScoreRequest):
+        return request.label_tokens or default
+    return request.label_tokens

@@ -1,12 +1,12 @@
-"""How a next token is chosen: greedy, or by temperature, top-k and top-p with randomness that belongs to the request.
+"""How a next token is chosen: greedy, or drawn after penalties, temperature, top-k, top-p and min-p.
 
 Knows nothing of models. The randomness of a token is a function of (seed, sample, position) alone, so a prompt gets
-the same text whatever other prompts share its batch, and on any number of ranks.
+the same text whatever other prompts share its steps, and on any number of ranks.
 """
 
 from __future__ import annotations
 
-import zlib
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +17,15 @@ from workflow.config.settings import GREEDY_BELOW
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to decode. Temperatures below 0.01 are greedy; `top_k` 0 is off; beams need greedy and one sample."""
+    """How to decode. Temperatures below 0.01 are greedy; `top_k` 0 is off; beams need greedy and one sample.
+
+    In their order of work: `logit_bias` (token, added logit); `repetition_penalty` divides positive and multiplies
+    negative logits of tokens generated before (Keskar et al. 2019), `presence_penalty` is subtracted once and
+    `frequency_penalty` once a use; no end of sequence or stop string before `min_new_tokens`; temperature; `top_k`,
+    `top_p`, and `min_p` (tokens below this share of the most likely one's probability are dropped).
+    `stop` strings end an answer and are not part of it. `logprobs` asks for the chosen token's log-probability and
+    those of so many most likely tokens, from the raw logits.
+    """
 
     max_new_tokens: int
     temperature: float = 0.0
@@ -25,40 +33,79 @@ class SamplingParams:
     top_p: float = 1.0
     n: int = 1
     num_beams: int = 1
+    min_new_tokens: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    stop: tuple[str, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
 
     @property
     def greedy(self) -> bool:
         """Whether the most likely token is always taken."""
         return self.temperature < GREEDY_BELOW
 
+    @property
+    def takes_argmax(self) -> bool:
+        """Whether the next token is the argmax of the raw logits and nothing else is asked of them."""
+        return self.greedy and not self.changes_logits and self.logprobs is None
 
-def keep_likely(logits: torch.Tensor, *, top_k: int, top_p: float) -> torch.Tensor:
-    """Logits [rows, vocabulary] with all but the top-k, then all outside the top-p nucleus, at -inf."""
-    if 0 < top_k < logits.shape[-1]:
-        least = logits.topk(top_k, dim=-1).values[..., -1:]
-        logits = logits.masked_fill(logits < least, float("-inf"))
-    if top_p < 1.0:
-        ordered, places = logits.sort(dim=-1, descending=True)
-        before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)
-        logits = logits.masked_fill((before >= top_p).scatter(-1, places, before >= top_p), float("-inf"))
+    @property
+    def changes_logits(self) -> bool:
+        """Whether logits are changed before temperature and filters."""
+        return bool(
+            self.logit_bias
+            or self.min_new_tokens
+            or self.repetition_penalty != 1.0
+            or self.presence_penalty
+            or self.frequency_penalty
+        )
+
+
+def changed_logits(
+    logits: torch.Tensor, params: SamplingParams, generated: Sequence[int], *, end_token: int
+) -> torch.Tensor:
+    """Logits fp32 [vocabulary] after bias, penalties for what was `generated`, and the ban on an early end."""
+    logits = logits.clone()
+    for token, bias in params.logit_bias:
+        logits[token] += bias
+    if generated:
+        tokens, counts = torch.tensor(list(generated), device=logits.device).unique(return_counts=True)
+        seen = logits[tokens]
+        seen = torch.where(seen > 0, seen / params.repetition_penalty, seen * params.repetition_penalty)
+        logits[tokens] = seen - params.presence_penalty - params.frequency_penalty * counts
+    if len(generated) < params.min_new_tokens:
+        logits[end_token] = float("-inf")
     return logits
 
 
-def gumbel_noise(keys: Sequence[tuple[int, int]], position: int, size: int) -> torch.Tensor:
-    """Gumbel noise fp32 [rows, size]; row r is a function of (seed, sample) = keys[r] and the position."""
-    noise = torch.empty(len(keys), size)
-    generator = torch.Generator()
-    for row, (seed, sample) in enumerate(keys):
-        generator.manual_seed(zlib.crc32(f"{seed}:{sample}:{position}".encode()))
-        noise[row].exponential_(generator=generator)
-    return -noise.log()
+def likely_tokens(logits: torch.Tensor, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tokens that may be drawn and their probabilities (they sum to 1), most likely first, of logits [vocabulary]."""
+    scaled = logits / params.temperature
+    ordered, tokens = (
+        scaled.topk(params.top_k) if 0 < params.top_k < len(scaled) else scaled.sort(descending=True, stable=True)
+    )
+    shares = ordered.softmax(dim=-1)
+    keep = torch.ones_like(shares, dtype=torch.bool)
+    if params.top_p < 1.0:
+        keep = shares.cumsum(dim=-1) - shares < params.top_p
+    if params.min_p > 0.0:
+        keep &= shares >= params.min_p * shares[0]
+    kept = shares * keep
+    return tokens, kept / kept.sum()
 
 
-def choose(
-    logits: torch.Tensor, params: SamplingParams, keys: Sequence[tuple[int, int]], position: int
-) -> torch.Tensor:
-    """Scores [rows, vocabulary] whose argmax is a draw from the filtered softmax (the Gumbel-max trick)."""
-    if params.greedy:
-        return logits
-    kept = keep_likely(logits.float() / params.temperature, top_k=params.top_k, top_p=params.top_p)
-    return kept + gumbel_noise(keys, position, logits.shape[-1]).to(logits.device)
+def uniform(seed: int, sample: int, position: int) -> float:
+    """A number in [0, 1) that depends on (seed, sample, position) alone: 53 bits of a hash, the same everywhere."""
+    digest = hashlib.blake2b(f"{seed}:{sample}:{position}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / (1 << 53)
+
+
+def draw(logits: torch.Tensor, params: SamplingParams, *, seed: int, sample: int, position: int) -> int:
+    """One token from logits [vocabulary], by inverting the distribution function at this position's number."""
+    tokens, shares = likely_tokens(logits, params)
+    reached = shares.double().cumsum(dim=-1)
+    place = int(torch.searchsorted(reached, uniform(seed, sample, position) * reached[-1], right=True))
+    return int(tokens[min(place, int((shares > 0).sum()) - 1)])

@@ -1,0 +1,78 @@
+"""Draws follow the filtered softmax, belong to (seed, sample, position), and penalties do what their papers say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from workflow.inference.sampling import SamplingParams, changed_logits, draw, likely_tokens, uniform
+
+
+def test_draws_follow_the_softmax():
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
+    params = SamplingParams(1, temperature=1.0)
+    draws = torch.tensor([draw(logits, params, seed=seed, sample=0, position=1) for seed in range(4000)])
+    shares = torch.bincount(draws, minlength=4) / len(draws)
+    assert torch.allclose(shares, logits.softmax(-1), atol=0.03)
+
+
+@given(
+    st.lists(st.integers(-64, 64).map(lambda number: number / 8), min_size=2, max_size=12, unique=True),
+    st.floats(0.1, 3),
+    st.integers(0, 12),
+    st.floats(0.05, 1),
+    st.sampled_from([0.0, 0.1, 0.5]),
+)
+@settings(max_examples=200, deadline=None)
+def test_filters_are_those_of_transformers(values, temperature, top_k, top_p, min_p):
+    logits = torch.tensor(values)
+    params = SamplingParams(1, temperature=temperature, top_k=top_k, top_p=top_p)
+    expected = TemperatureLogitsWarper(temperature)(None, logits[None])
+    if 0 < top_k < len(values):
+        expected = TopKLogitsWarper(top_k)(None, expected)
+    if top_p < 1:
+        expected = TopPLogitsWarper(top_p)(None, expected)
+    tokens, shares = likely_tokens(logits, params)
+    assert shares.sum() == pytest.approx(1, abs=1e-5)
+    likely = (logits / temperature).softmax(-1) > 1e-20  # the others' shares may be rounded to nothing
+    # At the border of the nucleus the two sum in another order: one token may differ there.
+    assert len(set(tokens[shares > 0].tolist()) ^ set((expected[0].isfinite() & likely).nonzero()[:, 0].tolist())) <= 1
+    params = SamplingParams(1, temperature=temperature, min_p=min_p)
+    tokens, shares = likely_tokens(logits, params)
+    warped = MinPLogitsWarper(min_p)(None, (logits / temperature)[None]) if min_p else logits[None]
+    assert len(set(tokens[shares > 0].tolist()) ^ set((warped[0].isfinite() & likely).nonzero()[:, 0].tolist())) <= 1
+
+
+def test_penalties():
+    logits = torch.tensor([2.0, -2.0, 1.0, 0.5])
+    params = SamplingParams(9, repetition_penalty=1.5)
+    theirs = RepetitionPenaltyLogitsProcessor(1.5)(torch.tensor([[0, 1, 1]]), logits[None].clone())[0]
+    assert changed_logits(logits, params, [0, 1, 1], end_token=3).tolist() == pytest.approx(theirs.tolist())
+    params = SamplingParams(9, presence_penalty=0.5, frequency_penalty=0.25)
+    assert changed_logits(logits, params, [0, 1, 1], end_token=3).tolist() == pytest.approx([1.25, -3.0, 1.0, 0.5])
+    params = SamplingParams(9, logit_bias=((2, 7.0),), min_new_tokens=2)
+    assert changed_logits(logits, params, [0], end_token=3).tolist() == pytest.approx([2.0, -2.0, 8.0, -torch.inf])
+    assert changed_logits(logits, params, [0, 0], end_token=3)[3] == 0.5
+    assert logits.tolist() == [2.0, -2.0, 1.0, 0.5], "the given logits stay"
+
+
+def test_numbers_belong_to_seed_sample_and_position():
+    numbers = [uniform(seed, sample, position) for seed in range(9) for sample in range(9) for position in range(9)]
+    assert len(set(numbers)) == 9**3
+    assert all(0 <= number < 1 for number in numbers)
+    assert abs(sum(numbers) / len(numbers) - 0.5) < 0.04
+    assert uniform(3, 1, 4) == 0.7483332667564667, "texts of a seed must not change between releases"
+
+
+def test_temperatures_below_a_hundredth_are_greedy():
+    assert SamplingParams(1, temperature=0.001).greedy
+    assert not SamplingParams(1, temperature=0.01).greedy

@@ -1,0 +1,83 @@
+"""Beam search, by transformers: padded batches, alone on the model.
+
+Knows nothing of slots or other requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from workflow.data.packing import pad
+from workflow.inference.requests import GenerateRequest, Generation, Result
+from workflow.inference.sampling import SamplingParams
+
+
+class _FirstLogits:
+    """A logits processor that changes nothing and keeps the logits of the first position."""
+
+    def __init__(self, num_beams: int) -> None:
+        self.num_beams = num_beams
+        self.found: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        if self.found is None:
+            # Under beam search these are log-probabilities, which give the same softmax over the labels.
+            self.found = scores[:: self.num_beams].float().cpu()
+        return scores
+
+    def scores(self, row: int, labels: Sequence[int] | None) -> tuple[float, ...] | None:
+        """The label probabilities of a row."""
+        if labels is None or self.found is None:
+            return None
+        return tuple(self.found[row, list(labels)].softmax(dim=-1).tolist())
+
+
+@torch.no_grad()
+def beam_search(model: Any, tokenizer: Any, requests: Sequence[GenerateRequest], *, in_step: bool) -> list[Result]:
+    """The best answer of each request's beams; the requests decode alike.
+
+    `in_step` keeps ranks generating until all are done, which ZeRO-3 needs; a rank without requests passes none.
+    """
+    params = requests[0].params if requests else SamplingParams(max_new_tokens=1)
+    rows = [list(request.token_ids) for request in requests] or [[model.config.eos_token_id]]
+    first = _FirstLogits(params.num_beams)
+    device = model.get_input_embeddings().weight.device
+    was_training = model.training
+    model.eval()
+    try:
+        sequences = model.generate(
+            input_ids=pad(rows, model.config.pad_token_id).to(device),
+            attention_mask=pad([[1] * len(row) for row in rows], 0).to(device),
+            generation_config=_config(model.config, params),
+            logits_processor=[first],
+            synced_gpus=in_step,
+        )
+    finally:
+        model.train(was_training)
+    return [
+        Result((_generation(sequence, model.config, tokenizer),), first.scores(row, request.label_tokens))
+        for row, (request, sequence) in enumerate(zip(requests, sequences[:, 1:].tolist(), strict=False))
+    ]
+
+
+def _config(config: Any, params: SamplingParams) -> Any:
+    from transformers import GenerationConfig
+
+    return GenerationConfig(
+        max_new_tokens=params.max_new_tokens,
+        num_beams=params.num_beams,
+        do_sample=False,
+        decoder_start_token_id=config.decoder_start_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+    )
+
+
+def _generation(sequence: list[int], config: Any, tokenizer: Any) -> Generation:
+    finished = config.eos_token_id in sequence
+    ids = sequence[: sequence.index(config.eos_token_id)] if finished else sequence
+    text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Generation(tuple(ids), text, "stop" if finished else "length", (), len(ids) + finished)

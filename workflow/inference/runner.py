@@ -1,0 +1,150 @@
+"""The tensors of generation: encodes prompts, fills slots, and decodes one position of every running answer at a time.
+
+Knows nothing of requests, texts or sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from workflow.inference.slots import Pool, Step, distance_tables, source_bucket
+from workflow.models.linear import linear
+from workflow.models.ragged_t5 import Encoded, encode, first_position, logits_of_rows
+from workflow.models.t5_weights import T5Weights
+
+
+class T5Runner:
+    """Runs a T5's weights as they are at each call."""
+
+    def __init__(self, weights: T5Weights) -> None:
+        self.weights = weights
+        self.pools: dict[int, Pool] = {}
+        self._tables: torch.Tensor | None = None
+
+    @property
+    def rows(self) -> list[tuple[Pool, Any]]:
+        """The running answers in the order of a step's logits, each with its pool."""
+        return [(pool, occupant) for pool in self.pools.values() for occupant in pool.occupants]
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[Sequence[int]]) -> Encoded:
+        """Encodes prompts of one admission, packed."""
+        return encode(self.weights, prompts)
+
+    @torch.no_grad()
+    def first_logits(self, encoded: Encoded, wanted: Sequence[tuple[int, Sequence[int]]]) -> list[torch.Tensor]:
+        """fp32 logits at the first position: for each (prompt number, vocabulary rows), those rows'."""
+        hidden = first_position(self.weights, encoded)
+        every = sorted({row for _, rows in wanted for row in rows})
+        places = {row: place for place, row in enumerate(every)}
+        logits = logits_of_rows(self.weights, hidden, torch.tensor(every, device=self.weights.device)).cpu()
+        packed = {number: place for place, number in enumerate(encoded.layout.order)}
+        return [logits[packed[number], [places[row] for row in rows]] for number, rows in wanted]
+
+    @torch.no_grad()
+    def start(self, encoded: Encoded, occupants: Sequence[tuple[int, Sequence[Any]]]) -> None:
+        """Gives slots to the answers of prompts, (prompt number, its answers); a prompt's answers share its encoding."""
+        layout = encoded.layout
+        packed = {number: place for place, number in enumerate(layout.order)}
+        wanted = sorted(((packed[number], answers) for number, answers in occupants), key=lambda pair: pair[0])
+        states = encoded.states
+        if len(wanted) < len(layout.order):
+            states = torch.cat([states[layout.starts[place] :][: layout.lengths[place]] for place, _ in wanted])
+        found = self._cross_states(states).split([layout.lengths[place] for place, _ in wanted], dim=2)
+        for (_, answers), cross in zip(wanted, found, strict=True):
+            pool = self._pool(cross.shape[2])
+            for answer in answers:
+                pool.add(answer, cross.transpose(2, 3))
+
+    def _cross_states(self, states: torch.Tensor) -> torch.Tensor:
+        """Keys and values of the encoder's states for all layers, [2, layers, tokens, heads, d_kv]."""
+        weights = self.weights
+        if weights.cross_kv.weight is not None:
+            joined = linear(states, weights.cross_kv.weight)
+            return joined.unflatten(-1, (len(weights.decoder), 2, weights.num_heads, weights.d_kv)).movedim(
+                (1, 2), (1, 0)
+            )
+        found = []
+        for layer in weights.decoder:
+            with weights.gather([layer.cross.k.weight, layer.cross.v.weight]):
+                found.append(torch.stack([linear(states, part.weight) for part in (layer.cross.k, layer.cross.v)]))
+        return weights.heads(torch.stack(found, dim=1))
+
+    def _pool(self, length: int) -> Pool:
+        bucket = source_bucket(length)
+        if bucket not in self.pools:
+            self.pools[bucket] = Pool(self.weights, bucket)
+        return self.pools[bucket]
+
+    def stop(self, answers: Sequence[Any]) -> None:
+        """Frees the slots of answers; those that have none are no error."""
+        gone = set(map(id, answers))
+        for pool in self.pools.values():
+            for row in range(len(pool) - 1, -1, -1):
+                if id(pool.occupants[row]) in gone:
+                    pool.remove(row)
+
+    def clear(self) -> None:
+        """Forgets all slots and biases, with their memory; the weights may have changed since."""
+        self.pools.clear()
+        self._tables = None
+
+    @torch.no_grad()
+    def decode(self, tokens: Sequence[int]) -> torch.Tensor:
+        """One step: the last token of each answer, in the order of `rows` -> fp32 logits [answers, vocabulary].
+
+        Without answers it computes one meaningless row, whose logits are dropped: under ZeRO-3 other ranks wait for it.
+        """
+        weights = self.weights
+        pools = [pool for pool in self.pools.values() if len(pool)]
+        tables = self._distances()
+        steps = [pool.step(tables) for pool in pools]
+        ids = torch.tensor(list(tokens) or [weights.config.pad_token_id], device=weights.device)
+        with weights.gather([weights.embeddings.weight]):
+            x = weights.embed(ids)
+        for number in range(len(weights.decoder)):
+            x = self._layer(number, x, pools, steps)
+        for pool in pools:
+            pool.advance()
+        with weights.gather([weights.decoder_norm.module.weight]):
+            hidden = weights.decoder_norm(x) * weights.output_scale
+        return logits_of_rows(weights, hidden)[: len(tokens)]
+
+    def _layer(self, number: int, x: torch.Tensor, pools: Sequence[Pool], steps: Sequence[Step]) -> torch.Tensor:
+        weights, layer = self.weights, self.weights.decoder[number]
+        with weights.gather(list(layer.module.parameters())):
+            q, k, v = (weights.heads(part) for part in layer.qkv(layer.norm(x)))
+            table = number if self._distances().shape[0] > 1 else 0
+            own = [
+                pool.attend_own(number, step, *(part[rows] for part in (q, k, v)), table=table)
+                for pool, step, rows in _shares(pools, steps)
+            ]
+            x = x + linear(_joined(own, q), layer.attention.o.weight)
+            q = weights.heads(linear(layer.cross_norm(x), layer.cross.q.weight))
+            over = [pool.attend_cross(number, step, q[rows]) for pool, step, rows in _shares(pools, steps)]
+            x = x + linear(_joined(over, q), layer.cross.o.weight)
+            return layer.feed_forward(x)
+
+    def _distances(self) -> torch.Tensor:
+        """The bias by distance, made at the first step after `clear`."""
+        if self._tables is None:
+            self._tables = distance_tables(self.weights)
+        return self._tables
+
+
+def _shares(pools: Sequence[Pool], steps: Sequence[Step]) -> list[tuple[Pool, Step, slice]]:
+    """Each pool with its rows of the step."""
+    found, start = [], 0
+    for pool, step in zip(pools, steps, strict=True):
+        found.append((pool, step, slice(start, start + step.rows)))
+        start += step.rows
+    return found
+
+
+def _joined(parts: Sequence[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+    """[rows, heads * d_kv] of all pools; zeros where there is none."""
+    context = torch.cat(list(parts)) if len(parts) > 1 else parts[0] if parts else torch.zeros_like(like)
+    return context.flatten(1)

@@ -1,0 +1,160 @@
+"""Decode slots: the keys and values of answers in the making, in pools of like source length.
+
+Knows nothing of requests or sampling. The rows in use are always the first ones of a pool, so a step works on slices
+and copies nothing; when a row leaves, the last one moves into its place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from workflow.models.attention import relative_buckets
+from workflow.models.t5_weights import T5Weights, bias_table
+
+SMALLEST_SOURCE = 32
+FIRST_ROWS = 4
+FIRST_TARGET = 16
+
+
+def source_bucket(length: int) -> int:
+    """The source length of the pool that a prompt of `length` tokens belongs to: a power of two."""
+    return max(SMALLEST_SOURCE, 1 << (length - 1).bit_length())
+
+
+@dataclass(frozen=True)
+class Step:
+    """What all layers of a decode step share, for one pool: where new keys go, biases and masks.
+
+    `rows` counts the answers; `self_bias` fp32 [tables, rows, heads, 1, target] is -inf at positions yet to come;
+    `cross_mask` fp32 [rows, 1, 1, source] is -inf behind a prompt's end.
+    """
+
+    rows: int
+    target: int
+    source: int
+    row_numbers: torch.Tensor
+    positions: torch.Tensor
+    self_bias: torch.Tensor
+    cross_mask: torch.Tensor
+
+
+class Pool:
+    """Slots of answers whose prompts have at most `source` tokens; the tensors grow by doubling."""
+
+    def __init__(self, weights: T5Weights, source: int) -> None:
+        self.weights = weights
+        self.source = source
+        self.occupants: list[Any] = []
+        self.positions: list[int] = []
+        self.source_lengths: list[int] = []
+        self._rows, self._target = 0, FIRST_TARGET
+        self.cross = self._empty(0, source)
+        self.own = self._empty(0, FIRST_TARGET)
+
+    def _empty(self, rows: int, length: int) -> torch.Tensor:
+        """Keys and values [2, layers, rows, heads, length, d_kv]."""
+        shape = (2, len(self.weights.decoder), rows, self.weights.num_heads, length, self.weights.d_kv)
+        return torch.zeros(shape, device=self.weights.device, dtype=self.weights.dtype)
+
+    def __len__(self) -> int:
+        return len(self.occupants)
+
+    def add(self, occupant: Any, cross: torch.Tensor) -> None:
+        """Takes a new answer, with its prompt's keys and values [2, layers, heads, tokens, d_kv]."""
+        row, length = len(self.occupants), cross.shape[3]
+        if row == self._rows:
+            self._grow(rows=max(FIRST_ROWS, 2 * self._rows))
+        self.cross[:, :, row, :, :length] = cross
+        self.occupants.append(occupant)
+        self.positions.append(0)
+        self.source_lengths.append(length)
+
+    def remove(self, row: int) -> None:
+        """Frees a row; the last one takes its place."""
+        last = len(self.occupants) - 1
+        if row != last:
+            length, reached = self.source_lengths[last], self.positions[last]
+            self.cross[:, :, row, :, :length] = self.cross[:, :, last, :, :length]
+            self.own[:, :, row, :, :reached] = self.own[:, :, last, :, :reached]
+        for entries in (self.occupants, self.positions, self.source_lengths):
+            entries[row] = entries[last]
+            entries.pop()
+
+    def _grow(self, *, rows: int | None = None, target: int | None = None) -> None:
+        rows, target = rows or self._rows, target or self._target
+        own, cross = self._empty(rows, target), self.cross
+        own[:, :, : self._rows, :, : self._target] = self.own
+        if rows > self._rows:
+            cross = self._empty(rows, self.source)
+            cross[:, :, : self._rows] = self.cross
+        self.own, self.cross, self._rows, self._target = own, cross, rows, target
+
+    def step(self, tables: torch.Tensor) -> Step:
+        """Makes room for one more position of every answer. `tables` [tables, heads, distances], see `distance_tables`."""
+        rows, target, source = len(self.occupants), max(self.positions) + 1, max(self.source_lengths)
+        while target > self._target:
+            self._grow(target=2 * self._target)
+        device = self.weights.device
+        positions = torch.tensor(self.positions, device=device)
+        distances = positions[:, None] - torch.arange(target, device=device)
+        bias = tables[:, :, distances.clamp(min=0, max=tables.shape[2] - 1)].masked_fill(distances < 0, float("-inf"))
+        lengths = torch.tensor(self.source_lengths, device=device)
+        behind = torch.arange(source, device=device)[None, :] >= lengths[:, None]
+        mask = torch.zeros(behind.shape, device=device).masked_fill(behind, float("-inf"))
+        return Step(
+            rows,
+            target,
+            source,
+            torch.arange(rows, device=device),
+            positions,
+            bias.transpose(1, 2).unsqueeze(3),
+            mask[:, None, None, :],
+        )
+
+    def advance(self) -> None:
+        """After a step: every answer is one position further."""
+        self.positions = [position + 1 for position in self.positions]
+
+    def attend_own(
+        self, layer: int, step: Step, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, table: int
+    ) -> torch.Tensor:
+        """Self-attention of one new position, q, k, v [rows, heads, d_kv]; keeps k and v."""
+        keys, values = self.own[0, layer], self.own[1, layer]
+        keys[step.row_numbers, :, step.positions] = k
+        values[step.row_numbers, :, step.positions] = v
+        rows, target = step.rows, step.target
+        return one_query_attention(q, keys[:rows, :, :target], values[:rows, :, :target], step.self_bias[table])
+
+    def attend_cross(self, layer: int, step: Step, q: torch.Tensor) -> torch.Tensor:
+        """Attention over the prompts, q [rows, heads, d_kv]."""
+        keys, values = self.cross[:, layer, : step.rows, :, : step.source]
+        return one_query_attention(q, keys, values, step.cross_mask)
+
+
+def one_query_attention(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """q [rows, heads, d_kv], keys and values [rows, heads, length, d_kv], bias fp32 -> [rows, heads, d_kv].
+
+    For a single query, two plain matrix products beat `scaled_dot_product_attention` on CPUs.
+    """
+    scores = (q.unsqueeze(2) @ keys.transpose(2, 3)).float() + bias
+    return (scores.softmax(dim=-1).to(values.dtype) @ values).squeeze(2)
+
+
+def distance_tables(weights: T5Weights) -> torch.Tensor:
+    """The decoder's bias by distance, fp32 [tables, heads, distances]: one table for T5, one a layer for UMT5.
+
+    It ends at the distance from which all share a bucket.
+    """
+    config = weights.config
+    buckets = relative_buckets(
+        -torch.arange(config.relative_attention_max_distance + 1, device=weights.device),
+        bidirectional=False,
+        num_buckets=config.relative_attention_num_buckets,
+        max_distance=config.relative_attention_max_distance,
+    )
+    tables = [table for layer in weights.decoder if (table := bias_table(layer.attention)) is not None]
+    with weights.gather(tables):
+        return torch.stack([table[buckets].T.float() for table in tables])
