@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from workflow.data.packing import pad
+from workflow.inference.batching import batches_by_length
 from workflow.inference.sampling import SamplingParams, choose
 
 
@@ -151,15 +152,10 @@ def generate_all(
     batch_size: int,
     num_batches: int | None = None,
 ) -> list[Result]:
-    """Answers any number of requests in batches of like length, longest first; the results keep the requests' order.
-
-    `num_batches` is given where ranks must make the same number of calls; missing batches are empty ones.
-    """
-    order = sorted(range(len(requests)), key=lambda index: -len(requests[index].token_ids))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    batches += [[] for _ in range((num_batches or 0) - len(batches))]
+    """Answers any number of requests by `batches_by_length`; the results keep the requests' order."""
+    lengths = [len(request.token_ids) for request in requests]
     results: dict[int, Result] = {}
-    for batch in batches:
+    for batch in batches_by_length(lengths, batch_size, num_batches):
         answers = engine.generate([requests[index] for index in batch], params)
         results.update(zip(batch, answers, strict=True))
     return [results[index] for index in range(len(requests))]
