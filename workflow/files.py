@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from workflow.errors import WorkflowError
+
 TEMPORARY_PREFIX = ".tmp-"
 
 
@@ -55,6 +57,24 @@ def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
     with whole_file(path) as file:
         json.dump(value, file, indent=indent, ensure_ascii=False, allow_nan=False)
         file.write("\n")
+
+
+def read_json(path: Path, *, broken: type[WorkflowError] | None = None) -> Any:
+    """The JSON value in a file, or None where there is no file.
+
+    A file that cannot be read, or holds null, raises `broken` where that is given; else it counts as no file.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if value is None:
+            raise ValueError("it holds null")
+        return value
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        if broken is None:
+            return None
+        raise broken(f"{path}: cannot be read: {error}") from None
 
 
 def flush_folder(folder: Path) -> None:

@@ -5,53 +5,27 @@ Knows nothing of how a metric is computed (`evaluation`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 TEXT_METRICS = ("exact_match", "token_f1", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "eval_loss", "cut_by_length")
+_OF_CLASSES = ("f1_macro", "precision_macro", "recall_macro")
+_OF_NUMBERS = ("spearman", "pearson", "rmse")
+_OF_PROBABILITIES = ("brier", "ece", "log_loss")
+_RANKING = ("auc", "average_precision")
 SCORE_METRICS = {
-    "binary": (
-        "eval_loss",
-        "accuracy",
-        "auc",
-        "average_precision",
-        "f1_macro",
-        "precision_macro",
-        "recall_macro",
-        "mcc",
-        "spearman",
-        "pearson",
-        "rmse",
-        "brier",
-        "ece",
-        "log_loss",
-    ),
-    "multiclass": (
-        "eval_loss",
-        "accuracy",
-        "auc",
-        "f1_macro",
-        "precision_macro",
-        "recall_macro",
-        "mcc",
-        "brier",
-        "ece",
-        "log_loss",
-    ),
-    "multilabel": (
-        "eval_loss",
-        "accuracy",
-        "auc",
-        "average_precision",
-        "f1_macro",
-        "precision_macro",
-        "recall_macro",
-        "brier",
-        "ece",
-        "log_loss",
-    ),
-    "regression": ("eval_loss", "spearman", "pearson", "rmse"),
+    "binary": ("eval_loss", "accuracy", *_RANKING, *_OF_CLASSES, "mcc", *_OF_NUMBERS, *_OF_PROBABILITIES),
+    "multiclass": ("eval_loss", "accuracy", "auc", *_OF_CLASSES, "mcc", *_OF_PROBABILITIES),
+    "multilabel": ("eval_loss", "accuracy", *_RANKING, *_OF_CLASSES, *_OF_PROBABILITIES),
+    "regression": ("eval_loss", *_OF_NUMBERS),
 }
 """What is measured for each kind of target."""
 
 LOWER_IS_BETTER = frozenset({"eval_loss", "cut_by_length", "rmse", "brier", "ece", "log_loss"})
+
+
+def usual_problem(labels: Sequence[str]) -> str:
+    """The kind of target that labels mean unless another is named: binary for two of them, else multi-class."""
+    return "binary" if len(labels) == 2 else "multiclass"
 
 
 def higher_is_better(name: str) -> bool:

@@ -5,6 +5,7 @@ Knows nothing of models or training; imports torch only inside functions, so tha
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -132,6 +133,16 @@ def torch_device(device: str, ranks: Ranks) -> torch.device:
 def derived_seed(seed: int, *parts: object) -> int:
     """A 31-bit seed for one purpose: a pure function of the run's seed and the named parts, alike on every machine."""
     return zlib.crc32(":".join(map(str, (seed, *parts))).encode()) & 0x7FFFFFFF
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within the block torch's draws on the CPU depend on the seed alone; those after it are as if there had been none."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def environment_report(device: str) -> dict[str, Any]:

@@ -165,7 +165,13 @@ def test_scoring_files(tmp_path):
     assert scoring.differences(Scoring("binary", ("no", "yes"), 0, 5, None, 77, "start")) == [
         'template: "x {input}", not null'
     ]
-    for bad in ("[]", "{", json.dumps({**scoring.as_json(), "low": "a"}), json.dumps({**scoring.as_json(), "odd": 1})):
+    for bad in (
+        "[]",
+        "{",
+        "null",
+        json.dumps({**scoring.as_json(), "low": "a"}),
+        json.dumps({**scoring.as_json(), "odd": 1}),
+    ):
         file.write_text(bad)
         with pytest.raises(ModelError, match=r"scoring\.json"):
             read_scoring(file)

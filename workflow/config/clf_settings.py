@@ -24,7 +24,7 @@ from workflow.config.sections import (
 )
 from workflow.config.settings import NO_DATA
 from workflow.errors import did_you_mean
-from workflow.metric_names import SCORE_METRICS, listed
+from workflow.metric_names import SCORE_METRICS, listed, usual_problem
 
 NO_SCORE_MODEL = (
     "no model: pass --model_pretrain_name HUB_NAME_OR_PATH, --model_init_path PATH_OR_HUB_NAME, or --model_init_name NAME "
@@ -100,9 +100,7 @@ class ScoreSection(Section):
     @property
     def kind(self) -> str:
         """The problem, decided."""
-        if self.problem != "auto":
-            return self.problem
-        return "binary" if len(self.labels) == 2 else "multiclass"
+        return self.problem if self.problem != "auto" else usual_problem(self.labels)
 
     @model_validator(mode="after")
     def _check_together(self) -> ScoreSection:

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from workflow.data.targets import Targets
 from workflow.data.texts import Texts
 from workflow.errors import ModelError
+from workflow.files import read_json
 
 SCHEMA_VERSION = 1
 
@@ -60,12 +61,9 @@ def _shown(value: Any) -> str:
 
 def read_scoring(file: Path) -> Scoring | None:
     """The scoring settings in a checkpoint, or None where it has none. Raises ModelError."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    values = read_json(file, broken=ModelError)
+    if values is None:
         return None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file}: cannot be read: {error}") from None
     if not isinstance(values, dict) or values.pop("schema_version", None) != SCHEMA_VERSION:
         raise ModelError(f"{file}: not a scoring file that this version reads")
     try:

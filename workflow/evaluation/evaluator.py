@@ -20,9 +20,11 @@ import torch.distributed as dist
 from workflow.data.features import Features
 from workflow.data.packing import Batch, collate, divide
 from workflow.data.sources import Row
+from workflow.errors import ConfigError, did_you_mean
 from workflow.evaluation.metrics import Metric, mean_metric, ratio_metric
 from workflow.evaluation.text_metrics import text_metrics
 from workflow.files import whole_file
+from workflow.inference.batching import share_by_length
 from workflow.inference.engine import Engine, Request, Result, generate_all
 from workflow.inference.sampling import SamplingParams
 from workflow.runtime import Ranks, derived_seed
@@ -60,6 +62,15 @@ def gathered(mine: dict[int, Any], ranks: Ranks) -> dict[int, Any]:
     parts: list[Any] | None = [None] * ranks.world_size if ranks.is_first else None
     dist.gather_object(mine, parts)
     return {row: value for part in parts or () for row, value in part.items()}
+
+
+def check_slice_key(rows: Sequence[Row], key: str | None, *, what: str) -> None:
+    """Refuses a slice key that none of the rows has; `what` they are called. Raises ConfigError."""
+    if key is None or not len(rows) or any(key in row for row in rows):
+        return
+    raise ConfigError(
+        f"--slice_by {key}: no {what} has this key{did_you_mean(key, rows[0])}; the first has {', '.join(rows[0])}"
+    )
 
 
 def slices_of(rows: Sequence[Row], key: str | None) -> dict[str, list[int]]:
@@ -119,17 +130,14 @@ class TextEvaluator:
         return TextEvaluation(metrics, slices, time.perf_counter() - started, ordered)
 
     def _generate(self) -> dict[int, Result]:
-        """This rank's share: rows dealt out by length, so that the work is even."""
-        by_length = np.argsort(-self.features.lengths("prompt")[: len(self.rows)], kind="stable").tolist()
-        mine = by_length[self.ranks.rank :: self.ranks.world_size]
-        most = -(-len(by_length) // self.ranks.world_size)
+        """The answers to this rank's share."""
+        lengths = self.features.lengths("prompt")[: len(self.rows)]
+        mine, num_batches = share_by_length(lengths, self.ranks, batch_size=self.batch_size)
         requests = [
             Request(self.features.row("prompt", row).tolist(), seed=derived_seed(self.seed, "sampling", row))
             for row in mine
         ]
-        results = generate_all(
-            self.engine, requests, self.params, batch_size=self.batch_size, num_batches=-(-most // self.batch_size)
-        )
+        results = generate_all(self.engine, requests, self.params, batch_size=self.batch_size, num_batches=num_batches)
         return dict(zip(mine, results, strict=True))
 
     def _losses(self) -> dict[int, float]:

@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from workflow.data.encoders import INPUT, TOKEN_TYPES
+from workflow.data.encoders import INPUT
 from workflow.data.features import Features
 from workflow.data.sources import Row
 from workflow.evaluation.calibration import Calibration, calibration_report, fit_calibration, split_rows
 from workflow.evaluation.evaluator import Evaluation, gathered, slices_of
 from workflow.evaluation.metrics import Floats, Metric, mean_metric
 from workflow.evaluation.score_metrics import score_metrics
-from workflow.inference.scorer import Scorer, ScoreRequest, predictions, score_all
+from workflow.inference.batching import share_by_length
+from workflow.inference.scorer import Scorer, predictions, requests_of, score_all
 from workflow.runtime import Ranks
 
 LEAST = 1e-7
@@ -85,66 +86,53 @@ class ScoreEvaluator:
         if not self.ranks.is_first:
             return ScoreEvaluation()
         assert logits is not None
-        vectors = predictions(self.problem, logits)
         targets = np.asarray(self.features.targets, dtype=np.float64)
-        every = np.arange(len(logits))
         calibration, reported = self._calibration(logits, targets, fitting_logits)
         return ScoreEvaluation(
             metrics={
-                **self._metrics(every, logits, vectors, targets),
+                **self._metrics(logits, targets),
                 **_chosen(calibration, reported, self.threshold_metric),
             },
             slices={
-                name: self._metrics(np.array(rows), logits, vectors, targets)
+                name: self._metrics(logits[rows], targets[rows])
                 for name, rows in slices_of(self.rows, self.slice_by).items()
             },
             seconds=time.perf_counter() - started,
             logits=logits,
-            vectors=vectors,
+            vectors=predictions(self.problem, logits),
             calibration=calibration,
             reported=reported,
         )
 
     def _logits(self, features: Features) -> Floats | None:
-        """All rows' logits on the first rank, each rank having computed a share (dealt by length, so that it is even)."""
-        by_length = np.argsort(-features.lengths(INPUT), kind="stable").tolist()
-        mine = by_length[self.ranks.rank :: self.ranks.world_size]
-        most = -(-len(by_length) // self.ranks.world_size)
-        found = score_all(
-            self.scorer,
-            [request_of(features, row) for row in mine],
-            batch_size=self.batch_size,
-            num_batches=-(-most // self.batch_size),
+        """All rows' logits on the first rank, each rank having computed a share."""
+        mine, num_batches = share_by_length(features.lengths(INPUT), self.ranks, batch_size=self.batch_size)
+        requests = requests_of(
+            {field: [features.row(field, row).tolist() for row in mine] for field in features.fields}
         )
+        found = score_all(self.scorer, requests, batch_size=self.batch_size, num_batches=num_batches)
         everyone = gathered(dict(zip(mine, found, strict=True)), self.ranks)
         if not self.ranks.is_first:
             return None
         return np.array([everyone[row] for row in range(len(features))]).reshape(len(features), self.scorer.width)
 
-    def _metrics(self, rows: np.ndarray, logits: Floats, vectors: Floats, targets: Floats) -> dict[str, Metric]:
-        return {
-            "eval_loss": mean_metric(self.row_losses(logits[rows], targets[rows])),
-            **measure(self.problem, vectors[rows], targets[rows], unit=self.unit),
-        }
+    def _metrics(self, logits: Floats, targets: Floats) -> dict[str, Metric]:
+        return measure_logits(self.problem, logits, targets, self.row_losses, unit=self.unit)
 
     def _calibration(
         self, logits: Floats, targets: Floats, fitting_logits: Floats | None
     ) -> tuple[Calibration | None, dict[str, Metric]]:
         if self.problem not in CALIBRATED:
             return None, {}
-        plan, wanted = self.calibrate, _as_fitted(self.problem, targets)
+        plan, wanted = self.calibrate, as_measured(self.problem, targets)
         if plan.features is not None:
             assert fitting_logits is not None
-            given = _as_fitted(self.problem, np.asarray(plan.features.targets, dtype=np.float64))
+            given = as_measured(self.problem, np.asarray(plan.features.targets, dtype=np.float64))
             fitted = fit_calibration(self.problem, fitting_logits, given, seed=plan.seed)
             return fitted, calibration_report(fitted, logits, wanted)
         fitting, others = split_rows(len(logits), plan.share, plan.seed)
         fitted = fit_calibration(self.problem, logits[fitting], wanted[fitting], seed=plan.seed)
         return fitted, calibration_report(fitted, logits[others], wanted[others])
-
-
-def _as_fitted(problem: str, targets: Floats) -> Floats:
-    return targets[:, 1] if problem == "binary" else targets
 
 
 def _chosen(calibration: Calibration | None, reported: dict[str, Metric], threshold_metric: str) -> dict[str, Metric]:
@@ -157,19 +145,26 @@ def _chosen(calibration: Calibration | None, reported: dict[str, Metric], thresh
     return found | ({name: reported[name]} if name in reported else {})
 
 
+def as_measured(problem: str, vectors: Floats) -> Floats:
+    """Vectors [rows, width] as metrics and calibration take them: the share of yes [rows], the number [rows], or whole."""
+    column = {"binary": 1, "regression": 0}.get(problem)
+    return vectors if column is None else vectors[:, column]
+
+
 def measure(problem: str, vectors: Floats, targets: Floats, *, unit: float = 1.0) -> dict[str, Metric]:
     """Metrics of predicted vectors [rows, width] against targets of that shape."""
-    if problem == "binary":
-        return score_metrics(problem, vectors[:, 1], targets[:, 1], unit=unit)
-    if problem == "regression":
-        return score_metrics(problem, vectors[:, 0], targets[:, 0])
-    return score_metrics(problem, vectors, targets)
+    given, wanted = as_measured(problem, vectors), as_measured(problem, targets)
+    return score_metrics(problem, given, wanted, unit=unit if problem == "binary" else 1.0)
 
 
-def request_of(features: Features, row: int) -> ScoreRequest:
-    """One row's request."""
-    types = features.row(TOKEN_TYPES, row).tolist() if TOKEN_TYPES in features.fields else None
-    return ScoreRequest(features.row(INPUT, row).tolist(), types)
+def measure_logits(
+    problem: str, logits: Floats, targets: Floats, row_losses: RowLosses, *, unit: float = 1.0
+) -> dict[str, Metric]:
+    """The loss, and the metrics of what the logits predict; all [rows, width]."""
+    return {
+        "eval_loss": mean_metric(row_losses(logits, targets)),
+        **measure(problem, predictions(problem, logits), targets, unit=unit),
+    }
 
 
 def constant_metrics(
@@ -180,8 +175,4 @@ def constant_metrics(
     logits = {"regression": mean, "multilabel": np.log(inside / np.clip(1 - mean, LEAST, None))}.get(
         problem, np.log(inside)
     )
-    everywhere = np.tile(logits, (len(targets), 1))
-    return {
-        "eval_loss": mean_metric(row_losses(everywhere, targets)),
-        **measure(problem, predictions(problem, everywhere), targets, unit=unit),
-    }
+    return measure_logits(problem, np.tile(logits, (len(targets), 1)), targets, row_losses, unit=unit)

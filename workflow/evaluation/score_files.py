@@ -18,7 +18,7 @@ from workflow.data.targets import Targets
 from workflow.errors import DataError, ResultsError
 from workflow.evaluation.calibration import Calibration
 from workflow.evaluation.metrics import Floats, Metric
-from workflow.files import whole_file, write_json
+from workflow.files import read_json, whole_file, write_json
 
 SCORE = "pred_score"
 LABEL = "pred_label"
@@ -106,12 +106,9 @@ def write_calibration(
 
 def read_calibration(path: Path) -> Calibration | None:
     """The calibration in a checkpoint, or None where it has none. Raises ResultsError."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    values = read_json(path, broken=ResultsError)
+    if values is None:
         return None
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{path}: cannot be read: {error}") from None
     if isinstance(values, dict):
         values.pop("threshold_metric", None)
         values.pop("reported", None)

@@ -5,14 +5,16 @@ Knows nothing of files or of how ranks divide the work.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from workflow.data.encoders import INPUT, TOKEN_TYPES
 from workflow.data.packing import pad
+from workflow.inference.batching import batches_by_length
 from workflow.models.classifier import LoadedClassifier
 
 Floats = npt.NDArray[np.float64]
@@ -24,6 +26,13 @@ class ScoreRequest:
 
     token_ids: Sequence[int]
     token_types: Sequence[int] | None = None
+
+
+def requests_of(fields: Mapping[str, Sequence[Sequence[int]]]) -> list[ScoreRequest]:
+    """The requests of encoded rows: of each field, every row's numbers."""
+    if TOKEN_TYPES not in fields:
+        return [ScoreRequest(ids) for ids in fields[INPUT]]
+    return [ScoreRequest(ids, types) for ids, types in zip(fields[INPUT], fields[TOKEN_TYPES], strict=True)]
 
 
 class Scorer:
@@ -60,15 +69,10 @@ class Scorer:
 def score_all(
     scorer: Scorer, requests: Sequence[ScoreRequest], *, batch_size: int, num_batches: int | None = None
 ) -> Floats:
-    """Logits [requests, width] of any number of requests, in their order, computed in batches of like length.
-
-    `num_batches` is given where ranks must make the same number of calls; missing batches are empty ones.
-    """
-    order = sorted(range(len(requests)), key=lambda index: -len(requests[index].token_ids))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    batches += [[] for _ in range((num_batches or 0) - len(batches))]
+    """Logits [requests, width] of any number of requests, in their order, computed by `batches_by_length`."""
+    lengths = [len(request.token_ids) for request in requests]
     logits = np.zeros((len(requests), scorer.width))
-    for batch in batches:
+    for batch in batches_by_length(lengths, batch_size, num_batches):
         logits[batch] = scorer.score([requests[index] for index in batch])
     return logits
 

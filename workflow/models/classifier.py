@@ -30,6 +30,7 @@ from workflow.models.load import (
 )
 from workflow.models.nanogpt import is_nanogpt, read_nanogpt
 from workflow.models.verbalizers import single_token
+from workflow.runtime import seeded
 
 NANOGPT_TOKENIZER = "gpt2"
 DROPOUTS = (
@@ -190,8 +191,7 @@ def _load_with_head(
         if config.model_type == "gpt2"
         else transformers.AutoModelForSequenceClassification
     )
-    with Explained(name, "weights"), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with Explained(name, "weights"), seeded(seed):
         model, report = kind.from_pretrained(
             name,
             config=config,
@@ -217,8 +217,7 @@ def _load_nanogpt(
     config, weights = read_nanogpt(Path(name))
     loaded_tokenizer = load_tokenizer(tokenizer, for_scores=True)
     _set_up(config, problem, labels, loaded_tokenizer, dropout)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = GPT2ForSequenceClassification(config)
     model.load_state_dict(weights, strict=False)  # read_nanogpt has matched every key of the body
     return _checked(name, model, loaded_tokenizer, problem, labels, ["score.weight"])

@@ -18,6 +18,7 @@ from workflow.files import whole_folder, write_json
 from workflow.models.save import write_model
 from workflow.models.shapes import Shape
 from workflow.models.verbalizers import pieces, single_token
+from workflow.runtime import seeded
 
 LABEL_WORDS = ("yes", "no")
 WORD_START = "\u2581"
@@ -116,8 +117,7 @@ def make_model(shape: Shape, tokenizer: Any, *, seed: int) -> Any:
         eos_token_id=tokenizer.eos_token_id,
         decoder_start_token_id=tokenizer.pad_token_id,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = T5ForConditionalGeneration(config)
         if not shape.first_version:
             # An own head starts at fan-in scale, as in T5X; transformers ties it, and would start it at scale 1.

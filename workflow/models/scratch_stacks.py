@@ -13,6 +13,7 @@ from typing import Any
 from workflow.errors import ModelError
 from workflow.models.scratch import MAX_TRAINING_TEXTS
 from workflow.models.shapes import StackShape
+from workflow.runtime import seeded
 
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 END_OF_TEXT = "<|endoftext|>"
@@ -126,7 +127,6 @@ def _load_tokenizer(name: str, kind: str, needed: tuple[str, ...]) -> Any:
 
 def make_bert(shape: StackShape, tokenizer: Any, *, seed: int) -> Any:
     """A BERT of this shape, pooler included, with random weights that depend on the seed alone."""
-    import torch
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
@@ -138,14 +138,12 @@ def make_bert(shape: StackShape, tokenizer: Any, *, seed: int) -> Any:
         max_position_embeddings=shape.num_positions,
         pad_token_id=tokenizer.pad_token_id,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return BertModel(config)
 
 
 def make_gpt2(shape: StackShape, tokenizer: Any, *, seed: int) -> Any:
     """A GPT-2 of this shape, its output head tied, with random weights that depend on the seed alone."""
-    import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
@@ -159,6 +157,5 @@ def make_gpt2(shape: StackShape, tokenizer: Any, *, seed: int) -> Any:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return GPT2LMHeadModel(config)

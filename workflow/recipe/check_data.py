@@ -23,6 +23,7 @@ from workflow.data.features import Features, RowEncoder, load_features
 from workflow.data.scoring import Scoring
 from workflow.data.sources import Source, find_source
 from workflow.data.texts import TEXT_KEYS, read_template
+from workflow.metric_names import usual_problem
 from workflow.models.load import FAMILIES, load_tokenizer, model_family, quiet_transformers
 from workflow.recipe.place import init_model_folder, inside_run
 
@@ -58,8 +59,7 @@ def _is_for_scores(given: Namespace, source: Source) -> bool:
 def _check_scores(given: Namespace, source: Source, folder: str | None, cache: Path) -> DataCheck:
     low, high = given.target_range or (0.0, 1.0)
     template = read_template(given.template) if given.template is not None else None
-    problem = "binary" if len(given.labels) == 2 else "multiclass"
-    scoring = Scoring(problem, tuple(given.labels), low, high, template)
+    scoring = Scoring(usual_problem(given.labels), tuple(given.labels), low, high, template)
     targets = scoring.targets(from_text=source.is_untyped)
     examples = load_examples(source, ScoredRows(scoring.texts, targets), cache)
     encoder = None

@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +23,10 @@ from workflow.data.features import Features
 from workflow.data.scoring import Scoring
 from workflow.data.sources import Source
 from workflow.data.texts import read_template
-from workflow.errors import ConfigError, DataError, ModelError
+from workflow.errors import ConfigError, ModelError
 from workflow.evaluation.evaluator import Evaluation
 from workflow.evaluation.metrics import Floats, Metric
 from workflow.evaluation.plots import write_plots
-from workflow.evaluation.report import measured
 from workflow.evaluation.score_evaluator import CalibrationPlan, ScoreEvaluation, ScoreEvaluator, constant_metrics
 from workflow.evaluation.score_files import read_scores, write_calibration, write_scores
 from workflow.files import replace_by_link, write_json
@@ -39,9 +37,8 @@ from workflow.models.save import write_model
 from workflow.recipe.place import init_model_folder, inside_run
 from workflow.recipe.scorers import row_losses, score_encoder, scoring_notes
 from workflow.recipe.task import Task
-from workflow.runtime import derived_seed, on_first
+from workflow.runtime import derived_seed
 from workflow.training.checkpoint import TrainState
-from workflow.training.ds_config import torch_dtype
 from workflow.training.flops import dimensions_of
 from workflow.training.objectives import ScoreLoss
 
@@ -58,14 +55,12 @@ class ClfTask(Task[ClfSettings]):
     loaded: LoadedClassifier
     _last: tuple[int, ScoreEvaluation] | None = None
     """The newest evaluation and its step: a checkpoint of that step takes its calibration."""
+    _from_text: bool = False
+    """Whether numbers may be written as texts, known once `load_data` has the source."""
 
-    @property
-    def run_name(self) -> str:
-        """As given, else `{data}_{model}`."""
-        if self.settings.run.training_run_name is not None:
-            return names.checked_name(self.settings.run.training_run_name, what="--training_run_name")
-        assert self.settings.data.data_name is not None
-        return names.run_name(self.settings.data.data_name, self.model_label)
+    def name_parts(self, data_name: str) -> Sequence[str]:
+        """`{data}_{model}`."""
+        return data_name, self.model_label
 
     @property
     def model_label(self) -> str:
@@ -236,7 +231,13 @@ class ClfTask(Task[ClfSettings]):
         """`checkpoint-N-preds.json`."""
         assert isinstance(found, ScoreEvaluation)
         self._last = (step, found)
-        self._write_scores(paths.step_scores(step), found)
+        self.write_predictions(paths.step_scores(step), found)
+
+    def write_predictions(self, file: Path, found: Evaluation) -> None:
+        """The score of each eval row."""
+        assert isinstance(found, ScoreEvaluation)
+        scores_only = self.settings.run.scores_only
+        write_scores(file, self.data.examples.eval, found.vectors, self.scoring.targets(), scores_only=scores_only)
 
     def baseline(self) -> dict[str, Metric]:
         """What a constant reaches: the training targets' mean, whatever the input."""
@@ -246,15 +247,6 @@ class ClfTask(Task[ClfSettings]):
         mean = np.asarray(self.data.train.targets, dtype=np.float64).mean(axis=0)
         problem, unit = self.scoring.problem, self.scoring.high - self.scoring.low
         return constant_metrics(problem, mean, targets, row_losses(problem), unit=unit)
-
-    def _write_scores(self, file: Path, found: ScoreEvaluation) -> None:
-        write_scores(
-            file,
-            self.data.examples.eval,
-            found.vectors,
-            self.scoring.targets(),
-            scores_only=self.settings.run.scores_only,
-        )
 
     def finish(self, paths: names.RunPaths, state: TrainState) -> None:
         """`preds.json`, the final step's predictions, and for binary targets the plots of them."""
@@ -271,28 +263,19 @@ class ClfTask(Task[ClfSettings]):
         if self.scoring.problem == "binary":
             write_plots(folder, vectors[:, 1], np.asarray(self.data.eval.targets[:, 1], dtype=np.float64), title=title)
 
-    def evaluate_only(self, source: Source) -> None:
-        """Predictions, metrics and plots go to preds/RUN/ of the working directory, or --pred_save_path."""
-        self.load_model_everywhere(self.start_model(), trained=True)
-        self.load_data(source)
-        if not len(self.data.eval):
-            raise DataError(f"{source.label}: no eval rows, so there is nothing to do with --no_train")
-        given = self.settings.run.pred_save_path
-        file = given if given is not None else Path("preds") / self.run_name / names.SCORES_NAME
-        self.loaded.model.to(self.device, torch_dtype(self.settings.model.precision, self.place.device)).eval()
-        found = self.evaluator(in_step=False).evaluate()
+    def predictions_alone(self) -> Path:
+        """In preds/RUN/ of the working directory, or --pred_save_path."""
+        return self.settings.run.pred_save_path or Path("preds") / self.run_name / names.SCORES_NAME
 
-        def write() -> None:
-            for note in self.loaded.notes:
-                self.write_note(f"note: {note}")
-            self._write_scores(file, found)
-            if given is None:
-                record: Any = measured(0, found.metrics, found.slices).model_dump(mode="json")
-                write_json(file.with_name("metrics.json"), record)
-                if found.calibration is not None:
-                    self._write_calibration(file.with_name(names.CALIBRATION_NAME), found)
-                self._plots(file.parent / names.PLOTS_NAME, self.run_name, found.vectors)
-            self.write_note(found.one_line())
-            self.write_note(f"predictions in {file}")
-
-        on_first(write, self.place.ranks)
+    def record_alone(self, file: Path, found: Evaluation) -> None:
+        """Predictions, metrics, calibration and plots; at --pred_save_path the predictions alone."""
+        assert isinstance(found, ScoreEvaluation)
+        for note in self.loaded.notes:
+            self.write_note(f"note: {note}")
+        if self.settings.run.pred_save_path is not None:
+            self.write_predictions(file, found)
+            return
+        super().record_alone(file, found)
+        if found.calibration is not None:
+            self._write_calibration(file.with_name(names.CALIBRATION_NAME), found)
+        self._plots(file.parent / names.PLOTS_NAME, self.run_name, found.vectors)

@@ -28,7 +28,6 @@ from workflow.data.sources import Row, find_source
 from workflow.errors import ConfigError, DataError
 from workflow.evaluation.score_files import ROW, SCORE
 from workflow.files import whole_file
-from workflow.models.load import is_path
 from workflow.recipe.place import model_to_use
 
 EXAMPLE = (
@@ -40,7 +39,7 @@ def distill(given: Namespace, rest: list[str]) -> int:
     """Runs the steps; stops at the first that fails, with its exit code."""
     mount = names.find_mount(given.mount)
     teacher = model_to_use(given.teacher, mount)
-    scoring = (read_scoring(Path(teacher) / names.SCORING_NAME) if is_path(teacher) else None) or Scoring()
+    scoring = read_scoring(Path(teacher) / names.SCORING_NAME) or Scoring()
     if scoring.problem not in ("binary", "multiclass"):
         raise ConfigError(f"--teacher {given.teacher}: scores {scoring.problem} targets, which are not distilled")
     new = names.checked_name(given.data_name, what="--data_name")

@@ -22,16 +22,16 @@ from workflow.data.examples import TextRows, load_examples
 from workflow.data.scoring import Scoring
 from workflow.data.sources import Row, find_source
 from workflow.data.targets import KEY, Targets
-from workflow.errors import ConfigError, ResultsError, did_you_mean
+from workflow.errors import ConfigError, ResultsError
 from workflow.evaluation.comparison import Comparison, compare
 from workflow.evaluation.ensembles import mean_ranks, mean_scores
-from workflow.evaluation.evaluator import slices_of
+from workflow.evaluation.evaluator import check_slice_key, slices_of
 from workflow.evaluation.metrics import Floats, Metric
 from workflow.evaluation.plots import write_plots
-from workflow.evaluation.score_evaluator import measure
+from workflow.evaluation.score_evaluator import as_measured, measure
 from workflow.evaluation.score_files import ScoreFile, read_scores
-from workflow.files import whole_file, write_json
-from workflow.metric_names import SCORE_METRICS, higher_is_better
+from workflow.files import read_json, whole_file, write_json
+from workflow.metric_names import SCORE_METRICS, higher_is_better, usual_problem
 
 FEWEST_OF_A_SLICE = 2
 ANY_ROW = TextRows(texts=())
@@ -111,17 +111,15 @@ def _prediction_file(name: str, mount: Path) -> Path:
 
 def _scoring(given: Namespace, first: Path) -> Scoring:
     """What the scores are: as given, else as the run of the first file says, else binary."""
-    settings: dict[str, Any] = {}
-    for file in (first.parent / names.SETTINGS_NAMES[1],):
-        try:
-            settings = json.loads(file.read_text(encoding="utf-8"))["settings"]
-        except (OSError, ValueError, KeyError, TypeError):
-            settings = {}
+    try:
+        settings = read_json(first.parent / names.SETTINGS_NAMES[1])["settings"]
+    except (KeyError, TypeError):  # there is no such file, or it is something else
+        settings = {}
     labels = tuple(given.labels or settings.get("labels") or Scoring.labels)
     low, high = given.target_range or settings.get("target_range") or (0.0, 1.0)
     problem = given.problem or settings.get("problem") or "auto"
     if problem == "auto":
-        problem = "binary" if len(labels) == 2 else "multiclass"
+        problem = usual_problem(labels)
     if low >= high:
         raise ConfigError("--target_range: LOW must be below HIGH, e.g. --target_range 0 5")
     return Scoring(problem, labels, float(low), float(high))
@@ -168,10 +166,7 @@ def _ensemble(kind: str, vectors: list[Floats], problem: str) -> Floats:
 
 
 def _slices(key: str | None, rows: list[Row]) -> dict[str, list[int]]:
-    if key is not None and not any(key in row for row in rows):
-        raise ConfigError(
-            f"--slice_by {key}: no row has this key{did_you_mean(key, rows[0])}; the first has {', '.join(rows[0])}"
-        )
+    check_slice_key(rows, key, what="row")
     return {value: part for value, part in slices_of(rows, key).items() if len(part) >= FEWEST_OF_A_SLICE}
 
 
@@ -182,21 +177,9 @@ def _compare(
         return []
     other = read_scores(_prediction_file(given.against, mount), reader)
     _check_same_rows(other, truth)
-
-    def shaped(values: Floats) -> Floats:
-        if scoring.problem == "binary":
-            return values[:, 1]
-        return values[:, 0] if scoring.problem == "regression" else values
-
+    shaped = [as_measured(scoring.problem, part) for part in (vectors, other.vectors, truth.targets)]
     return [
-        compare(
-            scoring.problem,
-            shaped(vectors),
-            shaped(other.vectors),
-            shaped(truth.targets),
-            metric=metric,
-            unit=scoring.high - scoring.low,
-        )
+        compare(scoring.problem, *shaped, metric=metric, unit=scoring.high - scoring.low)
         for metric in SCORE_METRICS[scoring.problem]
         if metric != "eval_loss"
     ]

@@ -27,7 +27,7 @@ from workflow.data.examples import ScoredRows
 from workflow.data.sources import Row, Source, find_source
 from workflow.errors import ConfigError, DataError
 from workflow.evaluation.score_files import score_record, write_records
-from workflow.files import remove_leftovers, whole_file, write_json
+from workflow.files import read_json, remove_leftovers, whole_file, write_json
 from workflow.inference.scorer import Scorer, predictions, score_all
 from workflow.models.load import is_path, quiet_transformers
 from workflow.recipe.place import Place, model_to_use
@@ -216,10 +216,7 @@ class _Job:
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    values = read_json(file)
     return values if isinstance(values, dict) else None
 
 

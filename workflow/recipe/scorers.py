@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from workflow import paths as names
-from workflow.data.encoders import INPUT, TOKEN_TYPES, ScoreEncoder
+from workflow.data.encoders import ScoreEncoder
 from workflow.data.scoring import Scoring, read_scoring
 from workflow.data.sources import Row
 from workflow.data.texts import read_template
@@ -22,9 +23,9 @@ from workflow.evaluation.calibration import Calibration
 from workflow.evaluation.metrics import Floats
 from workflow.evaluation.score_evaluator import RowLosses
 from workflow.evaluation.score_files import read_calibration
-from workflow.inference.scorer import ScoreRequest
+from workflow.inference.scorer import ScoreRequest, requests_of
+from workflow.metric_names import usual_problem
 from workflow.models.classifier import LoadedClassifier, load_classifier
-from workflow.models.load import is_path
 from workflow.training.objectives import score_losses
 
 
@@ -35,6 +36,11 @@ class LoadedScorer:
     loaded: LoadedClassifier
     scoring: Scoring
     calibration: Calibration | None
+
+    @cached_property
+    def encoder(self) -> ScoreEncoder:
+        """How rows become the model's inputs."""
+        return score_encoder(self.loaded, self.scoring, self.scoring.max_length, with_targets=False)
 
 
 def load_scorer(
@@ -50,7 +56,7 @@ def load_scorer(
     Raises ConfigError for what contradicts the checkpoint, ModelError where it cannot score.
     """
     folder = Path(name)
-    own = read_scoring(folder / names.SCORING_NAME) if is_path(name) else None
+    own = read_scoring(folder / names.SCORING_NAME)  # a hub name leads to no file
     scoring = own or Scoring()
     asked: dict[str, Any] = {
         "labels": tuple(labels) if labels else None,
@@ -59,7 +65,7 @@ def load_scorer(
     }
     asked = {key: value for key, value in asked.items() if value is not None}
     if "labels" in asked and own is None:
-        asked["problem"] = "binary" if len(asked["labels"]) == 2 else "multiclass"
+        asked["problem"] = usual_problem(asked["labels"])
     changed = replace(scoring, **asked)
     if own is not None and changed != own:
         differences = "; ".join(changed.differences(own))
@@ -69,16 +75,12 @@ def load_scorer(
         raise ModelError(f"{name}: has no trained head for {', '.join(changed.labels)}; train it with clf.py first")
     if loaded.max_positions is not None:
         changed = replace(changed, max_length=min(changed.max_length, loaded.max_positions))
-    calibration = read_calibration(folder / names.CALIBRATION_NAME) if is_path(name) else None
-    return LoadedScorer(loaded, changed, calibration)
+    return LoadedScorer(loaded, changed, read_calibration(folder / names.CALIBRATION_NAME))
 
 
 def score_requests(scorer: LoadedScorer, rows: Sequence[Row]) -> list[ScoreRequest]:
     """The requests of good rows."""
-    encoder = score_encoder(scorer.loaded, scorer.scoring, scorer.scoring.max_length, with_targets=False)
-    encoded = encoder.encode(rows)
-    types = encoded[TOKEN_TYPES].ids if TOKEN_TYPES in encoded else [None] * len(rows)
-    return [ScoreRequest(ids, kinds) for ids, kinds in zip(encoded[INPUT].ids, types, strict=True)]
+    return requests_of({field: encoded.ids for field, encoded in scorer.encoder.encode(rows).items()})
 
 
 def score_encoder(
@@ -98,7 +100,7 @@ def score_encoder(
 
 def scoring_notes(name: str, scoring: Scoring) -> list[str]:
     """How a checkpoint that was trained to score differs from what this run asks of it."""
-    before = read_scoring(Path(name) / names.SCORING_NAME) if is_path(name) else None
+    before = read_scoring(Path(name) / names.SCORING_NAME)
     if before is None:
         return []
     mine, theirs = replace(scoring, max_length=0), replace(before, max_length=0)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,11 +16,7 @@ from workflow.data.checks import PROMPTS_AND_COMPLETIONS, Reading
 from workflow.data.encoders import LengthLimits, Seq2SeqEncoder
 from workflow.data.examples import SEQ2SEQ, RowFormat
 from workflow.data.packing import Batch
-from workflow.data.sources import Source
-from workflow.errors import DataError
 from workflow.evaluation.evaluator import Evaluation, TextEvaluation, TextEvaluator, write_predictions
-from workflow.evaluation.report import measured
-from workflow.files import write_json
 from workflow.inference.engine import TransformersEngine
 from workflow.inference.sampling import SamplingParams
 from workflow.models.load import LoadedModel, load_seq2seq
@@ -29,8 +24,6 @@ from workflow.models.save import write_model
 from workflow.models.verbalizers import no_yes_tokens
 from workflow.recipe.place import init_model_folder, inside_run
 from workflow.recipe.task import Task
-from workflow.runtime import on_first
-from workflow.training.ds_config import torch_dtype
 from workflow.training.flops import dimensions_of
 from workflow.training.objectives import CompletionLoss, token_losses
 
@@ -44,14 +37,9 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
     reading: Reading = PROMPTS_AND_COMPLETIONS
     loaded: LoadedModel
 
-    @property
-    def run_name(self) -> str:
-        """As given, else `{init}_{data}_{seed}`."""
-        settings = self.settings
-        if settings.run.training_run_name is not None:
-            return names.checked_name(settings.run.training_run_name, what="--training_run_name")
-        assert settings.data.data_name is not None
-        return names.run_name(self.model_label, settings.data.data_name, str(settings.run.seed))
+    def name_parts(self, data_name: str) -> Sequence[str]:
+        """`{init}_{data}_{seed}`."""
+        return self.model_label, data_name, str(self.settings.run.seed)
 
     @property
     def model_label(self) -> str:
@@ -164,32 +152,18 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
 
     def record(self, paths: names.RunPaths, step: int, found: Evaluation) -> None:
         """`temperature=..._n=..._step=....json`."""
-        self._write_predictions(paths.root, step, found)
+        self.write_predictions(paths.root / self._file_name(step), found)
 
-    def _write_predictions(self, folder: Path, step: int, found: Evaluation) -> Path:
+    def write_predictions(self, file: Path, found: Evaluation) -> None:
+        """The answers to each eval row."""
         assert isinstance(found, TextEvaluation)
-        evaluation = self.settings.evaluation
-        file = folder / names.predictions_name(
-            temperature=evaluation.temperature, n_samples=evaluation.n_samples, step=step
-        )
         write_predictions(file, self.data.examples.eval, found.results)
-        return file
 
-    def evaluate_only(self, source: Source) -> None:
-        """Predictions and metrics go to preds/PRED_DIR of the working directory; no run is touched."""
-        self.load_model_everywhere(self.start_model(), trained=True)
-        self.load_data(source)
-        if not len(self.data.eval):
-            raise DataError(f"{source.label}: no eval rows, so there is nothing to do with --no_train")
-        folder = Path("preds") / names.checked_name(self.settings.run.pred_dir or self.run_name, what="--pred_dir")
-        self.loaded.model.to(self.device, torch_dtype(self.settings.model.precision, self.place.device)).eval()
-        found = self.evaluator(in_step=False).evaluate()
+    def predictions_alone(self) -> Path:
+        """In preds/PRED_DIR of the working directory."""
+        folder = names.checked_name(self.settings.run.pred_dir or self.run_name, what="--pred_dir")
+        return Path("preds") / folder / self._file_name(0)
 
-        def write() -> None:
-            file = self._write_predictions(folder, 0, found)
-            record: Any = measured(0, found.metrics, found.slices).model_dump(mode="json")
-            write_json(folder / "metrics.json", record)
-            self.write_note(found.one_line())
-            self.write_note(f"predictions in {file}")
-
-        on_first(write, self.place.ranks)
+    def _file_name(self, step: int) -> str:
+        evaluation = self.settings.evaluation
+        return names.predictions_name(temperature=evaluation.temperature, n_samples=evaluation.n_samples, step=step)

@@ -24,13 +24,16 @@ from workflow.data.checks import Reading, check
 from workflow.data.examples import Examples, RowFormat, load_examples
 from workflow.data.features import Features, RowEncoder, load_features
 from workflow.data.sources import Source
-from workflow.errors import ConfigError, did_you_mean
-from workflow.evaluation.evaluator import Evaluation
+from workflow.errors import DataError
+from workflow.evaluation.evaluator import Evaluation, check_slice_key
 from workflow.evaluation.metrics import Metric
+from workflow.evaluation.report import measured
+from workflow.files import write_json
 from workflow.models.load import LoadedModel, is_path
 from workflow.recipe.place import Place
-from workflow.runtime import collectively, torch_device
+from workflow.runtime import collectively, on_first, torch_device
 from workflow.training.checkpoint import TrainState
+from workflow.training.ds_config import torch_dtype
 from workflow.training.objectives import Objective
 
 DEBUG_LIMITS = {"train": 64, "eval": 16, "calibration": 16}
@@ -71,9 +74,17 @@ class Task(ABC, Generic[S]):
     # ---- names
 
     @property
-    @abstractmethod
     def run_name(self) -> str:
-        """The name of the run's folder."""
+        """The name of the run's folder: as given, else by `name_parts`. Raises ConfigError."""
+        given, data_name = self.settings.run.training_run_name, self.settings.data.data_name
+        if given is not None:
+            return names.checked_name(given, what="--training_run_name")
+        assert data_name is not None
+        return names.run_name(*self.name_parts(data_name))
+
+    @abstractmethod
+    def name_parts(self, data_name: str) -> Sequence[str]:
+        """What a run's name is made of where none is given."""
 
     @property
     @abstractmethod
@@ -141,15 +152,7 @@ class Task(ABC, Generic[S]):
             self.place.console.print(
                 "no eval rows: nothing will be evaluated, and the last checkpoint counts as the best"
             )
-        self._check_slice_key()
-
-    def _check_slice_key(self) -> None:
-        key, rows = self.settings.evaluation.slice_by, self.data.examples.eval
-        if key is None or not len(rows) or any(key in row for row in rows):
-            return
-        raise ConfigError(
-            f"--slice_by {key}: no eval row has this key{did_you_mean(key, rows[0])}; the first has {', '.join(rows[0])}"
-        )
+        check_slice_key(self.data.examples.eval, self.settings.evaluation.slice_by, what="eval row")
 
     def data_warnings(self) -> tuple[str, list[str]]:
         """Label and row counts of the data in one line, and what is odd about it."""
@@ -197,6 +200,10 @@ class Task(ABC, Generic[S]):
     def record(self, paths: names.RunPaths, step: int, found: Evaluation) -> None:
         """Writes the prediction file of an evaluation; by the first rank."""
 
+    @abstractmethod
+    def write_predictions(self, file: Path, found: Evaluation) -> None:
+        """Writes one prediction file; by the first rank."""
+
     def baseline(self) -> dict[str, Metric]:
         """Metrics of a prediction that ignores the input, for comparison; by the first rank."""
         return {}
@@ -204,9 +211,34 @@ class Task(ABC, Generic[S]):
     def finish(self, paths: names.RunPaths, state: TrainState) -> None:
         """Writes what belongs to the end of a run, before its report; by the first rank."""
 
-    @abstractmethod
+    # ---- without a run
+
     def evaluate_only(self, source: Source) -> None:
-        """Collective: predictions and metrics of a model, without a run."""
+        """Collective: predictions and metrics of a model go to `predictions_alone`; no run is touched."""
+        self.load_model_everywhere(self.start_model(), trained=True)
+        self.load_data(source)
+        if not len(self.data.eval):
+            raise DataError(f"{source.label}: no eval rows, so there is nothing to do with --no_train")
+        file = self.predictions_alone()
+        self.loaded.model.to(self.device, torch_dtype(self.settings.model.precision, self.place.device)).eval()
+        found = self.evaluator(in_step=False).evaluate()
+
+        def write() -> None:
+            self.record_alone(file, found)
+            self.write_note(found.one_line())
+            self.write_note(f"predictions in {file}")
+
+        on_first(write, self.place.ranks)
+
+    @abstractmethod
+    def predictions_alone(self) -> Path:
+        """The prediction file of an evaluation without a run. Raises ConfigError."""
+
+    def record_alone(self, file: Path, found: Evaluation) -> None:
+        """Writes the prediction file, and the metrics beside it; by the first rank."""
+        self.write_predictions(file, found)
+        record: Any = measured(0, found.metrics, found.slices).model_dump(mode="json")
+        write_json(file.with_name("metrics.json"), record)
 
     def write_note(self, text: Any) -> None:
         """A line on the terminal, unbroken."""
