@@ -18,7 +18,8 @@ import transformers
 
 from workflow.data.scoring import Scoring
 from workflow.data.sources import find_source
-from workflow.inference.scorer import Scorer, predictions, score_all
+from workflow.inference.batch import predictions, score_all
+from workflow.inference.head_engine import score_engine
 from workflow.models.classifier import LabelRows, LoadedClassifier, label_tokens
 from workflow.models.load import quiet_transformers
 from workflow.models.scratch import make_model, train_vocabulary
@@ -69,7 +70,7 @@ def by_generate() -> list[float]:
 def by_scorer() -> list[float]:
     """Batches of like length through the short path."""
     plain.lm_head = LabelRows(head.weight, tokens)
-    logits = score_all(Scorer(loaded), requests, batch_size=given.batch_size)
+    logits = score_all(score_engine(loaded), requests, width=loaded.width)
     return [float(score) for score in predictions("binary", logits)[:, 1]]
 
 

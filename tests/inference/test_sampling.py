@@ -43,13 +43,21 @@ def test_filters_are_those_of_transformers(values, temperature, top_k, top_p, mi
         expected = TopPLogitsWarper(top_p)(None, expected)
     tokens, shares = likely_tokens(logits, params)
     assert shares.sum() == pytest.approx(1, abs=1e-5)
-    likely = (logits / temperature).softmax(-1) > 1e-20  # the others' shares may be rounded to nothing
     # At the border of the nucleus the two sum in another order: one token may differ there.
-    assert len(set(tokens[shares > 0].tolist()) ^ set((expected[0].isfinite() & likely).nonzero()[:, 0].tolist())) <= 1
+    assert len(drawn(tokens, shares, logits / temperature) ^ drawn_by(expected[0], logits / temperature)) <= 1
     params = SamplingParams(1, temperature=temperature, min_p=min_p)
     tokens, shares = likely_tokens(logits, params)
     warped = MinPLogitsWarper(min_p)(None, (logits / temperature)[None]) if min_p else logits[None]
-    assert len(set(tokens[shares > 0].tolist()) ^ set((warped[0].isfinite() & likely).nonzero()[:, 0].tolist())) <= 1
+    assert len(drawn(tokens, shares, logits / temperature) ^ drawn_by(warped[0], logits / temperature)) <= 1
+
+
+def drawn(tokens, shares, scaled) -> set[int]:
+    """Tokens that may be drawn, but for those whose share may be rounded to nothing."""
+    return set(tokens[(shares > 0) & (scaled.softmax(-1) > 1e-20)[tokens]].tolist())
+
+
+def drawn_by(warped, scaled) -> set[int]:
+    return set((warped.isfinite() & (scaled.softmax(-1) > 1e-20)).nonzero()[:, 0].tolist())
 
 
 def test_penalties():

@@ -10,7 +10,10 @@ import torch
 
 from tests.fixtures.make_nanogpt import make_nanogpt
 from workflow.errors import ModelError
-from workflow.inference.scorer import Scorer, ScoreRequest, predictions, score_all
+from workflow.inference.batch import predictions, score_all
+from workflow.inference.engine import EngineLimits
+from workflow.inference.head_engine import score_engine
+from workflow.inference.requests import ScoreRequest
 from workflow.models.classifier import label_tokens, load_classifier
 
 ROWS = ["reverse red one two", "reverse blue", "reverse green green left right one two three"]
@@ -50,8 +53,10 @@ def test_scores_do_not_depend_on_the_batch(flan_like, bert_like, gpt2_like):
     for folder in (flan_like, bert_like, gpt2_like):
         loaded = load_classifier(str(folder), problem="binary", labels=("no", "yes"))
         requests = [ScoreRequest(loaded.tokenizer(row)["input_ids"], None) for row in ROWS]
-        alone = score_all(Scorer(loaded), requests, batch_size=1)
-        together = score_all(Scorer(loaded), requests, batch_size=3, num_batches=4)
+        alone = score_all(
+            score_engine(loaded, limits=EngineLimits(max_rows=1, max_encode_tokens=30)), requests, width=2
+        )
+        together = score_all(score_engine(loaded), requests, width=2)
         assert alone == pytest.approx(together, abs=1e-5)
         assert predictions("binary", alone).sum(axis=1) == pytest.approx([1.0] * 3)
 

@@ -232,7 +232,7 @@ def evaluate(job: dict) -> dict:
     from workflow.data.encoders import LengthLimits, Seq2SeqEncoder
     from workflow.data.features import load_features
     from workflow.evaluation.evaluator import TextEvaluator
-    from workflow.inference.engine import TransformersEngine
+    from workflow.inference.engine import EngineLimits, T5Engine
     from workflow.inference.sampling import SamplingParams
     from workflow.models.verbalizers import no_yes_tokens
     from workflow.paths import cache_dir
@@ -240,9 +240,7 @@ def evaluate(job: dict) -> dict:
 
     loaded, backend, trainer, examples = setup(job)
     model = loaded.model
-    engine = TransformersEngine(
-        model, loaded.tokenizer, label_tokens=no_yes_tokens(loaded.tokenizer), in_step=backend.plan.stage == 3
-    )
+    engine = T5Engine(model, loaded.tokenizer, limits=EngineLimits(max_rows=4), together=backend.together())
 
     @torch.no_grad()
     def row_losses(batch):
@@ -260,6 +258,7 @@ def evaluate(job: dict) -> dict:
         ranks=trainer.ranks,
         device=torch.device("cpu"),
         batch_size=2,
+        label_tokens=no_yes_tokens(loaded.tokenizer),
         seed=0,
         pad_id=0,
         slice_by="id",

@@ -24,8 +24,9 @@ from workflow.errors import ConfigError, did_you_mean
 from workflow.evaluation.metrics import Metric, mean_metric, ratio_metric
 from workflow.evaluation.text_metrics import text_metrics
 from workflow.files import whole_file
-from workflow.inference.batching import share_by_length
-from workflow.inference.engine import Engine, Request, Result, generate_all
+from workflow.inference.batch import generate_all
+from workflow.inference.engine import Engine
+from workflow.inference.requests import GenerateRequest, Result
 from workflow.inference.sampling import SamplingParams
 from workflow.runtime import Ranks, derived_seed
 
@@ -73,6 +74,12 @@ def check_slice_key(rows: Sequence[Row], key: str | None, *, what: str) -> None:
     )
 
 
+def share_by_length(lengths: np.ndarray, ranks: Ranks) -> list[int]:
+    """This rank's rows, dealt out by length so that the work is even."""
+    by_length: list[int] = np.argsort(-lengths, kind="stable").tolist()
+    return by_length[ranks.rank :: ranks.world_size]
+
+
 def slices_of(rows: Sequence[Row], key: str | None) -> dict[str, list[int]]:
     """Value of the slice key -> its rows, at most MAX_SLICES values, the largest first."""
     if key is None:
@@ -100,6 +107,7 @@ class TextEvaluator:
         batch_size: int,
         seed: int,
         pad_id: int,
+        label_tokens: tuple[int, ...] | None = None,
         slice_by: str | None = None,
     ) -> None:
         self.engine = engine
@@ -112,6 +120,7 @@ class TextEvaluator:
         self.batch_size = batch_size
         self.seed = seed
         self.pad_id = pad_id
+        self.label_tokens = label_tokens
         self.slice_by = slice_by
 
     def evaluate(self) -> TextEvaluation:
@@ -132,13 +141,17 @@ class TextEvaluator:
     def _generate(self) -> dict[int, Result]:
         """The answers to this rank's share."""
         lengths = self.features.lengths("prompt")[: len(self.rows)]
-        mine, num_batches = share_by_length(lengths, self.ranks, batch_size=self.batch_size)
+        mine = share_by_length(lengths, self.ranks)
         requests = [
-            Request(self.features.row("prompt", row).tolist(), seed=derived_seed(self.seed, "sampling", row))
+            GenerateRequest(
+                self.features.row("prompt", row).tolist(),
+                self.params,
+                seed=derived_seed(self.seed, "sampling", row),
+                label_tokens=self.label_tokens,
+            )
             for row in mine
         ]
-        results = generate_all(self.engine, requests, self.params, batch_size=self.batch_size, num_batches=num_batches)
-        return dict(zip(mine, results, strict=True))
+        return dict(zip(mine, generate_all(self.engine, requests), strict=True))
 
     def _losses(self) -> dict[int, float]:
         """The summed loss of each of this rank's rows."""

@@ -1,6 +1,6 @@
 """Scores the eval rows on all ranks, measures, and fits threshold and calibration on one part to report them on another.
 
-Knows nothing of training. Every rank makes the same number of scorer calls, whatever its share of rows.
+Knows nothing of training.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from workflow.data.encoders import INPUT
 from workflow.data.features import Features
 from workflow.data.sources import Row
 from workflow.evaluation.calibration import Calibration, calibration_report, fit_calibration, split_rows
-from workflow.evaluation.evaluator import Evaluation, gathered, slices_of
+from workflow.evaluation.evaluator import Evaluation, gathered, share_by_length, slices_of
 from workflow.evaluation.metrics import Floats, Metric, mean_metric
 from workflow.evaluation.score_metrics import score_metrics
-from workflow.inference.batching import share_by_length
-from workflow.inference.scorer import Scorer, predictions, requests_of, score_all
+from workflow.inference.batch import predictions, requests_of, score_all
+from workflow.inference.engine import Engine
 from workflow.runtime import Ranks
 
 LEAST = 1e-7
@@ -53,27 +53,28 @@ class ScoreEvaluator:
 
     def __init__(
         self,
-        scorer: Scorer,
+        engine: Engine,
         row_losses: RowLosses,
         rows: Sequence[Row],
         features: Features,
         calibrate: CalibrationPlan,
         *,
+        problem: str,
+        width: int,
         threshold_metric: str,
         ranks: Ranks,
-        batch_size: int,
         unit: float = 1.0,
         slice_by: str | None = None,
     ) -> None:
-        self.scorer = scorer
-        self.problem = scorer.loaded.problem
+        self.engine = engine
+        self.problem = problem
+        self.width = width
         self.row_losses = row_losses
         self.rows = rows
         self.features = features
         self.calibrate = calibrate
         self.threshold_metric = threshold_metric
         self.ranks = ranks
-        self.batch_size = batch_size
         self.unit = unit
         self.slice_by = slice_by
 
@@ -106,15 +107,15 @@ class ScoreEvaluator:
 
     def _logits(self, features: Features) -> Floats | None:
         """All rows' logits on the first rank, each rank having computed a share."""
-        mine, num_batches = share_by_length(features.lengths(INPUT), self.ranks, batch_size=self.batch_size)
+        mine = share_by_length(features.lengths(INPUT), self.ranks)
         requests = requests_of(
             {field: [features.row(field, row).tolist() for row in mine] for field in features.fields}
         )
-        found = score_all(self.scorer, requests, batch_size=self.batch_size, num_batches=num_batches)
+        found = score_all(self.engine, requests, width=self.width)
         everyone = gathered(dict(zip(mine, found, strict=True)), self.ranks)
         if not self.ranks.is_first:
             return None
-        return np.array([everyone[row] for row in range(len(features))]).reshape(len(features), self.scorer.width)
+        return np.array([everyone[row] for row in range(len(features))]).reshape(len(features), self.width)
 
     def _metrics(self, logits: Floats, targets: Floats) -> dict[str, Metric]:
         return measure_logits(self.problem, logits, targets, self.row_losses, unit=self.unit)

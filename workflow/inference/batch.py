@@ -5,11 +5,12 @@ Knows nothing of files or of how ranks divide the work.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from workflow.data.encoders import INPUT, TOKEN_TYPES
 from workflow.inference.engine import Engine
 from workflow.inference.requests import GenerateRequest, Job, Outcome, Result, ScoreRequest
 
@@ -25,6 +26,13 @@ def score_all(engine: Engine, requests: Sequence[ScoreRequest], *, width: int) -
     """Logits [requests, width], in the order of the requests. Under ZeRO-3 a collective call."""
     found = _run(engine, requests)
     return np.array(found, dtype=np.float64).reshape(len(requests), width)
+
+
+def requests_of(fields: Mapping[str, Sequence[Sequence[int]]]) -> list[ScoreRequest]:
+    """The requests of encoded rows: of each field, every row's numbers."""
+    if TOKEN_TYPES not in fields:
+        return [ScoreRequest(ids) for ids in fields[INPUT]]
+    return [ScoreRequest(ids, types) for ids, types in zip(fields[INPUT], fields[TOKEN_TYPES], strict=True)]
 
 
 def _run(engine: Engine, requests: Sequence[GenerateRequest] | Sequence[ScoreRequest]) -> list[Outcome]:

@@ -19,8 +19,16 @@ from workflow.inference.sequence import Answer
 from workflow.models.ragged_t5 import Encoded
 from workflow.models.t5_weights import Gather, T5Weights, whole_already
 
-Agree = Callable[[Sequence[bool]], Sequence[bool]]
-"""Which of some kinds of work any rank has; a collective call."""
+
+@dataclass(frozen=True)
+class Together:
+    """How ranks that hold shares of the weights (ZeRO-3) make the same steps; both are collective calls.
+
+    `gather` makes weights whole, `agree` tells which of some kinds of work any rank has.
+    """
+
+    gather: Gather
+    agree: Callable[[Sequence[bool]], Sequence[bool]]
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,11 @@ class EngineLimits:
 
     max_rows: int = 64
     max_encode_tokens: int = 16384
+
+    @classmethod
+    def at_least(cls, *, rows: int, tokens: int) -> EngineLimits:
+        """Limits for `rows` answers at once and prompts of `tokens` tokens."""
+        return cls(rows, max(tokens, cls.max_encode_tokens))
 
 
 class Cancelled(Exception):  # noqa: N818
@@ -59,8 +72,7 @@ class Engine(Protocol):
 class T5Engine:
     """Generates and scores with a T5-family model, as its weights are at each step.
 
-    `fuse` joins the weights, for models that are not trained any more. `agree` and `gather` are for ranks that hold
-    shares of the weights (ZeRO-3): all of them make the same steps. `label_tokens` are what scores are of by default.
+    `fuse` joins the weights, for models that are not trained any more; `label_tokens` are what scores are of by default.
     """
 
     can_generate = True
@@ -74,16 +86,16 @@ class T5Engine:
         limits: EngineLimits | None = None,
         label_tokens: Sequence[int] | None = None,
         fuse: bool = False,
-        gather: Gather = whole_already,
-        agree: Agree | None = None,
+        together: Together | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.limits = limits or EngineLimits()
         self.label_tokens = tuple(label_tokens) if label_tokens is not None else None
-        self.runner = T5Runner(T5Weights(model, fuse=fuse, gather=gather))
+        self.runner = T5Runner(T5Weights(model, fuse=fuse, gather=together.gather if together else whole_already))
         self.scheduler: Scheduler[Job] = Scheduler(Limits(self.limits.max_rows, self.limits.max_encode_tokens))
-        self.agree = agree
+        self.fused = fuse
+        self.together = together
         self._open: dict[int, Job] = {}
 
     @property
@@ -116,7 +128,7 @@ class T5Engine:
             self._end(job, Cancelled())
 
     def step(self) -> bool:
-        """One step of all that is running; under `agree`, of any rank's."""
+        """One step of all that is running, here or on any rank that shares the weights."""
         admitted = self.scheduler.admit()
         exclusive = [demand.item for demand in admitted if demand.kind == "exclusive"]
         fresh = [demand.item for demand in admitted if demand.kind != "exclusive"]
@@ -132,17 +144,20 @@ class T5Engine:
             self._guarded([answer.job for _, answer in self.runner.rows], self._decode)
         if searches:
             self._guarded(exclusive, lambda: self._search(exclusive))
-        return bool(encodes or decodes or searches)
+        worked = bool(encodes or decodes or searches)
+        if not (worked or self.fused):
+            self.runner.clear()  # training needs the memory, and changes the biases
+        return worked
 
     def _any(self, *mine: bool) -> Sequence[bool]:
-        return mine if self.agree is None else self.agree(mine)
+        return mine if self.together is None else self.together.agree(mine)
 
     def _guarded(self, jobs: Sequence[Job], work: Callable[[], None]) -> None:
         """Does work for some jobs; what it raises ends these jobs and no other (ranks in step must all stop instead)."""
         try:
             work()
         except Exception as error:
-            if self.agree is not None or not jobs:
+            if self.together is not None or not jobs:
                 raise
             for job in jobs:
                 if id(job) in self._open:
@@ -210,7 +225,7 @@ class T5Engine:
 
     def _search(self, jobs: Sequence[Job]) -> None:
         requests = [job.request for job in jobs if isinstance(job.request, GenerateRequest)]
-        results = beam_search(self.model, self.tokenizer, requests, in_step=self.agree is not None)
+        results = beam_search(self.model, self.tokenizer, requests, in_step=self.together is not None)
         for job, result in zip(jobs, results, strict=True):
             if job.on_chunk is not None:
                 answer = result.generations[0]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from workflow.data.packing import pad
-from workflow.inference.engine import Agree, Cancelled, EngineLimits
+from workflow.inference.engine import Cancelled, Engine, EngineLimits, T5Engine, Together
 from workflow.inference.requests import Job, Outcome, ScoreRequest
 from workflow.models.classifier import LoadedClassifier
 
@@ -19,18 +19,32 @@ WASTE = 0.25
 """A batch's shortest input has at least three quarters of its longest's tokens, or waits for the next step."""
 
 
+def score_engine(
+    loaded: LoadedClassifier,
+    *,
+    limits: EngineLimits | None = None,
+    together: Together | None = None,
+    fuse: bool = False,
+) -> Engine:
+    """The engine for a model that scores. `fuse` is for models that are not trained any more."""
+    if loaded.start_token is None:
+        return HeadEngine(loaded, limits=limits, together=together)
+    rows = loaded.model.lm_head.rows.tolist()
+    return T5Engine(loaded.model, loaded.tokenizer, limits=limits, label_tokens=rows, fuse=fuse, together=together)
+
+
 class HeadEngine:
-    """Scores with a model as it is at each step. `agree` is for ranks that hold shares of the weights (ZeRO-3)."""
+    """Scores with a model as it is at each step."""
 
     can_generate = False
     can_score = True
 
     def __init__(
-        self, loaded: LoadedClassifier, *, limits: EngineLimits | None = None, agree: Agree | None = None
+        self, loaded: LoadedClassifier, *, limits: EngineLimits | None = None, together: Together | None = None
     ) -> None:
         self.loaded = loaded
         self.limits = limits or EngineLimits()
-        self.agree = agree
+        self.together = together
         self._waiting: deque[Job] = deque()
 
     @property
@@ -55,14 +69,14 @@ class HeadEngine:
     def step(self) -> bool:
         """Scores one batch: the oldest job, and those behind it that are of like length."""
         jobs = self._next_batch()
-        works = self.agree([bool(jobs)])[0] if self.agree is not None else bool(jobs)
+        works = self.together.agree([bool(jobs)])[0] if self.together is not None else bool(jobs)
         if not works:
             return False
         outcomes: Sequence[Outcome]
         try:
             outcomes = self._logits([job.request for job in jobs])  # type: ignore[misc]  # submit lets in no others
         except Exception as error:
-            if self.agree is not None:
+            if self.together is not None:
                 raise
             outcomes = [error] * len(jobs)
         for job, outcome in zip(jobs, outcomes, strict=False):

@@ -46,14 +46,20 @@ class T5Runner:
 
     @torch.no_grad()
     def start(self, encoded: Encoded, occupants: Sequence[tuple[int, Sequence[Any]]]) -> None:
-        """Gives slots to the answers of prompts, (prompt number, its answers); a prompt's answers share its encoding."""
+        """Gives slots to the answers of prompts, (prompt number, its answers); a prompt's answers share its encoding.
+
+        Without answers it only computes: under ZeRO-3 other ranks wait for it.
+        """
         layout = encoded.layout
         packed = {number: place for place, number in enumerate(layout.order)}
         wanted = sorted(((packed[number], answers) for number, answers in occupants), key=lambda pair: pair[0])
         states = encoded.states
+        if not wanted:
+            self._cross_states(states[:1])
+            return
         if len(wanted) < len(layout.order):
             states = torch.cat([states[layout.starts[place] :][: layout.lengths[place]] for place, _ in wanted])
-        found = self._cross_states(states).split([layout.lengths[place] for place, _ in wanted], dim=2)
+        found = torch.split(self._cross_states(states), [layout.lengths[place] for place, _ in wanted], dim=2)
         for (_, answers), cross in zip(wanted, found, strict=True):
             pool = self._pool(cross.shape[2])
             for answer in answers:
@@ -64,9 +70,8 @@ class T5Runner:
         weights = self.weights
         if weights.cross_kv.weight is not None:
             joined = linear(states, weights.cross_kv.weight)
-            return joined.unflatten(-1, (len(weights.decoder), 2, weights.num_heads, weights.d_kv)).movedim(
-                (1, 2), (1, 0)
-            )
+            joined = joined.view(-1, len(weights.decoder), 2, weights.num_heads, weights.d_kv)
+            return joined.permute(2, 1, 0, 3, 4)
         found = []
         for layer in weights.decoder:
             with weights.gather([layer.cross.k.weight, layer.cross.v.weight]):

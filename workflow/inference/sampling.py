@@ -72,7 +72,7 @@ def changed_logits(
     for token, bias in params.logit_bias:
         logits[token] += bias
     if generated:
-        tokens, counts = torch.tensor(list(generated), device=logits.device).unique(return_counts=True)
+        tokens, counts = torch.unique(torch.tensor(list(generated), device=logits.device), return_counts=True)
         seen = logits[tokens]
         seen = torch.where(seen > 0, seen / params.repetition_penalty, seen * params.repetition_penalty)
         logits[tokens] = seen - params.presence_penalty - params.frequency_penalty * counts

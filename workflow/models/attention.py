@@ -32,7 +32,7 @@ class Group:
     def rows_of(self, packed: torch.Tensor) -> torch.Tensor:
         """This group's part [rows, length, ...] of a packed tensor [tokens, ...]; places that are not real hold any token."""
         part = packed[self.start : self.start + self.num_tokens]
-        return part[self.index] if self.index is not None else part.unflatten(0, (self.rows, self.length))
+        return part[self.index] if self.index is not None else part.reshape(self.rows, self.length, *part.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ def packed_attention(
 def _group_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: Group, bias: torch.Tensor
 ) -> torch.Tensor:
-    rows = [group.rows_of(tensor).transpose(1, 2) for tensor in (q, k, v)]
+    query, key, value = (group.rows_of(tensor).transpose(1, 2) for tensor in (q, k, v))
     mask = bias[None]
     if group.valid is not None:
         mask = mask.masked_fill(~group.valid[:, None, None, :], float("-inf"))
-    found = F.scaled_dot_product_attention(*rows, attn_mask=mask, scale=1.0).transpose(1, 2)
+    found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0).transpose(1, 2)
     return found.flatten(0, 1) if group.valid is None else found[group.valid]

@@ -66,6 +66,11 @@ class LoadedClassifier(LoadedModel):
     max_positions: int | None = None
     has_new_head: bool = False
 
+    @property
+    def width(self) -> int:
+        """Logits of an input: one a label, or the number itself."""
+        return 1 if self.problem == "regression" else len(self.labels)
+
     def logits(
         self,
         call: Any,

@@ -84,7 +84,7 @@ def _absorbed_cross_attention(
 
 
 def _group_parts(queries: torch.Tensor, layout: Layout) -> list[tuple[int, torch.Tensor]]:
-    return list(enumerate(queries.split([group.rows for group in layout.groups])))
+    return list(enumerate(torch.split(queries, [group.rows for group in layout.groups])))
 
 
 def _mix(queries: torch.Tensor, encoded: Encoded, number: int) -> torch.Tensor:

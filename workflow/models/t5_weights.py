@@ -18,11 +18,11 @@ from transformers.activations import ACT2FN
 
 from workflow.models.linear import linear
 
-Gather = Callable[[Sequence[torch.nn.Parameter]], AbstractContextManager[Any]]
+Gather = Callable[[Sequence[torch.Tensor]], AbstractContextManager[Any]]
 """Makes sharded parameters whole inside a context (ZeRO-3); a collective call."""
 
 
-def whole_already(_: Sequence[torch.nn.Parameter]) -> AbstractContextManager[Any]:
+def whole_already(_: Sequence[torch.Tensor]) -> AbstractContextManager[Any]:
     """The Gather of models that are not sharded."""
     return nullcontext()
 
@@ -36,13 +36,13 @@ class Joined:
         self.weight: torch.Tensor | None = None
         if fuse:
             self.weight = torch.cat([module.weight.data for module in modules])
-            for module, part in zip(modules, self.weight.split(self.sizes), strict=True):
+            for module, part in zip(modules, torch.split(self.weight, self.sizes), strict=True):
                 module.weight.data = part
 
     def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """One output per map, of x [..., d_in]."""
         if self.weight is not None:
-            return linear(x, self.weight).split(self.sizes, dim=-1)
+            return torch.split(linear(x, self.weight), self.sizes, dim=-1)
         return tuple(linear(x, module.weight) for module in self.modules)
 
 
@@ -146,7 +146,7 @@ class T5Weights:
 
     def heads(self, x: torch.Tensor) -> torch.Tensor:
         """[..., heads * d_kv] -> [..., heads, d_kv]."""
-        return x.unflatten(-1, (self.num_heads, self.d_kv))
+        return x.reshape(*x.shape[:-1], self.num_heads, self.d_kv)
 
 
 def bias_table(attention: Any) -> torch.Tensor | None:

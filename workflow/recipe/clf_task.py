@@ -30,7 +30,8 @@ from workflow.evaluation.plots import write_plots
 from workflow.evaluation.score_evaluator import CalibrationPlan, ScoreEvaluation, ScoreEvaluator, constant_metrics
 from workflow.evaluation.score_files import read_scores, write_calibration, write_scores
 from workflow.files import replace_by_link, write_json
-from workflow.inference.scorer import Scorer
+from workflow.inference.engine import EngineLimits, Together
+from workflow.inference.head_engine import score_engine
 from workflow.models.classifier import LoadedClassifier, load_classifier
 from workflow.models.load import tokenizer_stands_in
 from workflow.models.save import write_model
@@ -189,18 +190,20 @@ class ClfTask(Task[ClfSettings]):
             dimensions=dimensions_of(self.loaded.model.config, num_outputs=outputs),
         )
 
-    def evaluator(self, *, in_step: bool) -> ScoreEvaluator:  # noqa: ARG002
-        """Scores and measures; its calls are in step whatever the ZeRO stage."""
+    def evaluator(self, together: Together | None) -> ScoreEvaluator:
+        """Scores and measures."""
         evaluation = self.settings.evaluation
+        limits = EngineLimits.at_least(rows=evaluation.eval_batch_size, tokens=self.max_length)
         return ScoreEvaluator(
-            Scorer(self.loaded),
+            score_engine(self.loaded, limits=limits, together=together),
             row_losses(self.scoring.problem),
             self.data.examples.eval,
             self.data.eval,
             self._calibration_plan(),
             threshold_metric=evaluation.threshold_metric,
             ranks=self.place.ranks,
-            batch_size=evaluation.eval_batch_size,
+            problem=self.loaded.problem,
+            width=self.loaded.width,
             unit=self.scoring.high - self.scoring.low,
             slice_by=evaluation.slice_by,
         )

@@ -18,7 +18,9 @@ from workflow.data.examples import PROMPTS, row_problem
 from workflow.data.sources import Row, file_rows
 from workflow.errors import DataError
 from workflow.evaluation.evaluator import write_predictions
-from workflow.inference.engine import Request, Result, TransformersEngine, generate_all
+from workflow.inference.batch import generate_all
+from workflow.inference.engine import EngineLimits, T5Engine
+from workflow.inference.requests import GenerateRequest, Result
 from workflow.inference.sampling import SamplingParams
 from workflow.models.load import LoadedModel, load_seq2seq, quiet_transformers
 from workflow.models.verbalizers import no_yes_tokens
@@ -34,10 +36,15 @@ def answer(
     loaded: LoadedModel, model: Any, prompts: Sequence[str], params: SamplingParams, *, batch_size: int, seed: int
 ) -> list[Result]:
     """Answers prompts, whole (nothing is cut), in their order."""
-    engine = TransformersEngine(model, loaded.tokenizer, label_tokens=no_yes_tokens(loaded.tokenizer))
     ids = encode(loaded.tokenizer, list(prompts))
-    requests = [Request(row, seed=derived_seed(seed, "sampling", number)) for number, row in enumerate(ids)]
-    return generate_all(engine, requests, params, batch_size=batch_size)
+    limits = EngineLimits.at_least(rows=max(batch_size, params.n), tokens=max(map(len, ids), default=1))
+    engine = T5Engine(model, loaded.tokenizer, limits=limits, fuse=True)
+    labels = no_yes_tokens(loaded.tokenizer)
+    requests = [
+        GenerateRequest(row, params, seed=derived_seed(seed, "sampling", number), label_tokens=labels)
+        for number, row in enumerate(ids)
+    ]
+    return generate_all(engine, requests)
 
 
 def generate(given: Namespace) -> int:

@@ -37,7 +37,7 @@ class Run:
         self.paths = paths
         self.backend = backend
         self.steps = steps
-        self.evaluator = task.evaluator(in_step=backend.plan.stage == 3 and task.place.ranks.world_size > 1)
+        self.evaluator = task.evaluator(backend.together())
         self.log: TrainingLog | None = None  # the first rank's
 
     def train(self, trainer: Trainer, state: TrainState) -> None:

@@ -28,7 +28,9 @@ from workflow.data.sources import Row, Source, find_source
 from workflow.errors import ConfigError, DataError
 from workflow.evaluation.score_files import score_record, write_records
 from workflow.files import read_json, remove_leftovers, whole_file, write_json
-from workflow.inference.scorer import Scorer, predictions, score_all
+from workflow.inference.batch import predictions, score_all
+from workflow.inference.engine import Engine, EngineLimits
+from workflow.inference.head_engine import score_engine
 from workflow.models.load import is_path, quiet_transformers
 from workflow.recipe.place import Place, model_to_use
 from workflow.recipe.scorers import LoadedScorer, load_scorer, score_requests
@@ -163,7 +165,8 @@ class _Job:
         described = _read(self.parts / names.SCORING_NAME)
         assert described is not None
         self.num_rows = described["num_rows"]
-        scorer = Scorer(self.scorer.loaded)
+        limits = EngineLimits.at_least(rows=self.given.batch_size, tokens=self.scorer.scoring.max_length)
+        engine = score_engine(self.scorer.loaded, limits=limits, fuse=True)
         rows = (row for _, _, row in self.rows())
         with self._progress() as progress:
             bar = progress.add_task("scoring", total=self.num_rows)
@@ -171,11 +174,11 @@ class _Job:
                 shard = list(islice(rows, size))
                 part = self.parts / f"part-{number:06d}.jsonl"
                 if number % ranks.world_size == ranks.rank and not part.is_file():
-                    self._score_shard(scorer, shard, part)
+                    self._score_shard(engine, shard, part)
                 progress.update(bar, advance=len(shard))
 
-    def _score_shard(self, scorer: Scorer, rows: list[Row], part: Path) -> None:
-        logits = score_all(scorer, score_requests(self.scorer, rows), batch_size=self.given.batch_size)
+    def _score_shard(self, engine: Engine, rows: list[Row], part: Path) -> None:
+        logits = score_all(engine, score_requests(self.scorer, rows), width=self.scorer.loaded.width)
         vectors = predictions(self.scorer.scoring.problem, logits)
         targets, calibration = self.scorer.scoring.targets(), self.scorer.calibration
         records = [

@@ -23,7 +23,8 @@ from workflow.evaluation.calibration import Calibration
 from workflow.evaluation.metrics import Floats
 from workflow.evaluation.score_evaluator import RowLosses
 from workflow.evaluation.score_files import read_calibration
-from workflow.inference.scorer import ScoreRequest, requests_of
+from workflow.inference.batch import requests_of
+from workflow.inference.requests import ScoreRequest
 from workflow.metric_names import usual_problem
 from workflow.models.classifier import LoadedClassifier, load_classifier
 from workflow.training.objectives import score_losses

@@ -17,7 +17,7 @@ from workflow.data.encoders import LengthLimits, Seq2SeqEncoder
 from workflow.data.examples import SEQ2SEQ, RowFormat
 from workflow.data.packing import Batch
 from workflow.evaluation.evaluator import Evaluation, TextEvaluation, TextEvaluator, write_predictions
-from workflow.inference.engine import TransformersEngine
+from workflow.inference.engine import EngineLimits, T5Engine, Together
 from workflow.inference.sampling import SamplingParams
 from workflow.models.load import LoadedModel, load_seq2seq
 from workflow.models.save import write_model
@@ -112,10 +112,14 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
         splits = (self.data.train, self.data.eval)
         return max((int(features.lengths("completion").max()) for features in splits if len(features)), default=1)
 
-    def evaluator(self, *, in_step: bool) -> TextEvaluator:
+    def evaluator(self, together: Together | None) -> TextEvaluator:
         """Generates, and computes the loss of the references."""
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
-        engine = TransformersEngine(model, tokenizer, label_tokens=no_yes_tokens(tokenizer), in_step=in_step)
+        evaluation, data = self.settings.evaluation, self.settings.data
+        limits = EngineLimits.at_least(
+            rows=max(evaluation.eval_batch_size, evaluation.n_samples), tokens=data.max_source_length
+        )
+        engine = T5Engine(model, tokenizer, limits=limits, together=together)
 
         @torch.no_grad()
         def row_losses(batch: Batch) -> torch.Tensor:
@@ -134,10 +138,11 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
             self.sampling,
             ranks=self.place.ranks,
             device=self.device,
-            batch_size=self.settings.evaluation.eval_batch_size,
+            batch_size=evaluation.eval_batch_size,
             seed=self.settings.run.seed,
             pad_id=tokenizer.pad_token_id,
-            slice_by=self.settings.evaluation.slice_by,
+            label_tokens=no_yes_tokens(tokenizer),
+            slice_by=evaluation.slice_by,
         )
 
     def write_model(self, folder: Path, weights: dict[str, torch.Tensor], step: int) -> None:  # noqa: ARG002

@@ -29,6 +29,7 @@ from workflow.evaluation.evaluator import Evaluation, check_slice_key
 from workflow.evaluation.metrics import Metric
 from workflow.evaluation.report import measured
 from workflow.files import write_json
+from workflow.inference.engine import Together
 from workflow.models.load import LoadedModel, is_path
 from workflow.recipe.place import Place
 from workflow.runtime import collectively, on_first, torch_device
@@ -187,8 +188,8 @@ class Task(ABC, Generic[S]):
         """What training minimises."""
 
     @abstractmethod
-    def evaluator(self, *, in_step: bool) -> Evaluates:
-        """Evaluates the eval rows; `in_step` for models sharded by ZeRO-3."""
+    def evaluator(self, together: Together | None) -> Evaluates:
+        """Evaluates the eval rows; `together` for models sharded by ZeRO-3."""
 
     # ---- files
 
@@ -221,7 +222,7 @@ class Task(ABC, Generic[S]):
             raise DataError(f"{source.label}: no eval rows, so there is nothing to do with --no_train")
         file = self.predictions_alone()
         self.loaded.model.to(self.device, torch_dtype(self.settings.model.precision, self.place.device)).eval()
-        found = self.evaluator(in_step=False).evaluate()
+        found = self.evaluator(None).evaluate()
 
         def write() -> None:
             self.record_alone(file, found)

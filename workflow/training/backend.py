@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from workflow.errors import BackendError
+from workflow.inference.engine import Together
 from workflow.models.load import guarded_weights
 from workflow.training.ds_config import BackendPlan
 from workflow.training.optim import set_lr
@@ -78,15 +79,26 @@ class Backend:
                 raise BackendError(f"the model's {name} changed while it was sharded; this is a bug, please report it")
 
     @contextlib.contextmanager
-    def gathered(self, parameters: list[Any]) -> Iterator[None]:
+    def gathered(self, parameters: Sequence[Any]) -> Iterator[None]:
         """Whole parameters on every rank inside the block (a collective call under ZeRO-3)."""
         if self.plan.stage == 3:
             import deepspeed
 
-            with deepspeed.zero.GatheredParameters(parameters):
+            with deepspeed.zero.GatheredParameters(list(parameters)):
                 yield
         else:
             yield
+
+    def together(self) -> Together | None:
+        """How an engine keeps this rank in step with those that hold the other shares of the weights; None without."""
+        if self.plan.stage != 3 or self.world_size == 1:
+            return None
+        return Together(self.gathered, self._agree)
+
+    def _agree(self, mine: Sequence[bool]) -> Sequence[bool]:
+        flags = torch.tensor(mine, dtype=torch.int32, device=next(self.module.parameters()).device)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        return [bool(flag) for flag in flags.tolist()]
 
     # ---- one update
 
