@@ -40,7 +40,8 @@ class T5Runner:
         hidden = first_position(self.weights, encoded)
         every = sorted({row for _, rows in wanted for row in rows})
         places = {row: place for place, row in enumerate(every)}
-        logits = logits_of_rows(self.weights, hidden, torch.tensor(every, device=self.weights.device)).cpu()
+        rows_wanted = torch.tensor(every, dtype=torch.long, device=self.weights.device)
+        logits = logits_of_rows(self.weights, hidden, rows_wanted).cpu()
         packed = {number: place for place, number in enumerate(encoded.layout.order)}
         return [logits[packed[number], [places[row] for row in rows]] for number, rows in wanted]
 
