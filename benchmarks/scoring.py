@@ -1,4 +1,5 @@
-"""How fast scores are computed against `model.generate(max_new_tokens=1)` one row at a time; prints one JSON line.
+"""How fast the engine scores, against `model.generate(max_new_tokens=1)` one row at a time and against padded batches of 32 through
+transformers' forward; prints one JSON line.
 
     python benchmarks/scoring.py DATA [--like t5-small] [--rows 64] [--rounds 3]
 
@@ -16,6 +17,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from workflow.data.packing import pad
 from workflow.data.scoring import Scoring
 from workflow.data.sources import find_source
 from workflow.inference.batch import predictions, score_all
@@ -32,7 +34,6 @@ parser.add_argument("data")
 parser.add_argument("--like", default="t5-small", choices=list(SHAPES))
 parser.add_argument("--rows", type=int, default=64)
 parser.add_argument("--rounds", type=int, default=3)
-parser.add_argument("--batch_size", type=int, default=32)
 given = parser.parse_args()
 
 torch.set_num_threads(1)
@@ -67,32 +68,51 @@ def by_generate() -> list[float]:
     return found
 
 
-def by_scorer() -> list[float]:
-    """Batches of like length through the short path."""
-    plain.lm_head = LabelRows(head.weight, tokens)
-    logits = score_all(score_engine(loaded), requests, width=loaded.width)
+@torch.no_grad()
+def by_padded_batches() -> list[float]:
+    """The whole head for one position, 32 rows at a time in the file's order, as users of transformers do next."""
+    plain.lm_head = head
+    found: list[float] = []
+    for start in range(0, len(requests), 32):
+        ids = [request.token_ids for request in requests[start : start + 32]]
+        logits = plain(
+            input_ids=pad(ids, tokenizer.pad_token_id),
+            attention_mask=pad([[1] * len(row) for row in ids], 0),
+            decoder_input_ids=torch.full((len(ids), 1), plain.config.decoder_start_token_id),
+        ).logits[:, 0, tokens]
+        found += logits.softmax(-1)[:, 1].tolist()
+    return found
+
+
+def by_engine() -> list[float]:
+    """Packed, the label rows of the head, one position."""
+    plain.lm_head = label_rows
+    logits = score_all(engine, requests, width=loaded.width)
     return [float(score) for score in predictions("binary", logits)[:, 1]]
 
 
-seconds: dict[str, list[float]] = {"generate": [], "scorer": []}
+label_rows = LabelRows(head.weight, tokens)
+plain.lm_head = label_rows
+engine = score_engine(loaded, fuse=True)
+contenders = {"generate": by_generate, "padded": by_padded_batches, "engine": by_engine}
+seconds: dict[str, list[float]] = {name: [] for name in contenders}
 scores: dict[str, list[float]] = {}
 for _ in range(given.rounds):
-    for name, run in (("generate", by_generate), ("scorer", by_scorer)):
+    for name, run in contenders.items():
         started = time.process_time()
         scores[name] = run()
         seconds[name].append(time.process_time() - started)
-difference = max(abs(a - b) for a, b in zip(scores["generate"], scores["scorer"], strict=True))
+difference = max(abs(a - b) for other in scores.values() for a, b in zip(scores["engine"], other, strict=True))
 best = {name: min(values) for name, values in seconds.items()}
 print(
     json.dumps(
         {
-            "what": "scoring against generate(max_new_tokens=1) one by one, fp32, CPU seconds of one thread",
+            "what": "scoring by the engine against generate(max_new_tokens=1) one by one and padded batches of 32, fp32, CPU seconds of one thread",
             "shape": given.like,
             "rows": len(rows),
             "tokens": sum(len(request.token_ids) for request in requests),
-            "batch_size": given.batch_size,
             "seconds": best,
-            "ratio": best["generate"] / best["scorer"],
+            "ratio": {name: best[name] / best["engine"] for name in ("generate", "padded")},
             "gate": {"difference": difference, "passed": difference <= 1e-5},
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
             "commit": current_commit(),

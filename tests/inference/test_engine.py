@@ -13,6 +13,7 @@ from workflow.data.packing import pad
 from workflow.inference.batch import generate_all, score_all
 from workflow.inference.engine import Cancelled, EngineLimits, T5Engine
 from workflow.inference.requests import GenerateRequest, Job, Result, ScoreRequest
+from workflow.inference.runner import T5Runner
 from workflow.inference.sampling import SamplingParams
 from workflow.models.load import load_seq2seq
 from workflow.models.verbalizers import no_yes_tokens
@@ -90,7 +91,8 @@ def assert_same_or_tied(model, prompt, mine, theirs) -> None:
     common = min(len(mine), len(theirs)) if common is None else common
     with torch.no_grad():
         logits = model(
-            input_ids=torch.tensor([prompt]), decoder_input_ids=torch.tensor([[0, *theirs[:common]]])
+            input_ids=torch.tensor([prompt], device=model.device),
+            decoder_input_ids=torch.tensor([[0, *theirs[:common]]], device=model.device),
         ).logits[0, -1]
     best = logits.topk(2).values
     assert best[0] - best[1] < TIE, f"token {common}: {mine[common : common + 1]} not {theirs[common : common + 1]}"
@@ -149,6 +151,43 @@ def test_scores_are_the_full_forwards_first_logits(kind):
         assert logits.tolist() == pytest.approx(expected[list(labels)].tolist(), abs=1e-5)
     own = score_all(engine, [ScoreRequest(rows[0], label_tokens=(5, 17))], width=2)
     assert own[0].tolist() == pytest.approx(found[0][[1, 0]].tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["flan", "umt5"])
+def test_steps_of_fixed_shapes_give_the_same_tokens(kind):
+    """What a GPU replays: padded rows and lengths, inputs copied into the tensors of the recording."""
+    model = make(kind)
+    rows = prompts(40, seed=5)
+    recordings = []
+
+    def record(work):
+        recordings.append(work)
+        work()
+        return work
+
+    engine = T5Engine(model, Numbers(), fuse=True, limits=EngineLimits(max_rows=7, max_encode_tokens=90))
+    engine.runner = T5Runner(engine.runner.weights, capture=record)
+    params = [SamplingParams(rng) for rng in [3, 24, 9, 40]]
+    asked = [GenerateRequest(row, params[number % 4]) for number, row in enumerate(rows)]
+    found = generate_all(engine, asked)
+    for row, request, result, theirs in zip(rows, asked, found, by_transformers(model, rows, 40), strict=True):
+        expected = theirs[: request.params.max_new_tokens]
+        assert_same_or_tied(model, row, result.generations[0].token_ids, expected)
+    assert 3 < len(recordings) < 40
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["flan", "t5", "umt5"])
+def test_cuda_graphs_give_the_tokens_of_eager_steps(kind):
+    model = make(kind).cuda()
+    rows = prompts(60, seed=6)
+    asked = [GenerateRequest(row, SamplingParams(3 + number % 30)) for number, row in enumerate(rows)]
+    limits = EngineLimits(max_rows=16, max_encode_tokens=200)
+    eager = generate_all(T5Engine(model, Numbers(), limits=limits), asked)
+    graphs = T5Engine(model, Numbers(), limits=limits, fuse=True)
+    assert graphs.runner.graphs is not None
+    for row, one, other in zip(rows, generate_all(graphs, asked), eager, strict=True):
+        assert_same_or_tied(model, row, one.generations[0].token_ids, other.generations[0].token_ids)
 
 
 def test_scores_and_generations_share_steps():

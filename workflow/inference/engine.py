@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from workflow.inference.beams import beam_search
+from workflow.inference.graphs import cuda_capture
 from workflow.inference.requests import Chunk, GenerateRequest, Job, Outcome, Result, ScoreRequest
 from workflow.inference.runner import T5Runner
 from workflow.inference.sampler import next_tokens
@@ -92,7 +93,8 @@ class T5Engine:
         self.tokenizer = tokenizer
         self.limits = limits or EngineLimits()
         self.label_tokens = tuple(label_tokens) if label_tokens is not None else None
-        self.runner = T5Runner(T5Weights(model, fuse=fuse, gather=together.gather if together else whole_already))
+        weights = T5Weights(model, fuse=fuse, gather=together.gather if together else whole_already)
+        self.runner = T5Runner(weights, capture=cuda_capture if fuse and weights.device.type == "cuda" else None)
         self.scheduler: Scheduler[Job] = Scheduler(Limits(self.limits.max_rows, self.limits.max_encode_tokens))
         self.fused = fuse
         self.together = together

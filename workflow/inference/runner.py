@@ -5,11 +5,13 @@ Knows nothing of requests, texts or sampling.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from workflow.inference.graphs import Capture, DecodeGraphs
 from workflow.inference.slots import Pool, Step, distance_tables, source_bucket
 from workflow.models.linear import linear
 from workflow.models.ragged_t5 import Encoded, encode, first_position, logits_of_rows
@@ -17,10 +19,11 @@ from workflow.models.t5_weights import T5Weights
 
 
 class T5Runner:
-    """Runs a T5's weights as they are at each call."""
+    """Runs a T5's weights as they are at each call; with `capture`, decode steps are recorded once a shape and replayed."""
 
-    def __init__(self, weights: T5Weights) -> None:
+    def __init__(self, weights: T5Weights, *, capture: Capture | None = None) -> None:
         self.weights = weights
+        self.graphs = DecodeGraphs(self.forward, capture) if capture is not None else None
         self.pools: dict[int, Pool] = {}
         self._tables: torch.Tensor | None = None
 
@@ -96,6 +99,8 @@ class T5Runner:
     def clear(self) -> None:
         """Forgets all slots and biases, with their memory; the weights may have changed since."""
         self.pools.clear()
+        if self.graphs is not None:
+            self.graphs.clear()
         self._tables = None
 
     @torch.no_grad()
@@ -104,20 +109,34 @@ class T5Runner:
 
         Without answers it computes one meaningless row, whose logits are dropped: under ZeRO-3 other ranks wait for it.
         """
-        weights = self.weights
         pools = [pool for pool in self.pools.values() if len(pool)]
         tables = self._distances()
-        steps = [pool.step(tables) for pool in pools]
-        ids = torch.tensor(list(tokens) or [weights.config.pad_token_id], device=weights.device)
+        for pool in pools:
+            pool.reserve()
+        if self.graphs is not None:
+            starts = itertools.accumulate([len(pool) for pool in pools], initial=0)
+            parts = [
+                self.graphs.decode(pool, tokens[start : start + len(pool)], tables)
+                for pool, start in zip(pools, starts, strict=False)
+            ]
+            logits = torch.cat(parts) if len(parts) > 1 else parts[0]
+        else:
+            ids = torch.tensor(list(tokens) or [self.weights.config.pad_token_id], device=self.weights.device)
+            logits = self.forward(ids, pools, [pool.step(tables) for pool in pools])[: len(tokens)]
+        for pool in pools:
+            pool.advance()
+        return logits
+
+    def forward(self, ids: torch.Tensor, pools: Sequence[Pool], steps: Sequence[Step]) -> torch.Tensor:
+        """The tensors of a step: token ids [rows] of the pools' steps -> fp32 logits [rows, vocabulary]."""
+        weights = self.weights
         with weights.gather([weights.embeddings.weight]):
             x = weights.embed(ids)
         for number in range(len(weights.decoder)):
             x = self._layer(number, x, pools, steps)
-        for pool in pools:
-            pool.advance()
         with weights.gather([weights.decoder_norm.module.weight]):
             hidden = weights.decoder_norm(x) * weights.output_scale
-        return logits_of_rows(weights, hidden)[: len(tokens)]
+        return logits_of_rows(weights, hidden)
 
     def _layer(self, number: int, x: torch.Tensor, pools: Sequence[Pool], steps: Sequence[Step]) -> torch.Tensor:
         weights, layer = self.weights, self.weights.decoder[number]

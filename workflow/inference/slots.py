@@ -92,23 +92,35 @@ class Pool:
             cross[:, :, : self._rows] = self.cross
         self.own, self.cross, self._rows, self._target = own, cross, rows, target
 
-    def step(self, tables: torch.Tensor) -> Step:
-        """Makes room for one more position of every answer. `tables` [tables, heads, distances], see `distance_tables`."""
-        rows, target, source = len(self.occupants), max(self.positions) + 1, max(self.source_lengths)
-        while target > self._target:
+    @property
+    def room(self) -> tuple[int, int]:
+        """Rows and target positions that the tensors have; they move in memory when it changes."""
+        return self._rows, self._target
+
+    def reserve(self) -> None:
+        """Makes room for one more position of every answer."""
+        while max(self.positions) >= self._target:
             self._grow(target=2 * self._target)
-        device = self.weights.device
-        positions = torch.tensor(self.positions, device=device)
-        distances = positions[:, None] - torch.arange(target, device=device)
+
+    def step(self, tables: torch.Tensor, *, rows: int = 0, whole: bool = False) -> Step:
+        """The next position of every answer, after `reserve`. `tables` [tables, heads, distances], see `distance_tables`.
+
+        `rows` asks for meaningless rows behind the real ones, `whole` for all of the room: both make steps of one shape.
+        """
+        spare = [0] * (rows - len(self.occupants))
+        positions = torch.tensor(self.positions + spare, device=self.weights.device)
+        lengths = torch.tensor(self.source_lengths + [1 for _ in spare], device=self.weights.device)
+        target = self._target if whole else max(self.positions) + 1
+        source = self.source if whole else max(self.source_lengths)
+        distances = positions[:, None] - torch.arange(target, device=self.weights.device)
         bias = tables[:, :, distances.clamp(min=0, max=tables.shape[2] - 1)].masked_fill(distances < 0, float("-inf"))
-        lengths = torch.tensor(self.source_lengths, device=device)
-        behind = torch.arange(source, device=device)[None, :] >= lengths[:, None]
-        mask = torch.zeros(behind.shape, device=device).masked_fill(behind, float("-inf"))
+        behind = torch.arange(source, device=self.weights.device)[None, :] >= lengths[:, None]
+        mask = torch.zeros(behind.shape, device=self.weights.device).masked_fill(behind, float("-inf"))
         return Step(
-            rows,
+            len(positions),
             target,
             source,
-            torch.arange(rows, device=device),
+            torch.arange(len(positions), device=self.weights.device),
             positions,
             bias.transpose(1, 2).unsqueeze(3),
             mask[:, None, None, :],
