@@ -247,6 +247,25 @@ def test_scores_are_of_raw_logits(loaded, engine, token_ids):
             assert result.scores == pytest.approx(logits[list(labels)].softmax(0).tolist(), abs=1e-5)
 
 
+def test_an_end_that_comes_too_early_is_banned(flan_like, token_ids):
+    loaded = load_seq2seq(str(flan_like))
+    with torch.no_grad():
+        loaded.model.lm_head.weight[1] *= 50  # the end is the likeliest token half of the time
+    engine = T5Engine(loaded.model, loaded.tokenizer)
+    asked = [GenerateRequest(ids, SamplingParams(9, min_new_tokens=5)) for ids in token_ids]
+    eager = [GenerateRequest(ids, SamplingParams(9)) for ids in token_ids]
+    assert {len(result.generations[0].token_ids) for result in generate_all(engine, eager)} & {0, 1, 2, 3, 4}
+    for request, result in zip(asked, generate_all(engine, asked), strict=True):
+        theirs = (
+            loaded.model.eval()
+            .generate(input_ids=torch.tensor([request.token_ids]), max_new_tokens=9, min_new_tokens=5, do_sample=False)[
+                0, 1:
+            ]
+            .tolist()
+        )
+        assert list(result.generations[0].token_ids) == (theirs[: theirs.index(1)] if 1 in theirs else theirs)
+
+
 def test_logprobs_are_of_raw_logits(loaded, engine, token_ids):
     params = SamplingParams(5, temperature=1.3, top_k=4, repetition_penalty=2.0, logprobs=3)
     (result,) = generate_all(engine, [GenerateRequest(token_ids[0], params, seed=5)])

@@ -27,14 +27,17 @@ def next_tokens(logits: torch.Tensor, answers: Sequence[Answer]) -> list[tuple[i
         )
     greedy = likeliest.tolist()
     return [
-        (token, None) if answer.params.takes_argmax else _one(row, answer)
+        (token, None)
+        if answer.params.takes_argmax and not (answer.must_go_on and token == answer.end_token)
+        else _one(row, answer)
         for token, row, answer in zip(greedy, logits, answers, strict=True)
     ]
 
 
 def _one(raw: torch.Tensor, answer: Answer) -> tuple[int, TokenLogprob | None]:
     params = answer.params
-    logits = changed_logits(raw, params, answer.tokens, end_token=answer.end_token) if params.changes_logits else raw
+    changes = params.changes_logits or answer.must_go_on
+    logits = changed_logits(raw, params, answer.tokens, end_token=answer.end_token) if changes else raw
     token = (
         int(logits.argmax())
         if params.greedy

@@ -49,18 +49,14 @@ class SamplingParams:
 
     @property
     def takes_argmax(self) -> bool:
-        """Whether the next token is the argmax of the raw logits and nothing else is asked of them."""
+        """Whether the next token is the argmax of the raw logits (but for an end that comes too early), and no more is asked."""
         return self.greedy and not self.changes_logits and self.logprobs is None
 
     @property
     def changes_logits(self) -> bool:
-        """Whether logits are changed before temperature and filters."""
+        """Whether logits are changed before temperature and filters, at every position."""
         return bool(
-            self.logit_bias
-            or self.min_new_tokens
-            or self.repetition_penalty != 1.0
-            or self.presence_penalty
-            or self.frequency_penalty
+            self.logit_bias or self.repetition_penalty != 1.0 or self.presence_penalty or self.frequency_penalty
         )
 
 

@@ -43,6 +43,11 @@ class Answer:
     def _ended(self) -> bool:
         return self.finish_reason == "stop" and self._stopped_text is None
 
+    @property
+    def must_go_on(self) -> bool:
+        """Whether the next token may not be the end of sequence."""
+        return len(self.tokens) < self.params.min_new_tokens
+
     def add(self, token: int, logprob: TokenLogprob | None = None) -> None:
         """Takes the next token, and decides whether the answer is finished."""
         if logprob is not None:
