@@ -55,7 +55,26 @@ def ready():
 
 uvicorn.run(app, port=int(sys.argv[2]), log_level="error")
 """
-WORDS = "the date of march sum colour red green blue seven yes no maybe table river stone light paper".split(" ")
+WORDS = [
+    "the",
+    "date",
+    "of",
+    "march",
+    "sum",
+    "colour",
+    "red",
+    "green",
+    "blue",
+    "seven",
+    "yes",
+    "no",
+    "maybe",
+    "table",
+    "river",
+    "stone",
+    "light",
+    "paper",
+]
 PROMPT_WORDS = (20, 60)
 FIXED = 32
 MIXED = (4, 64)
