@@ -20,11 +20,19 @@ class SamplingParams:
     """How to decode. Temperatures below 0.01 are greedy; `top_k` 0 is off; beams need greedy and one sample."""
 
     max_new_tokens: int
+    min_new_tokens: int = 0
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     n: int = 1
     num_beams: int = 1
+    stop: tuple[str, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
 
     @property
     def greedy(self) -> bool:
