@@ -1,0 +1,90 @@
+"""OpenAI's `/v1/completions` and `/v1/models`, for clients made for them.
+
+Knows nothing of how answers are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from workflow.errors import UnknownModel
+from workflow.server.answers import ERRORS, STREAM, fresh_id, now_s
+from workflow.server.calls import Call
+from workflow.server.completions import TokenPlaces, choice_of, finish_reason
+from workflow.server.desk import answered, state_of
+from workflow.server.generating import Prepared, Prompts, chunks, results, streamed, usage_of
+from workflow.server.openai_schemas import Completion, CompletionBody, CompletionChoice, ModelCard, ModelList
+from workflow.server.schemas import Usage
+from workflow.server.streams import DONE, EventStream
+from workflow.server.strict_route import StrictRoute
+
+router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["openai"], responses=ERRORS)
+
+
+@router.post("/completions", response_model=Completion, responses={200: {"content": STREAM}})
+async def completions(request: Request, body: CompletionBody) -> object:
+    """Answers prompts, given as texts or as token ids; with `stream` as server-sent events."""
+    wanted = Prompts(body.model, body.prompts, body.sampling, param="prompt")
+    if body.stream:
+        return await _stream(request, body, wanted)
+    ready, found = await answered(request, results(request, wanted))
+    choices = [
+        choice_of(ready.desk.service.texts, made, index, wanted=body.logprobs is not None)
+        for index, made in enumerate(made for result in found for made in result.generations)
+    ]
+    generated = sum(made.num_tokens for result in found for made in result.generations)
+    return _completion(ready, fresh_id("cmpl"), choices, usage_of(ready.prompt_tokens, generated))
+
+
+@router.get("/models", response_model=ModelList)
+async def models(request: Request) -> object:
+    """The runs that can be served."""
+    registry = state_of(request).registry
+    cards = [(name, await registry.find(name)) for name in await registry.names()]
+    return ModelList(data=[ModelCard(id=name, created=found.modified_s if found else 0) for name, found in cards])
+
+
+@router.get("/models/{model}", response_model=ModelCard)
+async def model(request: Request, model: str) -> object:
+    """One run."""
+    registry = state_of(request).registry
+    lane = await registry.lane(model)
+    found = await registry.find(lane.name)
+    if found is None:
+        raise UnknownModel(f"the run {lane.name!r} has no whole checkpoint any more", param="model")
+    return ModelCard(id=lane.name, created=found.modified_s)
+
+
+def _completion(ready: Prepared, number: str, choices: list[CompletionChoice], usage: Usage | None) -> Completion:
+    return Completion(id=number, created=now_s(), model=ready.desk.service.name, choices=choices, usage=usage)
+
+
+async def _stream(request: Request, body: CompletionBody, wanted: Prompts) -> Response:
+    async def start() -> EventStream:
+        async with AsyncExitStack() as stack:
+            ready, call = await stack.enter_async_context(streamed(request, wanted))
+            timeout_s = state_of(request).settings.queue.timeout_s
+            return EventStream(_events(body, ready, call), stack.pop_all(), timeout_s=timeout_s, last=DONE)
+
+    return await answered(request, start())
+
+
+async def _events(body: CompletionBody, ready: Prepared, call: Call) -> AsyncGenerator[Completion, None]:
+    number, generated, samples = fresh_id("cmpl"), 0, body.n or 1
+    places: dict[int, TokenPlaces] = {}
+    async for prompt, chunk in chunks(ready, call):
+        index = prompt * samples + chunk.index
+        generated += chunk.num_tokens
+        place = places.setdefault(index, TokenPlaces(ready.desk.service.texts))
+        shown = place.logprobs(chunk.logprobs) if body.logprobs is not None else None
+        if chunk.text or chunk.logprobs or chunk.finish_reason is not None:
+            choice = CompletionChoice(
+                index=index, text=chunk.text, logprobs=shown, finish_reason=finish_reason(chunk.finish_reason)
+            )
+            yield _completion(ready, number, [choice], None)
+    if body.stream_options is not None and body.stream_options.include_usage:
+        yield _completion(ready, number, [], usage_of(ready.prompt_tokens, generated))
