@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -109,9 +110,9 @@ def add_handlers(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         return http_error_response(error.status_code, str(error.detail), error.headers)
 
-    async def invalid(_: Request, error: Exception) -> Response:
+    async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        message, param = explain(error.errors())
+        message, param = explain(error.errors(), error.body, _known_fields(request))
         return Response(encode(error_body(INVALID, message, param=param)), 400, media_type="application/json")
 
     app.add_exception_handler(errors.WorkflowError, known)
@@ -119,14 +120,42 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, invalid)
 
 
-def explain(problems: Any, known: Mapping[str, tuple[str, ...]] | None = None) -> tuple[str, str | None]:
-    """The first of pydantic's problems as a sentence, and the field at fault."""
-    # A union tells of every member; what is unknown to one is the least helpful of these.
+def explain(problems: Any, body: Any, known: Iterable[str] = ()) -> tuple[str, str | None]:
+    """The most telling of pydantic's problems as a sentence, and the field at fault."""
+    # A union tells of every member; the deepest knows best, and what is unknown to one member helps least.
     first = min(problems, key=lambda problem: (-len(problem["loc"]), problem["type"] == "extra_forbidden"))
-    place = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "ours", "tgi")]
+    place = _place(first, body)
     param = ".".join(place)[:200] or None
     if first["type"] == "extra_forbidden":
-        fields = (known or {}).get("body", ())
-        return f"{param}: unknown field{did_you_mean(place[-1], fields)}", param
+        return f"{param}: unknown field{did_you_mean(place[-1], known)}", param
     message = first["msg"].removeprefix("Value error, ")
     return (f"{param}: {message}" if param else message), param
+
+
+def _place(problem: Any, body: Any) -> list[str]:
+    """The path to the value at fault, without the names that pydantic gives to a union's members."""
+    source, *parts = problem["loc"]
+    if source != "body":
+        return [str(part) for part in parts]
+    found, value = [], body
+    for number, part in enumerate(parts, start=1):
+        inside = isinstance(value, dict) and part in value
+        if inside or (isinstance(value, list) and isinstance(part, int) and part < len(value)):
+            found.append(str(part))
+            value = value[part]
+        elif problem["type"] == "missing" and number == len(parts):
+            found.append(str(part))
+    return found
+
+
+def _known_fields(request: Request) -> set[str]:
+    field = getattr(request.scope.get("route"), "body_field", None)
+    return _fields_of(field.field_info.annotation) if field is not None else set()
+
+
+def _fields_of(annotation: Any) -> set[str]:
+    """The field names of the models in an annotation, and of those within them."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        inner = (field.annotation for field in annotation.model_fields.values())
+        return set(annotation.model_fields).union(*map(_fields_of, inner))
+    return set().union(*map(_fields_of, get_args(annotation)))
