@@ -7,13 +7,13 @@ Knows nothing of what is asked. Whatever ends a call early (deadline, client gon
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
-from starlette.requests import Request
+from starlette.types import Receive
 
-from workflow.errors import EngineFailed, RequestCancelled, RequestTimeout, WorkflowError
+from workflow.errors import Draining, EngineFailed, RequestCancelled, RequestTimeout, WorkflowError
 from workflow.inference.requests import Chunk, GenerateRequest, Job, Outcome, Result, ScoreRequest
 from workflow.server.worker import Worker
 
@@ -94,25 +94,26 @@ async def deadline(timeout_s: float) -> AsyncIterator[None]:
         raise RequestTimeout(f"not answered within {timeout_s:g} s") from None
 
 
-async def while_connected(request: Request, work: Coroutine[None, None, T]) -> T:
-    """The work's result. Ends it, and raises RequestCancelled, when the client goes away before."""
+async def while_wanted(receive: Receive, given_up: asyncio.Event, work: Coroutine[None, None, T]) -> T:
+    """The work's result. Ends it before, and raises, when the client goes away or the server's grace time is over."""
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(client_gone(request.receive))
+    gone = asyncio.ensure_future(client_gone(receive))
+    end = asyncio.ensure_future(given_up.wait())
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
+        await asyncio.wait((task, gone, end), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if gone.done():
             raise RequestCancelled("the client went away")
-        return task.result()
+        raise Draining("the server shut down before the answer was ready")
     finally:
-        for other in (task, gone):
+        for other in (task, gone, end):
             other.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await other
 
 
-async def client_gone(receive: Callable[[], Awaitable[object]]) -> None:
+async def client_gone(receive: Receive) -> None:
     """Returns when the client has gone away; its body must have been read."""
-    while True:
-        message = await receive()
-        if isinstance(message, dict) and message.get("type") == "http.disconnect":
-            return
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -5,6 +5,7 @@ Knows nothing of the shape of any body or answer.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from starlette.requests import Request
 from workflow.errors import RequestError
 from workflow.inference.requests import GenerateRequest, ScoreRequest
 from workflow.server.admission import Place
-from workflow.server.calls import Call, deadline, while_connected
+from workflow.server.calls import Call, deadline, while_wanted
 from workflow.server.metrics import Metrics
 from workflow.server.registry import Live, Registry
 from workflow.server.service import Service
@@ -37,6 +38,8 @@ class ServerState:
     loading: bool = False
     num_open: int = 0
     """Responses that are not complete."""
+    given_up: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the grace time is over: whoever still waits is told so."""
 
 
 def state_of(request: Request) -> ServerState:
@@ -119,8 +122,9 @@ async def at_desk(request: Request, model: str | None, *, tokens: int) -> AsyncI
 
 async def answered(request: Request, work: Coroutine[None, None, T]) -> T:
     """The work's result, unless the deadline passes or the client goes away before."""
-    async with deadline(state_of(request).settings.queue.timeout_s):
-        return await while_connected(request, work)
+    state = state_of(request)
+    async with deadline(state.settings.queue.timeout_s):
+        return await while_wanted(request.receive, state.given_up, work)
 
 
 def estimate(texts: Sequence[str], limit: int) -> int:

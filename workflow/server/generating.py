@@ -94,14 +94,17 @@ async def streamed(request: Request, wanted: Prompts) -> AsyncIterator[tuple[Pre
 
 
 async def chunks(ready: Prepared, call: Call) -> AsyncIterator[tuple[int, Chunk]]:
-    """(number of the prompt, chunk) of a streamed call; the metrics learn of each first token and of the ends."""
-    started = False
+    """(number of the prompt, chunk) of a streamed call; the metrics learn of each token's time and of the ends."""
     metrics, name = ready.desk.state.metrics, ready.desk.service.name
+    told_s: dict[tuple[int, int], float] = {}
     async for number, event in call.events():
         if isinstance(event, Chunk):
-            if not started:
-                metrics.first_token.labels(name).observe(ready.desk.note.age_s)
-                started = True
+            sample, now_s = (number, event.index), ready.desk.note.age_s
+            if sample in told_s:
+                metrics.token_gap.labels(name).observe(now_s - told_s[sample])
+            elif not told_s:
+                metrics.first_token.labels(name).observe(now_s)
+            told_s[sample] = now_s
             yield number, event
         elif isinstance(event, Result):
             finished(ready.desk, event)

@@ -27,12 +27,16 @@ def protocol_class(bounds: BoundsSection) -> type[H11Protocol]:
     return BoundProtocol
 
 
+LINGER_S = 1.0
+
+
 class PatientProtocol(H11Protocol):
     """Waits for a request's head so long and no longer."""
 
     head_timeout_s = 15.0
     max_connections = 1024
     _head_timer: asyncio.TimerHandle | None = None
+    _refused = False
 
     def connection_made(self, transport: Any) -> None:
         """Refuses one connection too many."""
@@ -46,6 +50,11 @@ class PatientProtocol(H11Protocol):
         """Stops waiting."""
         self._stop_watching()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """What still comes from a client that was refused is thrown away."""
+        if not self._refused:
+            super().data_received(data)
 
     def handle_events(self) -> None:
         """Waits for a head exactly while there is none."""
@@ -73,8 +82,10 @@ class PatientProtocol(H11Protocol):
             self._refuse(408, f"the request's head did not arrive within {self.head_timeout_s:g} s")
 
     def _refuse(self, code: int, message: str) -> None:
-        """Answers without the app, and closes the connection."""
+        """Answers without the app, and closes the connection: later, since closing it while a client still writes would
+        take the answer from it."""
         self._stop_watching()
+        self._refused = True
         body = encode(error_body(HTTP.get(code, INVALID), message))
         headers = [
             (b"content-type", b"application/json"),
@@ -88,4 +99,5 @@ class PatientProtocol(H11Protocol):
                 h11.EndOfMessage(),
             ):
                 self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)

@@ -26,6 +26,8 @@ from workflow.server.settings import ServeSettings
 
 DEAD_S = 2.0
 """How long a server with a dead engine still says so to who asks for its health."""
+GIVE_UP_S = 0.2
+"""How long clients have to take the word that they will not be answered."""
 
 
 class Server(uvicorn.Server):
@@ -83,6 +85,8 @@ class Server(uvicorn.Server):
         if self.state.num_open:
             logger.error("%d requests are not answered within the grace time", self.state.num_open)
             self.exit_code = self.exit_code or 1
+            self.state.given_up.set()
+            await asyncio.sleep(GIVE_UP_S)
         await asyncio.sleep(max(0.0, started + linger_s - time.monotonic()))
         self.should_exit = True
 

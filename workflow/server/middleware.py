@@ -117,7 +117,7 @@ class BodyGate:
             response = http_error_response(
                 408, f"the body did not arrive within {self.bounds.body_timeout_s:g} s", {"connection": "close"}
             )
-            await response(scope, receive, send)
+            await refuse(response, scope, receive, send)
             return
         if body is None:
             response = http_error_response(

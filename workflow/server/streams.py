@@ -5,17 +5,17 @@ Knows nothing of the events' content. An error after the first byte becomes a la
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from workflow.errors import RequestError
-from workflow.server.calls import client_gone, deadline
+from workflow.errors import Draining, RequestCancelled, RequestError
+from workflow.server.calls import deadline, while_wanted
+from workflow.server.desk import ServerState
 from workflow.server.error_table import FAULT, encode, error_of, logger
 
 DONE = b"data: [DONE]\n\n"
@@ -28,35 +28,30 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncGenerator[BaseModel, None], stack: AsyncExitStack, *, timeout_s: float, last: bytes = b""
+        self, events: AsyncGenerator[BaseModel, None], stack: AsyncExitStack, state: ServerState, *, last: bytes = b""
     ) -> None:
         super().__init__(headers=HEADERS)
         del self.headers["content-length"]
         self._events = events
         self._stack = stack
-        self._timeout_s = timeout_s
+        self._state = state
         self._last = last
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends everything, and closes the stack."""
         async with self._stack:
-            sending = asyncio.ensure_future(self._send_all(scope, send))
-            gone = asyncio.ensure_future(client_gone(receive))
             try:
-                await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
-                if not sending.done():
-                    scope["workflow.gone"] = True
-            finally:
-                for task in (sending, gone):
-                    task.cancel()
-                    with suppress(asyncio.CancelledError):
-                        await task
+                await while_wanted(receive, self._state.given_up, self._send_all(scope, send))
+            except RequestCancelled:
+                scope["workflow.gone"] = True
+            except Draining as error:
+                await _piece(send, self._told(scope, error), more=False)
 
     async def _send_all(self, scope: Scope, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         last = self._last
         try:
-            async with deadline(self._timeout_s), aclosing(self._events) as events:
+            async with deadline(self._state.settings.queue.timeout_s), aclosing(self._events) as events:
                 async for event in events:
                     await _piece(send, _as_event(event.model_dump_json()))
         except Exception as error:

@@ -29,7 +29,11 @@ def tgi_prompts(body: TgiBody, model: str | None, *, stream: bool) -> Prompts:
     """What a TGI body wants."""
     parameters = body.parameters or TgiParameters.model_validate({})
     sampling = parameters.sampling(logprobs=stream or bool(parameters.details))
-    return Prompts(body.model or model, [body.inputs], sampling, parameters.truncate or False, param="inputs")
+    return Prompts(
+        *(model if body.model is None else body.model, [body.inputs], sampling),
+        truncate=parameters.truncate or False,
+        param="inputs",
+    )
 
 
 def tgi_answer(ready: Prepared, made: Generation, *, details: bool) -> TgiAnswer:

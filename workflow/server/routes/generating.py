@@ -68,7 +68,7 @@ async def compatible(request: Request, body: TgiBody, model: Model = None) -> ob
 
 def _ours(body: GenerateBody, model: str | None) -> Prompts:
     prompts = [body.prompt] if body.prompt is not None else body.prompts or []
-    return Prompts(body.model or model, prompts, body, body.truncate)
+    return Prompts(model if body.model is None else body.model, prompts, body, body.truncate)
 
 
 def _with_logprobs(wanted: Prompts) -> Prompts:
@@ -88,8 +88,7 @@ async def _stream(request: Request, wanted: Prompts) -> Response:
         async with AsyncExitStack() as stack:
             ready, call = await stack.enter_async_context(streamed(request, wanted))
             events = tgi_events(ready, chunks(ready, call))
-            timeout_s = state_of(request).settings.queue.timeout_s
-            return EventStream(events, stack.pop_all(), timeout_s=timeout_s)
+            return EventStream(events, stack.pop_all(), state_of(request))
 
     return await answered(request, start())
 

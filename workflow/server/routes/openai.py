@@ -67,8 +67,7 @@ async def _stream(request: Request, body: CompletionBody, wanted: Prompts) -> Re
     async def start() -> EventStream:
         async with AsyncExitStack() as stack:
             ready, call = await stack.enter_async_context(streamed(request, wanted))
-            timeout_s = state_of(request).settings.queue.timeout_s
-            return EventStream(_events(body, ready, call), stack.pop_all(), timeout_s=timeout_s, last=DONE)
+            return EventStream(_events(body, ready, call), stack.pop_all(), state_of(request), last=DONE)
 
     return await answered(request, start())
 
