@@ -37,6 +37,15 @@ class WholeLimits:
     max_source_tokens: int
 
 
+class _NotTooShort(TransformersEngine):
+    """Knows min_new_tokens too."""
+
+    def _generation_config(self, params: SamplingParams) -> Any:
+        config = super()._generation_config(params)
+        config.min_new_tokens = params.min_new_tokens or None
+        return config
+
+
 class WholeEngine:
     """One job a step. `scorer` for models with a head of their own; else a T5, which does both."""
 
@@ -85,7 +94,7 @@ class WholeEngine:
         request = job.request
         if isinstance(request, ScoreRequest):
             return self._score(request)
-        engine = TransformersEngine(self._model, self._tokenizer, label_tokens=request.label_tokens)
+        engine = _NotTooShort(self._model, self._tokenizer, label_tokens=request.label_tokens)
         plain = replace(request.params, logprobs=None)
         (result,) = engine.generate([Request(request.token_ids, request.seed)], plain)
         generations = tuple(
@@ -149,6 +158,7 @@ class WholeEngine:
 def _check(params: SamplingParams) -> None:
     plain = SamplingParams(
         params.max_new_tokens,
+        params.min_new_tokens,
         temperature=params.temperature,
         top_k=params.top_k,
         top_p=params.top_p,
@@ -157,4 +167,4 @@ def _check(params: SamplingParams) -> None:
         logprobs=params.logprobs,
     )
     if params != plain:
-        raise ConfigError("this engine knows temperature, top_k, top_p, n, num_beams and logprobs alone")
+        raise ConfigError("this engine knows new tokens, temperature, top_k, top_p, n, num_beams and logprobs alone")
