@@ -129,6 +129,12 @@ def test_wrong_bodies_are_refused_by_field(live, body, param):
     assert error_of(live.post("/generate", {"model": "echo", **body}), 400)["param"] == param
 
 
+def test_to_json_2_0_is_an_integer(live):
+    body = live.post("/generate", {"model": "echo", "prompt": "red", "n": 2.0}).raise_for_status().json()
+    assert len(body["generations"]) == 2
+    error_of(live.post("/generate", {"model": "echo", "prompt": "red", "n": 2.5}), 400)
+
+
 def test_a_misspelt_field_gets_a_hint(live):
     error = error_of(live.post("/generate", {"model": "echo", "prompt": "a", "temprature": 1}), 400)
     assert 'did you mean "temperature"?' in error["message"]
