@@ -205,6 +205,11 @@ def test_tgi_sampling_is_greedy_unless_asked(live):
         assert live.engine().submitted[-1].params.temperature == temperature
 
 
+def test_bounds_are_told_by_tgi_s_names(live):
+    asked = {"model": "echo", "inputs": "red", "parameters": {"top_n_tokens": 10**6, "details": True}}
+    assert error_of(live.post("/generate", asked), 400)["param"] == "parameters.top_n_tokens"
+
+
 def test_tgi_truncates_to_a_number(live):
     body = {"model": "echo", "inputs": "red green blue one two", "parameters": {"truncate": 3}}
     live.post("/generate", body).raise_for_status()

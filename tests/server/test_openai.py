@@ -132,6 +132,11 @@ def test_unsupported_fields_are_refused_by_name(live, field, value, neutral):
     live.post("/v1/completions", {**body, field: neutral}).raise_for_status()
 
 
+def test_bounds_are_told_by_openai_s_names(live):
+    asked = {"model": "echo", "prompt": "red", "max_tokens": 10**6}
+    assert error_of(live.post("/v1/completions", asked), 400)["param"] == "max_tokens"
+
+
 @pytest.mark.parametrize(
     "change",
     [

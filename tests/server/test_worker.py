@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from tests.server.fake_engine import FakeEngine
-from workflow.errors import ConfigError, EngineFailed, RequestTimeout
+from workflow.errors import ConfigError, EngineFailed, RequestError, RequestTimeout
 from workflow.inference.requests import Chunk, GenerateRequest, Result, ScoreRequest
 from workflow.inference.sampling import SamplingParams
 from workflow.server.admission import Queue
@@ -157,7 +157,8 @@ def test_callbacks_run_on_the_event_loop(work):
 def test_places():
     queue = Queue(max_requests=2, max_tokens=10, draining=lambda: False)
     first = queue.reserve(4)
-    first.correct(100)  # alone, a request may be larger than the queue
+    with pytest.raises(RequestError):
+        first.correct(100)
     first.correct(5)
     second = queue.reserve(5)
     assert (queue.num_requests, queue.num_tokens) == (2, 10)

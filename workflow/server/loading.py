@@ -14,6 +14,7 @@ import torch
 
 from workflow import paths
 from workflow.data.scoring import Scoring, read_scoring
+from workflow.errors import ConfigError
 from workflow.evaluation.score_files import read_calibration
 from workflow.inference.scorer import Scorer
 from workflow.models.load import FAMILIES, load_seq2seq, model_family, quiet_transformers
@@ -30,6 +31,8 @@ def make_loader(settings: ServeSettings) -> LoadService:
     """A function that loads a run by these settings."""
     quiet_transformers()
     device = pick_device() if settings.models.device == "auto" else settings.models.device
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: no GPU is visible here")
     dtype = torch_dtype(settings.models.precision, device)
 
     def load_service(name: str, path: Path) -> Service:

@@ -22,6 +22,10 @@ from workflow.server.tgi_schemas import (
     TgiToken,
 )
 
+NAMES = {
+    "logprobs": "parameters.top_n_tokens",
+    **{name: f"parameters.{name}" for name in ("max_new_tokens", "stop", "top_k", "top_p", "temperature", "seed")},
+}
 Reason = Literal["eos_token", "stop_sequence", "length"]
 
 
@@ -33,6 +37,7 @@ def tgi_prompts(body: TgiBody, model: str | None, *, stream: bool) -> Prompts:
         *(model if body.model is None else body.model, [body.inputs], sampling),
         truncate=parameters.truncate or False,
         param="inputs",
+        names=NAMES,
     )
 
 

@@ -6,7 +6,6 @@ Knows nothing of how answers are made.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -16,11 +15,13 @@ from workflow.server.answers import ERRORS, STREAM, fresh_id, now_s
 from workflow.server.calls import Call
 from workflow.server.completions import TokenPlaces, choice_of, finish_reason
 from workflow.server.desk import answered, state_of
-from workflow.server.generating import Prepared, Prompts, chunks, results, streamed, usage_of
+from workflow.server.generating import Prepared, Prompts, chunks, results, usage_of
 from workflow.server.openai_schemas import Completion, CompletionBody, CompletionChoice, ModelCard, ModelList
 from workflow.server.schemas import Usage
-from workflow.server.streams import DONE, EventStream
+from workflow.server.streams import DONE, started
 from workflow.server.strict_route import StrictRoute
+
+NAMES = {"max_new_tokens": "max_tokens"}
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["openai"], responses=ERRORS)
 
@@ -28,7 +29,7 @@ router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["openai"], respo
 @router.post("/completions", response_model=Completion, responses={200: {"content": STREAM}})
 async def completions(request: Request, body: CompletionBody) -> object:
     """Answers prompts, given as texts or as token ids; with `stream` as server-sent events."""
-    wanted = Prompts(body.model, body.prompts, body.sampling, param="prompt")
+    wanted = Prompts(body.model, body.prompts, body.sampling, param="prompt", names=NAMES)
     if body.stream:
         return await _stream(request, body, wanted)
     ready, found = await answered(request, results(request, wanted))
@@ -64,12 +65,7 @@ def _completion(ready: Prepared, number: str, choices: list[CompletionChoice], u
 
 
 async def _stream(request: Request, body: CompletionBody, wanted: Prompts) -> Response:
-    async def start() -> EventStream:
-        async with AsyncExitStack() as stack:
-            ready, call = await stack.enter_async_context(streamed(request, wanted))
-            return EventStream(_events(body, ready, call), stack.pop_all(), state_of(request), last=DONE)
-
-    return await answered(request, start())
+    return await started(request, wanted, lambda ready, call: _events(body, ready, call), last=DONE)
 
 
 async def _events(body: CompletionBody, ready: Prepared, call: Call) -> AsyncGenerator[Completion, None]:
