@@ -17,7 +17,6 @@ from workflow.inference.requests import Chunk, GenerateRequest, Generation, Resu
 class FakeLimits:
     max_rows: int = 4
     max_encode_tokens: int = 512
-    max_source_tokens: int = 512
 
 
 @dataclass

@@ -147,7 +147,7 @@ def _estimate(wanted: Prompts, limit: int) -> int:
 
 
 def _ids(desk: Desk, wanted: Prompts) -> list[list[int]]:
-    limit = min(desk.service.max_prompt_tokens, desk.state.settings.engine.max_prompt_tokens)
+    limit = desk.max_prompt_tokens
     texts = [prompt for prompt in wanted.prompts if isinstance(prompt, str)]
     if texts:
         return desk.service.texts.prompts(texts, limit=limit, truncate=wanted.truncate)

@@ -34,7 +34,6 @@ class WholeLimits:
 
     max_rows: int
     max_encode_tokens: int
-    max_source_tokens: int
 
 
 class _NotTooShort(TransformersEngine):
