@@ -84,7 +84,7 @@ def test_a_seed_belongs_to_the_prompt_s_number_as_on_the_command_line(live):
 def test_logprobs_are_shown_with_tokens(live):
     body = live.post("/generate", {"model": "echo", "prompt": "red", "logprobs": 2}).raise_for_status().json()
     shown = body["generations"][0]["logprobs"]
-    assert "".join(token["token"] for token in shown).strip() == "red"
+    assert "".join(token["token"] for token in shown).strip() == "red</s>"
     assert all(token["logprob"] == -0.5 and len(token["top"]) == 2 for token in shown)
 
 
@@ -190,7 +190,8 @@ def test_tgi_body_gets_tgi_answer(live):
     details = live.post("/generate", body).raise_for_status().json()["details"]
     assert details["finish_reason"] == "eos_token"
     assert details["seed"] == 4
-    assert details["generated_tokens"] == len(details["tokens"]) + 1
+    assert details["generated_tokens"] == len(details["tokens"])
+    assert [token["special"] for token in details["tokens"]].count(True) == 1
     assert all(len(others) == 2 for others in details["top_tokens"])
 
 

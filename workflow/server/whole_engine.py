@@ -149,9 +149,9 @@ class WholeEngine:
                 told, piece = text, text[len(told) :]
             else:
                 piece = ""
-            job.on_chunk(Chunk(index, piece, generation.logprobs[place : place + 1], 1))
-        rest = generation.num_tokens - len(generation.token_ids)
-        job.on_chunk(Chunk(index, generation.text[len(told) :], (), rest, generation.finish_reason))
+            job.on_chunk(Chunk(index, piece, generation.logprobs[place : place + 1], place + 1))
+        rest = generation.logprobs[len(generation.token_ids) :]
+        job.on_chunk(Chunk(index, generation.text[len(told) :], rest, generation.num_tokens, generation.finish_reason))
 
 
 def _check(params: SamplingParams) -> None:

@@ -69,11 +69,12 @@ async def _stream(request: Request, body: CompletionBody, wanted: Prompts) -> Re
 
 
 async def _events(body: CompletionBody, ready: Prepared, call: Call) -> AsyncGenerator[Completion, None]:
-    number, generated, samples = fresh_id("cmpl"), 0, body.n or 1
+    number, samples = fresh_id("cmpl"), body.n or 1
+    generated: dict[int, int] = {}
     places: dict[int, TokenPlaces] = {}
     async for prompt, chunk in chunks(ready, call):
         index = prompt * samples + chunk.index
-        generated += chunk.num_tokens
+        generated[index] = chunk.num_tokens  # so far
         place = places.setdefault(index, TokenPlaces(ready.desk.service.texts))
         shown = place.logprobs(chunk.logprobs) if body.logprobs is not None else None
         if chunk.text or chunk.logprobs or chunk.finish_reason is not None:
@@ -82,4 +83,4 @@ async def _events(body: CompletionBody, ready: Prepared, call: Call) -> AsyncGen
             )
             yield _completion(ready, number, [choice], None)
     if body.stream_options is not None and body.stream_options.include_usage:
-        yield _completion(ready, number, [], usage_of(ready.prompt_tokens, generated))
+        yield _completion(ready, number, [], usage_of(ready.prompt_tokens, sum(generated.values())))
