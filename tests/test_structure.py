@@ -16,6 +16,7 @@ FLOORS = {
     "seq2seq": 7,
     "clf": 7,
     "entry": 6,
+    "server": 6,
     "recipe": 5,
     "launch": 5,
     "exits": 5,

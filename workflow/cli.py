@@ -31,6 +31,7 @@ COMMANDS = {
         "Training", "train a student on a teacher's scores of unlabelled rows", "commands.scoring:distill"
     ),
     "generate": Command("Using a model", "answer prompts with a run or a checkpoint", "commands.answering:generate"),
+    "serve": Command("Using a model", "serve runs over HTTP, with a page to try them on", "commands.serving:serve"),
     "score": Command("Using a model", "score a file of any size with a run or a checkpoint", "commands.scoring:score"),
     "evaluate": Command(
         "Using a model", "measure prediction files, ensemble them, compare two of them", "commands.scoring:evaluate"

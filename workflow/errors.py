@@ -9,7 +9,16 @@ Knows neither exit codes' printing nor HTTP: `cli.py` and the server translate t
     |- RunExistsError    a run folder that is in use or holds another run           exit 2
     |- ResultsError      a report that cannot be read                               exit 2
     |- CheckpointError   a checkpoint that cannot be written or continued from      exit 1
-    `- BackendError      training cannot go on (non-finite loss, a lost rank, ...)  exit 1
+    |- BackendError      training cannot go on (non-finite loss, a lost rank, ...)  exit 1
+    `- RequestError      what is wrong with a request, or why it cannot be answered
+       |- UnknownModel     no such run under the mount                              HTTP 404
+       |- PromptTooLong    more tokens than the model or the server takes           HTTP 413
+       |- QueueFull        as many requests as the server takes; try again          HTTP 429
+       |- ModelUnavailable a run that cannot be loaded now                          HTTP 503
+       |- Draining         the server is shutting down                              HTTP 503
+       |- RequestTimeout   not answered within the deadline                         HTTP 504
+       |- RequestCancelled its client went away                                     HTTP 499
+       `- EngineFailed     the engine, not the request, is at fault                 HTTP 500
 """
 
 from __future__ import annotations
@@ -62,6 +71,55 @@ class CheckpointError(WorkflowError):
 
 class BackendError(WorkflowError):
     """Training cannot go on."""
+
+
+class RequestError(WorkflowError):
+    """A request is wrong, or cannot be answered. `param` names the field at fault, `code` is for programs."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
+class UnknownModel(RequestError):
+    """No run of this name can be served."""
+
+
+class PromptTooLong(RequestError):
+    """A prompt has more tokens than the model or the server takes."""
+
+
+class RetryLater(RequestError):
+    """Base of refusals that pass: the same request may succeed after `retry_after_s` seconds."""
+
+    def __init__(self, message: str, *, retry_after_s: int = 1, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.retry_after_s = retry_after_s
+
+
+class QueueFull(RetryLater):
+    """As many requests, or tokens, as the server takes are waiting already."""
+
+
+class ModelUnavailable(RetryLater):
+    """A run cannot be loaded now."""
+
+
+class Draining(RetryLater):
+    """The server is shutting down and takes no new requests."""
+
+
+class RequestTimeout(RequestError):
+    """The request was not answered within its deadline."""
+
+
+class RequestCancelled(RequestError):
+    """The request's client went away."""
+
+
+class EngineFailed(RequestError):
+    """The engine, not the request, is at fault."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from workflow.config.cascade import Resolved, read_layers, resolve
+from workflow.config.cascade import Layer, Resolved, read_layers, resolve
 from workflow.config.sections import CommandSettings, field_aliases, section_fields
 from workflow.errors import ConfigError, did_you_mean
 
@@ -30,11 +30,17 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(
-    settings_type: type[S], argv: Sequence[str], *, prog: str, example: str, complete: bool = True
+    settings_type: type[S],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    example: str,
+    complete: bool = True,
+    layers: Callable[[Sequence[Path], dict[str, Any]], list[Layer]] = read_layers,
 ) -> Resolved[S]:
     """The settings that argv and the files it names give. Prints help and exits 0 for -h. Raises ConfigError.
 
-    Unless `complete`, required settings may be missing (to show what a file says).
+    Unless `complete`, required settings may be missing (to show what a file says). `layers` orders files and flags.
     """
     parser = make_parser(settings_type, prog=prog, example=example)
     given, unknown = parser.parse_known_args([_underscored(argument) for argument in argv])
@@ -43,7 +49,7 @@ def parse(
     if unknown and not problems:
         problems = [f"unexpected argument {unknown[0]!r}: every setting is given as --name value"]
     files = [Path(path) for path in getattr(given, "config", [])]
-    return resolve(settings_type, read_layers(files, flags), problems=problems, complete=complete)
+    return resolve(settings_type, layers(files, flags), problems=problems, complete=complete)
 
 
 def make_parser(settings_type: type[BaseModel], *, prog: str, example: str) -> argparse.ArgumentParser:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
+
 from workflow.inference.beams import beam_search
 from workflow.inference.graphs import cuda_capture
 from workflow.inference.requests import Chunk, GenerateRequest, Job, Outcome, Result, ScoreRequest
@@ -159,8 +161,8 @@ class T5Engine:
         try:
             work()
         except Exception as error:
-            if self.together is not None or not jobs:
-                raise
+            if self.together is not None or not jobs or isinstance(error, torch.AcceleratorError):
+                raise  # the ranks, or the device, are lost
             for job in jobs:
                 if id(job) in self._open:
                     self._end(job, error)
@@ -214,8 +216,18 @@ class T5Engine:
         answers: list[_JobAnswer] = [answer for _, answer in self.runner.rows]
         start = self.model.config.decoder_start_token_id
         logits = self.runner.decode([answer.tokens[-1] if answer.tokens else start for answer in answers])
-        for answer, (token, logprob) in zip(answers, next_tokens(logits, answers), strict=True):
-            answer.add(token, logprob)
+        failed: dict[int, tuple[Job, Exception]] = {}
+        for answer, choice in zip(answers, next_tokens(logits, answers), strict=True):
+            if isinstance(choice, Exception):
+                failed[id(answer.job)] = answer.job, choice
+            else:
+                answer.add(*choice)
+        for job, error in failed.values():
+            self._end(job, error)
+        self._publish([answer for answer in answers if id(answer.job) not in failed])
+
+    def _publish(self, answers: Sequence[_JobAnswer]) -> None:
+        """Tells the jobs what is new, and ends those whose answers are all finished."""
         self.runner.stop([answer for answer in answers if answer.finish_reason])
         for answer in answers:
             if answer.job.on_chunk is not None and (chunk := answer.chunk()) is not None:

@@ -14,27 +14,34 @@ from workflow.inference.requests import TokenLogprob
 from workflow.inference.sampling import changed_logits, draw
 from workflow.inference.sequence import Answer
 
+NOT_FINITE = "the model's logits are not finite numbers; its weights are damaged, or overflowed in training"
 
-def next_tokens(logits: torch.Tensor, answers: Sequence[Answer]) -> list[tuple[int, TokenLogprob | None]]:
+Choice = tuple[int, TokenLogprob | None]
+
+
+def next_tokens(logits: torch.Tensor, answers: Sequence[Answer]) -> list[Choice | Exception]:
     """One token and, where asked for, its log-probability an answer, of fp32 logits [answers, vocabulary].
 
-    Raises ModelError for logits that are not numbers.
+    What goes wrong with an answer stands in its place: logits that are not numbers are a ModelError.
     """
     best, likeliest = logits.max(dim=-1)
-    if not torch.isfinite(best).all():
-        raise ModelError(
-            "the model's logits are not finite numbers; its weights are damaged, or overflowed in training"
-        )
-    greedy = likeliest.tolist()
+    finite = torch.isfinite(best).tolist()
     return [
-        (token, None)
-        if answer.params.takes_argmax and not (answer.must_go_on and token == answer.end_token)
-        else _one(row, answer)
-        for token, row, answer in zip(greedy, logits, answers, strict=True)
+        _choice(token, row, answer) if good else ModelError(NOT_FINITE)
+        for token, good, row, answer in zip(likeliest.tolist(), finite, logits, answers, strict=True)
     ]
 
 
-def _one(raw: torch.Tensor, answer: Answer) -> tuple[int, TokenLogprob | None]:
+def _choice(likeliest: int, raw: torch.Tensor, answer: Answer) -> Choice | Exception:
+    if answer.params.takes_argmax and not (answer.must_go_on and likeliest == answer.end_token):
+        return likeliest, None
+    try:
+        return _one(raw, answer)
+    except Exception as error:  # one request's parameters must not end the others
+        return error
+
+
+def _one(raw: torch.Tensor, answer: Answer) -> Choice:
     params = answer.params
     changes = params.changes_logits or answer.must_go_on
     logits = changed_logits(raw, params, answer.tokens, end_token=answer.end_token) if changes else raw

@@ -1,0 +1,158 @@
+"""OpenAI's routes, by the unchanged `openai` client and by hand."""
+
+from __future__ import annotations
+
+import json
+
+import openai
+import pytest
+
+from tests.server.conftest import error_of
+
+
+@pytest.fixture
+def client(live):
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as found:
+        yield found
+
+
+def test_a_completion(client):
+    made = client.completions.create(model="echo", prompt="red green", max_tokens=30, temperature=0)
+    assert made.choices[0].text == "red green"
+    assert made.choices[0].finish_reason == "stop"
+    assert made.object == "text_completion"
+    assert made.usage.total_tokens == made.usage.prompt_tokens + made.usage.completion_tokens
+
+
+def test_prompts_of_every_kind(client, vocabulary):
+    ids = vocabulary("red", add_special_tokens=True)["input_ids"]
+    for prompt, wanted in (
+        (["red", "blue"], ["red", "blue"]),
+        (ids, ["red"]),
+        ([ids, ids], ["red", "red"]),
+    ):
+        made = client.completions.create(model="echo", prompt=prompt, n=2)
+        assert [choice.text for choice in made.choices] == [text for text in wanted for _ in range(2)]
+        assert [choice.index for choice in made.choices] == list(range(2 * len(wanted)))
+
+
+def test_parameters_reach_the_engine(client, live):
+    client.completions.create(
+        model="echo",
+        prompt="red",
+        max_tokens=7,
+        temperature=0.5,
+        top_p=0.5,
+        n=2,
+        stop=["x", "y"],
+        seed=5,
+        logprobs=2,
+        presence_penalty=1,
+        frequency_penalty=-1,
+        logit_bias={"5": -100},
+        user="me",
+    )
+    params = live.engine().submitted[-1].params
+    assert (params.max_new_tokens, params.temperature, params.top_p, params.n) == (7, 0.5, 0.5, 2)
+    assert (params.stop, params.logprobs, params.logit_bias) == (("x", "y"), 2, ((5, -100.0),))
+    assert (params.presence_penalty, params.frequency_penalty) == (1, -1)
+
+
+def test_the_temperature_is_openai_s_unless_given(client, live):
+    client.completions.create(model="echo", prompt="red")
+    assert live.engine().submitted[-1].params.temperature == 1.0
+
+
+def test_logprobs(client):
+    made = client.completions.create(model="echo", prompt="red green", logprobs=2)
+    shown = made.choices[0].logprobs
+    assert "".join(shown.tokens).strip() == "red green"
+    assert len(shown.tokens) == len(shown.token_logprobs) == len(shown.top_logprobs) == len(shown.text_offset)
+    assert shown.text_offset[0] == 0
+    assert shown.text_offset == sorted(shown.text_offset)
+
+
+def test_a_stream(client):
+    pieces = list(
+        client.completions.create(
+            model="echo",
+            prompt=["red green", "blue"],
+            n=2,
+            stream=True,
+            stream_options={"include_usage": True},
+            logprobs=0,
+        )
+    )
+    *pieces, last = pieces
+    texts = dict.fromkeys(range(4), "")
+    for piece in pieces:
+        texts[piece.choices[0].index] += piece.choices[0].text
+    assert texts == {0: "red green", 1: "red green", 2: "blue", 3: "blue"}
+    assert [piece.choices[0].finish_reason for piece in pieces].count("stop") == 4
+    assert last.choices == []
+    plain = client.completions.create(model="echo", prompt=["red green", "blue"], n=2)
+    assert last.usage == plain.usage
+    assert all(piece.usage is None for piece in pieces)
+
+
+def test_the_stream_ends_in_done(live):
+    response = live.post("/v1/completions", {"model": "echo", "prompt": "red", "stream": True})
+    assert response.text.endswith("data: [DONE]\n\n")
+    assert "usage" in json.loads(response.text.split("\n\n")[0].removeprefix("data: "))
+
+
+def test_an_error_within_a_stream(client):
+    with pytest.raises(openai.APIError, match="engine failed"):
+        list(client.completions.create(model="echo", prompt="wrong", stream=True))
+
+
+def test_models(client):
+    assert [model.id for model in client.models.list()] == ["echo", "other"]
+    assert client.models.retrieve("other").id == "other"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("nowhere")
+
+
+def test_errors_are_openai_s(client):
+    with pytest.raises(openai.NotFoundError) as told:
+        client.completions.create(model="nowhere", prompt="red")
+    assert told.value.code == "model_not_found"
+    assert told.value.param == "model"
+    with pytest.raises(openai.BadRequestError) as told:
+        client.completions.create(model="echo", prompt="red", max_tokens=0)
+    assert told.value.param == "max_tokens"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "neutral"),
+    [("echo", True, False), ("suffix", "x", None), ("best_of", 2, 1), ("best_of", 3, None)],
+)
+def test_unsupported_fields_are_refused_by_name(live, field, value, neutral):
+    body = {"model": "echo", "prompt": "red"}
+    assert field in error_of(live.post("/v1/completions", {**body, field: value}), 400)["message"]
+    live.post("/v1/completions", {**body, field: neutral}).raise_for_status()
+
+
+def test_bounds_are_told_by_openai_s_names(live):
+    asked = {"model": "echo", "prompt": "red", "max_tokens": 10**6}
+    assert error_of(live.post("/v1/completions", asked), 400)["param"] == "max_tokens"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": ""},
+        {"prompt": []},
+        {"prompt": [[]]},
+        {"prompt": ["red", 5]},
+        {"prompt": [-1]},
+        {"prompt": [10**6]},
+        {"prompt": None},
+        {"model": None},
+        {"tools": []},
+        {"stream_options": {"include_usage": True}},
+        {"temperature": 3},
+    ],
+)
+def test_wrong_bodies(live, change):
+    error_of(live.post("/v1/completions", {"model": "echo", "prompt": "red", **change}), 400)

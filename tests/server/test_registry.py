@@ -1,0 +1,203 @@
+"""Runs come and go: loaded on first use, evicted by memory, swapped for a newer best checkpoint, never half-written."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.server.conftest import WEIGHT_BYTES, error_of, until, write_checkpoint
+from workflow.errors import ModelError
+from workflow.server.checkpoints import RunFolder, is_whole
+
+
+def ask(live, name="echo"):
+    return live.post("/generate", {"model": name, "prompt": "red"})
+
+
+def test_loaded_once_on_first_use(serve, fake):
+    live = serve()
+    assert fake.loads == []
+    with ThreadPoolExecutor(8) as pool:
+        assert {future.result().status_code for future in [pool.submit(ask, live) for _ in range(8)]} == {200}
+    assert fake.loads == [("echo", 1)]
+
+
+def test_loading_is_away_from_the_event_loop(serve, fake):
+    fake.delay = threading.Event()
+    live = serve()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(ask, live)
+        until(lambda: "echo" in live.state.registry.lanes)
+        assert live.client.get("/health").status_code == 200
+        assert {row["name"]: row["state"] for row in live.client.get("/info").json()["models"]}["echo"] == "loading"
+        fake.delay.set()
+        assert answer.result().status_code == 200
+
+
+def test_a_new_run_is_there_at_once(serve, runs):
+    live = serve()
+    error_of(ask(live, "new"), 404)
+    write_checkpoint(runs / "new" / "checkpoint-best-ckpt")
+    assert ask(live, "new").status_code == 200
+
+
+def test_memory_evicts_the_run_used_least_recently(serve, runs, fake):
+    write_checkpoint(runs / "third" / "checkpoint-5")
+    file_bytes = (runs / "third" / "checkpoint-5" / "model.safetensors").stat().st_size
+    live = serve(memory_bytes=WEIGHT_BYTES + file_bytes)
+    ask(live, "echo").raise_for_status()
+    ask(live, "other").raise_for_status()
+    ask(live, "echo").raise_for_status()
+    ask(live, "third").raise_for_status()
+    states = {row["name"]: row["state"] for row in live.client.get("/info").json()["models"]}
+    assert states == {"echo": "loaded", "other": "available", "third": "loaded"}
+    until(lambda: fake.released == ["other"])
+
+
+def test_runs_in_use_are_not_evicted(serve, fake):
+    live = serve(memory_bytes=WEIGHT_BYTES + 100)
+    ask(live, "echo").raise_for_status()
+    fake.engines["echo"].hold()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(ask, live, "echo")
+        until(lambda: live.state.registry.lanes["echo"].queue.num_requests == 1)
+        response = ask(live, "other")
+        assert error_of(response, 503)["code"] == "model_unavailable"
+        assert "retry-after" in response.headers
+        fake.engines["echo"].go()
+        assert answer.result().status_code == 200
+
+
+def test_a_run_larger_than_memory(serve):
+    live = serve(memory_bytes=10)
+    assert error_of(ask(live), 400)["code"] == "model_too_large"
+
+
+def newer(runs, name="echo", version=2):
+    """Puts a newer best checkpoint in place as training does: beside, then renamed."""
+    best = runs / name / "checkpoint-best-ckpt"
+    write_checkpoint(runs / name / ".tmp-next", version=version)
+    best.rename(runs / name / ".tmp-old")
+    (runs / name / ".tmp-next").rename(best)
+    shutil.rmtree(runs / name / ".tmp-old")
+
+
+def test_a_newer_best_checkpoint_is_swapped_in(serve, runs, fake):
+    live = serve()
+    old = live.engine()
+    old.endless, old.step_s = True, 0.01
+    with ThreadPoolExecutor(1) as pool:
+        under_way = pool.submit(live.post, "/generate", {"model": "echo", "prompt": "red", "max_new_tokens": 60})
+        until(lambda: len(old.submitted) == 2)
+        newer(runs)
+        until(lambda: fake.loads == [("echo", 1), ("echo", 2)])
+        until(lambda: live.state.registry.lanes["echo"].live.service.engine is not old)
+        ask(live).raise_for_status()
+        assert len(fake.engines["echo"].submitted) == 1
+        assert under_way.result().status_code == 200  # by the old one
+    until(lambda: fake.released == ["echo"])
+
+
+def test_the_old_one_serves_while_the_newer_is_broken(serve, runs, fake):
+    live = serve()
+    old = live.engine()
+    fake.failing["echo"] = ModelError("cannot be read")
+    newer(runs)
+    until(lambda: live.state.registry.lanes["echo"].failure is not None)
+    ask(live).raise_for_status()
+    assert len(old.submitted) == 2
+
+
+def test_the_newest_checkpoint_does_not_take_the_best_one_s_place(serve, runs, fake):
+    live = serve()
+    live.engine()
+    write_checkpoint(runs / "echo" / "checkpoint-7", version=7)
+    (runs / "echo" / "checkpoint-best-ckpt").rename(runs / "echo" / ".tmp-old")
+    import time
+
+    time.sleep(0.3)
+    ask(live).raise_for_status()
+    assert fake.loads == [("echo", 1)]
+
+
+def test_a_checkpoint_that_changes_while_it_is_loaded_is_loaded_again(serve, runs, fake):
+    live = serve()
+    real = fake.__class__.__call__
+    changed = []
+
+    def load(name, path):
+        service = real(fake, name, path)
+        if not changed:
+            changed.append(True)
+            newer(runs)
+        return service
+
+    live.state.registry._load = load
+    ask(live).raise_for_status()
+    assert fake.loads == [("echo", 1), ("echo", 2)]
+
+
+def test_a_run_that_cannot_be_loaded_says_why_and_is_not_tried_each_time(serve, fake):
+    fake.failing["echo"] = ModelError("a shape that nobody knows")
+    live = serve()
+    for _ in range(3):
+        assert "nobody knows" in error_of(ask(live), 400)["message"]
+    fake.failing.clear()
+    error_of(ask(live), 400)
+    lane = live.state.registry.lanes["echo"]
+    lane.failure = (lane.failure[0], lane.failure[1] - 100, lane.failure[2])
+    ask(live).raise_for_status()
+
+
+def test_an_unexpected_failure_is_told_without_its_details(serve, fake):
+    fake.failing["echo"] = RuntimeError("secret path")
+    live = serve()
+    assert "secret" not in error_of(ask(live), 503)["message"]
+    ask(live, "other").raise_for_status()
+
+
+# ---- what is whole
+
+
+def test_the_best_then_the_newest_checkpoint(tmp_path):
+    for name in ("checkpoint-2", "checkpoint-10"):
+        write_checkpoint(tmp_path / "run" / name)
+    folder = RunFolder(tmp_path)
+    assert folder.find("run").path.name == "checkpoint-10"
+    (tmp_path / "run" / "checkpoint-10" / "config.json").write_text("{")
+    assert folder.find("run").path.name == "checkpoint-2"
+    write_checkpoint(tmp_path / "run" / "checkpoint-best-ckpt")
+    assert folder.find("run").path.name == "checkpoint-best-ckpt"
+    (tmp_path / "run" / "checkpoint-best-ckpt" / "model.safetensors").unlink()
+    assert folder.find("run") is None  # not another one in the best one's place
+    write_checkpoint(tmp_path / "plain")
+    assert folder.find("plain").path.name == "plain"
+    assert folder.names() == ["plain"]
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_checkpoint_that_lacks_a_byte_is_not_there(tmp_path, file):
+    whole = write_checkpoint(tmp_path / "run")
+    content = (whole / file).read_bytes()
+    assert is_whole(whole)
+    for length in range(len(content)):
+        (whole / file).write_bytes(content[:length])
+        assert not is_whole(whole), length
+    (whole / file).unlink()
+    assert not is_whole(whole)
+
+
+def test_every_shard_must_be_whole(tmp_path):
+    import json
+
+    whole = write_checkpoint(tmp_path / "run")
+    (whole / "model.safetensors").rename(whole / "model-1.safetensors")
+    (whole / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"w": "model-1.safetensors", "v": "model-2.safetensors"}})
+    )
+    assert not is_whole(whole)
+    shutil.copy(whole / "model-1.safetensors", whole / "model-2.safetensors")
+    assert is_whole(whole)

@@ -1,0 +1,124 @@
+"""The runs in a folder, by name: which of them have a whole checkpoint, and where it stands.
+
+Knows nothing of loading. Names lead nowhere but into the folder: no separators, no links that leave it. A checkpoint
+that lacks a byte (a copy still under way) is not there.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflow.errors import ConfigError
+from workflow.models.load import WEIGHT_FILES, has_tokenizer
+from workflow.paths import SCORING_NAME, RunPaths, checked_name
+
+HEADER_LENGTH_BYTES = 8
+MAX_HEADER_BYTES = 100_000_000
+
+Fingerprint = tuple[tuple[str, int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint; `fingerprint` changes with any of its files."""
+
+    path: Path
+    fingerprint: Fingerprint
+    weight_bytes: int
+    scores: bool
+    """Whether it was trained to score."""
+    modified_s: int
+
+
+class RunFolder:
+    """The runs of one folder. Looks at the disk at each call, and remembers which files it has found whole."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._whole: dict[Path, Fingerprint] = {}
+
+    def names(self) -> list[str]:
+        """The runs that can be served, sorted."""
+        try:
+            entries = sorted(path.name for path in self.root.iterdir())
+        except OSError:
+            return []
+        return [name for name in entries if self.find(name) is not None]
+
+    def find(self, name: str) -> Checkpoint | None:
+        """The run's best checkpoint, else its newest, if it is whole; None where there is none."""
+        try:
+            folder = self.root / checked_name(name, what="model")
+            return next(filter(None, map(self._whole_checkpoint, _candidates(folder))), None)
+        except (ConfigError, OSError, ValueError):  # a name that no file system takes; a folder going away under us
+            return None
+
+    def _whole_checkpoint(self, path: Path) -> Checkpoint | None:
+        root = self.root.resolve()
+        if not path.resolve().is_relative_to(root):
+            return None
+        files = sorted(file for file in path.iterdir() if file.is_file())
+        if not all(file.resolve().is_relative_to(root) for file in files):
+            return None
+        stats = [(file.name, file.stat()) for file in files]
+        fingerprint = tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats)
+        if self._whole.get(path) != fingerprint:
+            if not is_whole(path):
+                return None
+            self._whole[path] = fingerprint
+        return Checkpoint(
+            path,
+            fingerprint,
+            weight_bytes=sum(stat.st_size for name, stat in stats if name.endswith((".safetensors", ".bin"))),
+            scores=(path / SCORING_NAME).is_file(),
+            modified_s=max(int(stat.st_mtime) for _, stat in stats),
+        )
+
+
+def _candidates(folder: Path) -> list[Path]:
+    if (folder / "config.json").is_file():
+        return [folder]
+    run = RunPaths(folder)
+    if run.best.is_dir():
+        return [run.best]
+    return [path for _, path in reversed(run.checkpoints())]
+
+
+def is_whole(path: Path) -> bool:
+    """Whether configuration, tokenizer and every byte of the weights are there."""
+    try:
+        readable = isinstance(json.loads((path / "config.json").read_text(encoding="utf-8")), dict)
+        return readable and has_tokenizer(path) and _tokenizer_readable(path) and _weights_whole(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _tokenizer_readable(path: Path) -> bool:
+    file = path / "tokenizer.json"
+    return not file.is_file() or isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+
+
+def _weights_whole(path: Path) -> bool:
+    name = next((file for file in WEIGHT_FILES if (path / file).is_file()), None)
+    if name is None:
+        return False
+    shards = [name]
+    if name.endswith(".index.json"):
+        shards = sorted(set(json.loads((path / name).read_text(encoding="utf-8"))["weight_map"].values()))
+    return bool(shards) and all(_file_whole(path / shard) for shard in shards)
+
+
+def _file_whole(file: Path) -> bool:
+    """Whether a weights file is as long as its header says; of other formats, whether it holds anything."""
+    size = file.stat().st_size
+    if file.suffix != ".safetensors":
+        return size > 0
+    with file.open("rb") as content:
+        length = int.from_bytes(content.read(HEADER_LENGTH_BYTES), "little")
+        if not 0 < length <= min(size, MAX_HEADER_BYTES):
+            return False
+        header = json.loads(content.read(length))
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return size == HEADER_LENGTH_BYTES + length + max(ends, default=0)

@@ -1,0 +1,292 @@
+"""Runs by name: loaded on first use, evicted when memory is short, replaced when a newer best checkpoint appears.
+
+Knows nothing of HTTP or of how a run is loaded. Lives on the event loop; only files and loading go to a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from workflow.errors import ModelUnavailable, RequestError, UnknownModel, WorkflowError, did_you_mean
+from workflow.server.admission import Queue
+from workflow.server.checkpoints import Checkpoint, RunFolder
+from workflow.server.service import LoadService, Service
+from workflow.server.settings import ServeSettings
+from workflow.server.worker import Worker
+
+logger = logging.getLogger("workflow.server")
+
+T = TypeVar("T")
+NUM_TRIES = 3
+KNOWN_S = 1.0
+"""How old the list of runs may be in an error text, so that wrong names do not keep the disk busy."""
+FAILURE_S = 10.0
+"""How long a run that could not be loaded is not tried again, unless its files change."""
+
+
+@dataclass(eq=False)
+class Live:
+    """A loaded run with its engine's thread, and one thread for its tokenizer, which two must not share."""
+
+    service: Service
+    checkpoint: Checkpoint
+    worker: Worker
+    tokenizing: ThreadPoolExecutor
+    users: int = 0
+    retired: bool = False
+
+    async def off_loop(self, work: Callable[[], T]) -> T:
+        """Work with the run's texts, away from the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self.tokenizing, work)
+
+    def retire(self) -> None:
+        """Ends the threads once nobody uses them."""
+        self.retired = True
+        if not self.users:
+            self.worker.stop()
+            self.tokenizing.shutdown(wait=False)
+
+
+@dataclass(eq=False)
+class Lane:
+    """A run's queue, which is there before the run is loaded, and what is loaded of it."""
+
+    name: str
+    queue: Queue
+    live: Live | None = None
+    loading: asyncio.Task[Live] | None = None
+    failure: tuple[Checkpoint, float, Exception] | None = None
+    used_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it may be evicted."""
+        return self.live is not None and not self.live.users and not self.queue.num_requests and self.loading is None
+
+
+class Registry:
+    """All runs of a folder."""
+
+    def __init__(
+        self, settings: ServeSettings, load: LoadService, *, draining: Callable[[], bool], on_dead: Callable[[], None]
+    ) -> None:
+        self.settings = settings
+        self.folder = RunFolder(settings.folder)
+        self.lanes: dict[str, Lane] = {}
+        self._load = load
+        self._draining = draining
+        self._on_dead = on_dead
+        self._known: tuple[float, list[str]] = (-KNOWN_S, [])
+        self._loader = ThreadPoolExecutor(1, "loader")
+        self._files = ThreadPoolExecutor(2, "files")
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every engine's thread lives."""
+        return all(lane.live is None or lane.live.worker.alive for lane in self.lanes.values())
+
+    async def names(self) -> list[str]:
+        """The runs that can be served."""
+        found = await self._on_disk(self.folder.names)
+        return sorted({*found, *(name for name, lane in self.lanes.items() if lane.live is not None)})
+
+    async def find(self, name: str) -> Checkpoint | None:
+        """A run's checkpoint on disk."""
+        return await self._on_disk(lambda: self.folder.find(name))
+
+    async def lane(self, name: str | None) -> Lane:
+        """The lane of a run, or of the default one. Raises UnknownModel, or RequestError where the name must be said."""
+        name = await self._default() if name is None else name
+        lane = self.lanes.get(name)
+        if lane is None:
+            if await self.find(name) is None:
+                raise UnknownModel(await self._unknown(name), param="model")
+            lane = self.lanes.setdefault(name, Lane(name, self._queue()))
+        lane.used_s = time.monotonic()
+        return lane
+
+    @asynccontextmanager
+    async def use(self, lane: Lane) -> AsyncIterator[Live]:
+        """The loaded run, which stays until the block ends, even if a newer one takes its place."""
+        live = lane.live or await self.load(lane)
+        live.users += 1
+        try:
+            yield live
+        finally:
+            live.users -= 1
+            if live.retired:
+                live.retire()
+
+    async def load(self, lane: Lane) -> Live:
+        """Loads a run, once for all who wait."""
+        if lane.loading is None:
+            lane.loading = asyncio.create_task(self._load_lane(lane))
+            lane.loading.add_done_callback(lambda task: _settled(lane, task))
+        return await asyncio.shield(lane.loading)
+
+    async def refresh(self) -> None:
+        """Replaces every loaded run of which a newer whole checkpoint stands on disk."""
+        for lane in [lane for lane in self.lanes.values() if lane.live is not None and lane.loading is None]:
+            found = await self.find(lane.name)
+            if lane.live is None or found is None or found.fingerprint == lane.live.checkpoint.fingerprint:
+                continue
+            if found.path != lane.live.checkpoint.path and not _supersedes(found, lane.live.checkpoint):
+                continue
+            try:
+                await self.load(lane)
+            except Exception as error:
+                logger.warning("run %s: the newer checkpoint cannot be loaded: %s", lane.name, error)
+
+    async def keep_fresh(self) -> None:
+        """Refreshes for ever."""
+        while True:
+            await asyncio.sleep(self.settings.models.refresh_s)
+            try:
+                await self.refresh()
+            except Exception:
+                logger.exception("looking for newer checkpoints failed")
+
+    def close(self) -> None:
+        """Ends all threads."""
+        for lane in self.lanes.values():
+            if lane.live is not None:
+                lane.live.users = 0
+                lane.live.retire()
+        self._loader.shutdown(wait=False, cancel_futures=True)
+        self._files.shutdown(wait=False, cancel_futures=True)
+
+    def _queue(self) -> Queue:
+        bounds = self.settings.queue
+        return Queue(max_requests=bounds.max_requests, max_tokens=bounds.max_queued_tokens, draining=self._draining)
+
+    async def _default(self) -> str:
+        if self.settings.models.default_model is not None:
+            return self.settings.models.default_model
+        names = await self.names()
+        if len(names) != 1:
+            raise RequestError(f"say which model: {_some(names)}", param="model", code="model_required")
+        return names[0]
+
+    async def _unknown(self, name: str) -> str:
+        if time.monotonic() > self._known[0] + KNOWN_S:
+            self._known = (time.monotonic(), await self.names())
+        names = self._known[1]
+        shown = ascii(name[:100])
+        return f"no run named {shown} that can be served{did_you_mean(name[:100], names)}; there are: {_some(names)}"
+
+    async def _on_disk(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._files, work)
+
+    async def _load_lane(self, lane: Lane) -> Live:
+        """The newest checkpoint of a run, in the place of what was loaded of it."""
+        found = await self.find(lane.name)
+        if found is None:
+            raise UnknownModel(f"the run {lane.name!r} has no whole checkpoint any more", param="model")
+        self._raise_again(lane, found)
+        started = time.monotonic()
+        try:
+            self._make_room(lane, found.weight_bytes)
+            service, loaded = await asyncio.get_running_loop().run_in_executor(
+                self._loader, self._load_whole, lane.name, found
+            )
+        except Exception as error:
+            lane.failure = (found, time.monotonic(), error)
+            raise
+        worker = Worker(service.engine, name=lane.name, on_dead=self._on_dead, on_stop=service.release)
+        before = lane.live
+        lane.live, lane.failure = Live(service, loaded, worker, ThreadPoolExecutor(1, f"texts {lane.name}")), None
+        if before is not None:
+            before.retire()
+        _log_loaded(lane.name, loaded, time.monotonic() - started)
+        return lane.live
+
+    def _load_whole(self, name: str, found: Checkpoint) -> tuple[Service, Checkpoint]:
+        """Loads until the files are the same before and after. In the loader's thread."""
+        for _ in range(NUM_TRIES):
+            try:
+                service = self._load(name, found.path)
+                error = None
+            except WorkflowError as caught:
+                error = caught
+            except Exception as caught:
+                logger.exception("run %s cannot be loaded", name)
+                error = ModelUnavailable(f"the run {name!r} could not be loaded: {type(caught).__name__}")
+            now = self.folder.find(name)
+            if now == found:
+                if error is not None:
+                    raise error
+                return service, found
+            if error is None:
+                service.release()
+            if now is None:
+                break
+            found = now
+        raise ModelUnavailable(f"the run {name!r} is being written; try again in a moment")
+
+    def _raise_again(self, lane: Lane, found: Checkpoint) -> None:
+        if lane.failure is not None:
+            checkpoint, when, error = lane.failure
+            if checkpoint == found and time.monotonic() - when < FAILURE_S:
+                raise error
+
+    def _make_room(self, lane: Lane, need: int) -> None:
+        """Evicts idle runs, the one used least recently first, until `need` bytes fit. Raises ModelUnavailable."""
+        budget = self.settings.models.memory_bytes
+        if not budget:
+            return
+        if need > budget:
+            raise RequestError(
+                f"the run {lane.name!r} needs {need:,} bytes, the server has {budget:,} (--memory_bytes)",
+                param="model",
+                code="model_too_large",
+            )
+        others = sorted((other for other in self.lanes.values() if other is not lane), key=lambda other: other.used_s)
+        for other in others:
+            if self.loaded_bytes(but=lane) + need <= budget:
+                return
+            if other.idle:
+                self.evict(other)
+        if self.loaded_bytes(but=lane) + need > budget:
+            raise ModelUnavailable(
+                "all loaded runs are in use and memory is full; try again in a moment", retry_after_s=5
+            )
+
+    def loaded_bytes(self, *, but: Lane | None = None) -> int:
+        """Bytes of the loaded runs' weights. A run's older checkpoint counts no more once a newer is on its way."""
+        return sum(
+            lane.live.service.memory_bytes for lane in self.lanes.values() if lane.live is not None and lane is not but
+        )
+
+    def evict(self, lane: Lane) -> None:
+        """Unloads a run."""
+        if lane.live is not None:
+            logger.info("run %s evicted", lane.name)
+            lane.live.retire()
+            lane.live = None
+
+
+def _log_loaded(name: str, checkpoint: Checkpoint, seconds: float) -> None:
+    more = {"checkpoint": str(checkpoint.path), "duration_ms": round(1000 * seconds)}
+    logger.info("run %s loaded", name, extra=more)
+
+
+def _settled(lane: Lane, task: asyncio.Task[Live]) -> None:
+    lane.loading = None
+    if not task.cancelled():
+        task.exception()  # told to those who waited; nobody need have waited until the end
+
+
+def _supersedes(new: Checkpoint, old: Checkpoint) -> bool:
+    """Whether another folder of a run takes over: not the newest one, while the best is being renamed."""
+    return not (old.path.name == "checkpoint-best-ckpt" and new.path.name != old.path.name)
+
+
+def _some(names: list[str]) -> str:
+    return (", ".join(names[:10]) + (", ..." if len(names) > 10 else "")) or "none"

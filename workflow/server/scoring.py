@@ -1,0 +1,161 @@
+"""From rows and labels to scores: what /score, /generative_scoring and /rerank share.
+
+Knows nothing of the shape of answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from starlette.requests import Request
+
+from workflow.data.scoring import Scoring
+from workflow.data.sources import Row
+from workflow.errors import EngineFailed, RequestError
+from workflow.inference.requests import ScoreRequest
+from workflow.server.bounds import check_count
+from workflow.server.calls import Final
+from workflow.server.desk import Desk, at_desk, estimate, note_of, state_of
+from workflow.server.schemas import Score
+from workflow.server.texts import ModelTexts, vectors
+
+QUERY_FIELDS = ("query", "question", "sentence1", "input")
+DOCUMENT_FIELDS = ("document", "passage", "text", "sentence2", "input_pair", "answer")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A query and a document, whose names depend on the run's template."""
+
+    query: str
+    document: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is to be scored."""
+
+    model: str | None
+    inputs: Sequence[str | Row | Pair]
+    labels: Sequence[str] | None = None
+    template: str | None = None
+    truncate: bool = False
+    param: str = "inputs"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One row's logits and what they say."""
+
+    logits: list[float]
+    vector: list[float]
+    score: Score
+    calibrated: Score | None
+    prediction: Score
+    num_tokens: int
+
+
+async def scored(request: Request, wanted: Rows) -> tuple[Desk, Scoring, list[Scored]]:
+    """Scores rows, in their order. Raises RequestError and its kin."""
+    settings, note = state_of(request).settings, note_of(request)
+    check_count(len(wanted.inputs), settings.bounds.max_prompts, wanted.param, flag="max_prompts")
+    check_count(len(wanted.labels or ()), settings.bounds.max_labels, "labels", flag="max_labels")
+    note.num_prompts = len(wanted.inputs)
+    note.texts = wanted.inputs
+    texts = [str(row) + (wanted.template or "") for row in wanted.inputs]
+    async with at_desk(request, wanted.model, tokens=estimate(texts, settings.engine.max_prompt_tokens)) as desk:
+        scoring, requests = await desk.off_loop(lambda: _prepare(desk, wanted))
+        logits = await logits_of(desk, requests)
+        found = _scores(desk.service.texts, scoring, logits, requests)
+        note.answers = [row.score for row in found]
+        return desk, scoring, found
+
+
+async def logits_of(desk: Desk, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+    """The labels' raw logits of each request. Raises EngineFailed where a model computes what is no number."""
+    async with desk.call(requests) as call:
+        outcomes = await call.outcomes()
+    return [_finite(desk, outcome) for outcome in outcomes]
+
+
+def _finite(desk: Desk, outcome: Final) -> list[float]:
+    assert isinstance(outcome, tuple)
+    if not all(math.isfinite(value) for value in outcome):
+        raise EngineFailed(f"the model of {desk.service.name!r} gave logits that are not finite", code="not_finite")
+    desk.state.metrics.answered(desk.service.name, "stop")
+    return [*outcome]
+
+
+def _prepare(desk: Desk, wanted: Rows) -> tuple[Scoring, list[ScoreRequest]]:
+    texts = desk.service.texts
+    scoring = texts.asked(wanted.labels, wanted.template)
+    rows = [as_row(given, scoring) for given in wanted.inputs]
+    return scoring, texts.rows(rows, scoring, limit=desk.max_prompt_tokens, truncate=wanted.truncate)
+
+
+def as_row(given: str | Row | Pair, scoring: Scoring) -> Row:
+    """A text as a row: its one field where the template has one, else `input`."""
+    if isinstance(given, Pair):
+        return pair_row(given, scoring)
+    if not isinstance(given, str):
+        return given
+    fields = scoring.texts.fields
+    return {fields[0] if len(fields) == 1 else "input": given}
+
+
+def _scores(
+    texts: ModelTexts,
+    scoring: Scoring,
+    logits: list[list[float]],
+    requests: Sequence[ScoreRequest],
+) -> list[Scored]:
+    # A calibration belongs to the labels and the template that it was fitted with.
+    calibration = texts.calibration if scoring == texts.scoring else None
+    calibrated = calibration.apply(np.asarray(logits)).tolist() if calibration is not None else [None] * len(logits)
+    targets = scoring.targets()
+    return [
+        Scored(
+            *(row, vector, vector[1] if scoring.problem == "binary" else _plain(scoring, vector), share),
+            prediction=targets.prediction(vector),
+            num_tokens=len(request.token_ids),
+        )
+        for row, vector, share, request in zip(logits, vectors(scoring, logits), calibrated, requests, strict=True)
+    ]
+
+
+def _plain(scoring: Scoring, vector: list[float]) -> Score:
+    return vector[0] if scoring.problem == "regression" else vector
+
+
+async def ranked(
+    request: Request, model: str | None, query: str, documents: Sequence[str], *, truncate: bool
+) -> tuple[Desk, list[float], int]:
+    """Each document's score for a query, and how many tokens were read. Raises RequestError."""
+    pairs = [Pair(query, document) for document in documents]
+    wanted = Rows(model, pairs, truncate=truncate, param="documents")
+    desk, scoring, found = await scored(request, wanted)
+    if scoring.problem not in ("binary", "regression"):
+        raise RequestError(
+            f"a run with the labels {', '.join(scoring.labels)} gives no single score to order by", param="model"
+        )
+    return desk, [row.score for row in found if isinstance(row.score, float)], sum(row.num_tokens for row in found)
+
+
+def pair_row(pair: Pair, scoring: Scoring) -> Row:
+    """A query and a document as the run's template reads them."""
+    fields = scoring.texts.fields
+    if not fields:
+        return {"input": pair.query, "input_pair": pair.document}
+    row: Row = {}
+    for field in fields:
+        if field not in QUERY_FIELDS + DOCUMENT_FIELDS:
+            raise RequestError(
+                f"the run's template reads {{{field}}}, which is neither of a query ({', '.join(QUERY_FIELDS)}) nor of a "
+                f"document ({', '.join(DOCUMENT_FIELDS)}); use /score with objects",
+                param="model",
+            )
+        row[field] = pair.query if field in QUERY_FIELDS else pair.document
+    return row
