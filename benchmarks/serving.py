@@ -2,8 +2,9 @@
 
     python benchmarks/serving.py [--like flan-t5-small] [--clients 1 16 64] [--precision fp32] [--overload_s 60]
 
-Both servers run in one process each, at one thread, on a checkpoint of the shape with random weights and a vocabulary trained on
-made-up text. Figures are per CPU second of the server's process (machines are shared: wall time lies), latencies are wall time.
+Both servers run in one process each, at one thread, on a checkpoint of the shape with random weights; `--tokenizer` names the folder of
+a T5 vocabulary, else a small one is trained on made-up text, whose output head is small too. Figures are per CPU second of the
+server's process (machines are shared: wall time lies), latencies are wall time.
 The gate of the fixed-length scenarios: both servers give the same texts.
 """
 
@@ -88,16 +89,16 @@ def free_port() -> int:
         return port
 
 
-def make_checkpoint(folder: Path, like: str) -> None:
+def make_checkpoint(folder: Path, like: str, vocabulary: str | None = None) -> None:
     """A run folder with one checkpoint of the shape."""
-    from workflow.models.load import quiet_transformers
+    from workflow.models.load import load_tokenizer, quiet_transformers
     from workflow.models.scratch import make_model, train_vocabulary, write_scratch_model
     from workflow.models.shapes import SHAPES
 
     quiet_transformers()
     rng = random.Random(0)
     texts = [" ".join(rng.choices(WORDS, k=30)) + f" {rng.randrange(10**6)}" for _ in range(4000)]
-    tokenizer = train_vocabulary(iter(texts), vocab_size=8000)
+    tokenizer = load_tokenizer(vocabulary) if vocabulary else train_vocabulary(iter(texts), vocab_size=8000)
     write_scratch_model(folder, make_model(SHAPES[like], tokenizer, seed=0), tokenizer, {})
 
 
@@ -170,10 +171,10 @@ async def load(server: Server, path: str, bodies: list[dict[str, Any]], clients:
 def compare(
     name: str, ours: Server, naive: Server, path: str, bodies: list[Any], clients: int, naive_count: int
 ) -> None:
-    """One scenario on both; the naive server, which does one request at a time, gets fewer of them."""
+    """One scenario on both; the naive server, which does one request at a time, gets fewer of them from as many clients."""
     found = {
         "ours": asyncio.run(load(ours, path, bodies, clients)),
-        "naive": asyncio.run(load(naive, path, bodies[:naive_count], min(clients, naive_count))),
+        "naive": asyncio.run(load(naive, path, bodies[: max(naive_count, 2 * clients)], clients)),
     }
     pairs = list(zip(found["ours"].pop("answers"), found["naive"].pop("answers"), strict=False))
     if path == "/score":
@@ -270,7 +271,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "models" / "bench" / "checkpoint-1"
         checkpoint.parent.mkdir(parents=True)
-        make_checkpoint(checkpoint, given.like)
+        make_checkpoint(checkpoint, given.like, given.tokenizer)
         script = Path(folder) / "naive.py"
         script.write_text(NAIVE)
         ports = free_port(), free_port()
@@ -309,7 +310,9 @@ def scenarios(ours: Server, naive: Server) -> None:
             f"generate, {MIXED[0]}-{MIXED[1]} tokens", ours, naive, "/generate", mixed, clients, given.naive_requests
         )
         compare("score", ours, naive, "/score", scores, clients, given.naive_requests)
-        streamed = [{"prompt": body["prompt"], "max_tokens": FIXED} for body in fixed]
+        streamed = [
+            {"model": "bench", "prompt": body["prompt"], "max_tokens": FIXED, "temperature": 0} for body in fixed
+        ]
         took = asyncio.run(first_tokens(ours, streamed, clients))
         report(
             "time to first token",
@@ -327,6 +330,7 @@ def scenarios(ours: Server, naive: Server) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--like", default="flan-t5-small")
+    parser.add_argument("--tokenizer", help="folder of a tokenizer")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--requests", type=int, default=256)

@@ -1,17 +1,15 @@
 """Matrix products of inference: oneDNN's for fp32 on CPUs, torch's own elsewhere.
 
 Knows nothing of models. torch computes fp32 products by MKL, which on AMD processors uses half of the vector width;
-oneDNN, which torch carries for bf16 and for compiled code, is about twice as fast there from two rows on and no slower
-elsewhere. It has no gradient, so training does not come here.
+oneDNN, which torch carries for bf16 and for compiled code, is about twice as fast there: for many rows by the width,
+for one row because it reads weights that no cache holds at twice the rate. It has no gradient, so training does not
+come here.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-
-SMALL_WEIGHT = 1 << 22
-"""Elements; a single row times less than this is faster by MKL's matrix-vector product."""
 
 
 def _onednn_works() -> bool:
@@ -34,7 +32,5 @@ ONEDNN = _onednn_works()
 def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """x [..., in] times the transpose of weight [out, in]; without a gradient where oneDNN does it."""
     if not ONEDNN or x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled():
-        return F.linear(x, weight)
-    if x.numel() == x.shape[-1] and weight.numel() < SMALL_WEIGHT:
         return F.linear(x, weight)
     return _onednn(x, weight)
