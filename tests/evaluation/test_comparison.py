@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from workflow.evaluation.comparison import compare
-from workflow.evaluation.ensembles import mean_ranks, mean_scores
+from workflow.evaluation.ensembles import OF_ORDER, mean_ranks, mean_scores, of_order
 from workflow.evaluation.score_metrics import score_metrics
 from workflow.metric_names import SCORE_METRICS
 
@@ -187,6 +187,13 @@ def test_mean_ranks():
     assert mean_ranks([np.zeros(0)]).shape == (0,)
     with pytest.raises(AssertionError, match="shape"):
         mean_ranks([np.eye(2)])
+
+
+def test_of_mean_ranks_only_metrics_of_order_are_told():
+    first, second, targets = example("binary", 60, 1)
+    found = of_order(score_metrics("binary", mean_ranks([first, second]), targets))
+    assert {name for name, metric in found.items() if metric.value is not None} == set(OF_ORDER)
+    assert "no probabilities" in found["brier"].reason
 
 
 def test_an_ensemble_beats_its_members():
