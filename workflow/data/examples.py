@@ -78,6 +78,15 @@ def row_problem(row: Row) -> str | None:
     return None
 
 
+def without_nan(value: Any) -> Any:
+    """A row as it is, but null where it holds NaN, by which tables mark what is missing."""
+    if isinstance(value, dict):
+        return {key: without_nan(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [without_nan(part) for part in value]
+    return None if isinstance(value, float) and value != value else value
+
+
 def encode_row(row: Row) -> bytes:
     """The row as JSON in UTF-8. ValueError for NaN, infinity and half surrogate pairs, which JSON has not."""
     return json.dumps(row, ensure_ascii=False, allow_nan=False, default=str).encode()

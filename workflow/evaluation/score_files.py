@@ -52,7 +52,9 @@ def write_records(file: TextIO, records: Iterable[dict[str, Any]], *, as_lines: 
     count = 0
     for count, record in enumerate(records, start=1):
         file.write("" if as_lines else "[\n" if count == 1 else ",\n")
-        file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + ("\n" if as_lines else ""))
+        # A date of a Parquet file, which JSON has not, becomes a text, as in the cache.
+        text = json.dumps(record, ensure_ascii=False, allow_nan=False, default=str)
+        file.write(text + ("\n" if as_lines else ""))
     if not as_lines:
         file.write("\n]\n" if count else "[]\n")
 

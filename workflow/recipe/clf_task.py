@@ -36,7 +36,7 @@ from workflow.models.classifier import LoadedClassifier, load_classifier
 from workflow.models.load import tokenizer_stands_in
 from workflow.models.save import write_model
 from workflow.recipe.place import init_model_folder, inside_run
-from workflow.recipe.scorers import row_losses, score_encoder, scoring_notes
+from workflow.recipe.scorers import check_finite, row_losses, score_encoder, scoring_notes
 from workflow.recipe.task import Task
 from workflow.runtime import derived_seed
 from workflow.training.checkpoint import TrainState
@@ -273,6 +273,7 @@ class ClfTask(Task[ClfSettings]):
     def record_alone(self, file: Path, found: Evaluation) -> None:
         """Predictions, metrics, calibration and plots; at --pred_save_path the predictions alone."""
         assert isinstance(found, ScoreEvaluation)
+        check_finite(found.logits, self.start_model(), [f"eval[{row}]" for row in range(len(found.logits))])
         for note in self.loaded.notes:
             self.write_note(f"note: {note}")
         if self.settings.run.pred_save_path is not None:

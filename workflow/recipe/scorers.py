@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from workflow import paths as names
@@ -82,6 +83,16 @@ def load_scorer(
 def score_requests(scorer: LoadedScorer, rows: Sequence[Row]) -> list[ScoreRequest]:
     """The requests of good rows."""
     return requests_of({field: encoded.ids for field, encoded in scorer.encoder.encode(rows).items()})
+
+
+def check_finite(logits: Floats, name: str, rows: Sequence[str]) -> None:
+    """Raises ModelError, naming the model and the first such row, where logits [rows, width] are NaN or infinite."""
+    strange = (~np.isfinite(logits)).any(axis=1)
+    if strange.any():
+        raise ModelError(
+            f"{name}: its scores are NaN or infinite for {int(strange.sum())} of {len(rows)} rows, first for {rows[int(strange.argmax())]}; "
+            "its weights are broken, or its numbers too large for bf16 (--precision fp32)"
+        )
 
 
 def score_encoder(
