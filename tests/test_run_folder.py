@@ -76,6 +76,16 @@ def test_claims(tmp_path):
     assert [path.name.startswith("run.old-") for path in sorted(root.parent.iterdir())] == [False, True]
 
 
+def test_a_changed_input_file_is_another_run(tmp_path):
+    root = tmp_path / "models/run"
+    first = claim(root, settings(), data_hash="h", overwrite=False, inputs={"template_text": "a {input}"})
+    first.paths.checkpoint(3).mkdir()
+    os.close(first.lock)
+    with pytest.raises(RunExistsError, match=r'template_text: "a \{input\}" -> "b \{input\}"'):
+        claim(root, settings(), data_hash="h", overwrite=False, inputs={"template_text": "b {input}"})
+    os.close(claim(root, settings(), data_hash="h", overwrite=False, inputs={"template_text": "a {input}"}).lock)
+
+
 def test_a_model_does_not_become_a_run(tmp_path):
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny/config.json").write_text("{}")

@@ -134,6 +134,16 @@ def replace_by_link(source: Path, target: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def why_not_writable(file: Path) -> str | None:
+    """Why a file of this name could not be written, as far as one can tell before; or None."""
+    if file.is_dir():
+        return "is a folder"
+    folder = next(parent for parent in file.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        return f"{folder} is no folder"
+    return None if os.access(folder, os.W_OK | os.X_OK) else f"{folder} cannot be written to"
+
+
 def _name_place(error: OSError, path: Path) -> None:
     """Of a full disk the system tells no name."""
     if error.filename is None and error.errno is not None:

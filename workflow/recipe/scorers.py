@@ -119,6 +119,13 @@ def scoring_notes(name: str, scoring: Scoring) -> list[str]:
     return [f"the checkpoint was trained otherwise: {difference}" for difference in theirs.differences(mine)]
 
 
+def unfit_notes(calibration: Calibration | None) -> list[str]:
+    """Why nothing was fitted, if so."""
+    if calibration is None or not calibration.reason:
+        return []
+    return [f"no calibration and no threshold were fitted: {calibration.reason}"]
+
+
 def row_losses(problem: str) -> RowLosses:
     """The training loss of each row, of numpy logits and targets [rows, width]."""
 
