@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from workflow import cli, entry
+from workflow.console import make_console
 from workflow.data.scoring import Scoring
 from workflow.files import write_json
 from workflow.models.classifier import load_classifier
@@ -23,7 +23,7 @@ def command(monkeypatch):
     """Runs `workflow COMMAND ...` here; what it raises is the caller's."""
 
     def in_place(_module, _argv, settings, work, **_):
-        work(Place(Ranks(), "cpu", find_mount(settings.mount), Console()))
+        work(Place(Ranks(), "cpu", find_mount(settings.mount), make_console()))
         return 0
 
     monkeypatch.setattr(entry, "in_ranks", in_place)
