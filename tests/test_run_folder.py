@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ from workflow.config.cascade import Layer, resolve
 from workflow.config.settings import Seq2SeqSettings
 from workflow.errors import ConfigError, ResultsError, RunExistsError
 from workflow.evaluation.report import read_report
-from workflow.files import link_or_copy, remove_leftovers, whole_file, whole_folder, write_json
+from workflow.files import link_or_copy, remove_leftovers, replace_by_link, whole_file, whole_folder, write_json
 from workflow.paths import RunPaths, checked_name, find_mount, model_folder, predictions_name, run_name
 from workflow.run_folder import claim
 from workflow.runtime import Ranks, current_commit, derived_seed, ranks_from_environment
@@ -73,6 +74,16 @@ def test_claims(tmp_path):
     os.close(claim(root, settings(lr=1.0, nproc=4, deepspeed="zero3"), data_hash="h", overwrite=False).lock)
     os.close(claim(root, settings(), data_hash="h", overwrite=True).lock)
     assert [path.name.startswith("run.old-") for path in sorted(root.parent.iterdir())] == [False, True]
+
+
+def test_a_changed_input_file_is_another_run(tmp_path):
+    root = tmp_path / "models/run"
+    first = claim(root, settings(), data_hash="h", overwrite=False, inputs={"template_text": "a {input}"})
+    first.paths.checkpoint(3).mkdir()
+    os.close(first.lock)
+    with pytest.raises(RunExistsError, match=r'template_text: "a \{input\}" -> "b \{input\}"'):
+        claim(root, settings(), data_hash="h", overwrite=False, inputs={"template_text": "b {input}"})
+    os.close(claim(root, settings(), data_hash="h", overwrite=False, inputs={"template_text": "a {input}"}).lock)
 
 
 def test_a_model_does_not_become_a_run(tmp_path):
@@ -181,3 +192,24 @@ def test_seeds_of_purposes_differ_and_never_change():
 def test_the_commit_is_that_of_this_checkout():
     commit = current_commit()
     assert commit is None or len(commit.rstrip("+")) == 12
+
+
+def test_a_full_disk_is_told_with_the_place(tmp_path):
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        pytest.raises(OSError, match=r"No space left on device: '.*/a\.json'"),
+        whole_file(tmp_path / "a.json") as file,
+    ):
+        full(file)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/a'"), whole_folder(tmp_path / "a") as folder:
+        full(folder)
+
+
+def test_a_link_that_cannot_take_its_place_leaves_nothing(tmp_path):
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "b").mkdir()
+    with pytest.raises(IsADirectoryError):
+        replace_by_link(tmp_path / "a", tmp_path / "b")
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}

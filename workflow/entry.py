@@ -26,8 +26,9 @@ def in_ranks(
     `settings` hold `nproc` and `mount`. `patience` is how long ranks wait for each other, by default half an hour.
     """
     from workflow.launch import launch, ranks_to_start
-    from workflow.runtime import Ranks, ranks_from_environment
+    from workflow.runtime import Ranks, die_with_launcher, ranks_from_environment
 
+    die_with_launcher()
     ranks = ranks_from_environment()
     if ranks is None:
         nproc = ranks_to_start(settings.nproc)
@@ -41,9 +42,8 @@ def _run_rank(ranks: Any, settings: Any, work: Callable[[Place], None], patience
     from workflow.console import make_console
     from workflow.paths import find_mount
     from workflow.recipe.place import Place
-    from workflow.runtime import die_with_launcher, join_ranks, leave_ranks, pick_device
+    from workflow.runtime import join_ranks, leave_ranks, pick_device
 
-    die_with_launcher()
     device = pick_device()
     join_ranks(ranks, device=device, patience=patience)
     try:

@@ -33,6 +33,9 @@ def whole_file(path: Path) -> Iterator[TextIO]:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+    except OSError as error:
+        _name_place(error, path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -48,6 +51,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
         flush_folder(temporary)
         temporary.rename(path)
         _flush(path.parent)
+    except OSError as error:
+        _name_place(error, path)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -121,8 +127,27 @@ def replace_by_link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{TEMPORARY_PREFIX}{target.name}")
     temporary.unlink(missing_ok=True)
-    link_or_copy(str(source), str(temporary))
-    temporary.replace(target)
+    try:
+        link_or_copy(str(source), str(temporary))
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def why_not_writable(file: Path) -> str | None:
+    """Why a file of this name could not be written, as far as one can tell before; or None."""
+    if file.is_dir():
+        return "is a folder"
+    folder = next(parent for parent in file.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        return f"{folder} is no folder"
+    return None if os.access(folder, os.W_OK | os.X_OK) else f"{folder} cannot be written to"
+
+
+def _name_place(error: OSError, path: Path) -> None:
+    """Of a full disk the system tells no name."""
+    if error.filename is None and error.errno is not None:
+        error.filename = str(path)
 
 
 def _umask() -> int:

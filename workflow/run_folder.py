@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,17 @@ class Claim:
 
 
 def claim(
-    root: Path, resolved: Resolved[Any], *, data_hash: str, overwrite: bool, settings_name: str = SETTINGS_NAMES[0]
+    root: Path,
+    resolved: Resolved[Any],
+    *,
+    data_hash: str,
+    overwrite: bool,
+    settings_name: str = SETTINGS_NAMES[0],
+    inputs: Mapping[str, str] | None = None,
 ) -> Claim:
     """Creates or takes over the run folder and locks it until this process ends.
+
+    `inputs` are contents of files that settings name: with other contents it is another run.
 
     Raises RunExistsError when another process holds it, or when it holds a run with other settings or data.
     """
@@ -65,7 +74,7 @@ def claim(
         raise RunExistsError(
             f"{root}: cannot write here: {error.strerror}; pass --mount with a folder that can be written"
         ) from None
-    record = _record(resolved, data_hash)
+    record = _record(resolved, data_hash, inputs or {})
     try:
         if _has_work(paths):
             _check_same(paths, record)
@@ -123,25 +132,26 @@ def _has_work(paths: RunPaths) -> bool:
     return paths.report.is_file() or paths.best.is_dir() or bool(paths.checkpoints())
 
 
-def _record(resolved: Resolved[Any], data_hash: str) -> dict[str, Any]:
+def _record(resolved: Resolved[Any], data_hash: str, inputs: Mapping[str, str]) -> dict[str, Any]:
     settings = resolved.flat()
     return {
         "schema_version": 1,
         "settings": settings,
         "origins": {name: resolved.origin(name) for name in settings},
         "data_hash": data_hash,
+        "inputs": dict(inputs),
     }
 
 
 def _check_same(paths: RunPaths, record: dict[str, Any]) -> None:
     try:
         old = json.loads(paths.settings.read_text(encoding="utf-8"))
-        before = {**old["settings"], "data_hash": old["data_hash"]}
+        before = {**old["settings"], "data_hash": old["data_hash"], **old.get("inputs", record["inputs"])}
     except (OSError, ValueError, KeyError, TypeError):
         raise RunExistsError(
             f"{paths.root} holds checkpoints but no readable {paths.settings.name}; choose another --training_run_name"
         ) from None
-    now = {**record["settings"], "data_hash": record["data_hash"]}
+    now = {**record["settings"], "data_hash": record["data_hash"], **record["inputs"]}
     changed = [name for name in now if name not in FREE_TO_CHANGE and before.get(name) != now[name]]
     if changed:
         lines = [f"  {name}: {json.dumps(before.get(name))} -> {json.dumps(now[name])}" for name in changed]

@@ -69,10 +69,10 @@ def _slurm_rendezvous() -> tuple[str, str]:
 
 
 def die_with_launcher() -> None:
-    """Asks the kernel to kill this rank when its launcher dies, even by SIGKILL (Linux; elsewhere nothing is done).
+    """Asks the kernel to kill this process when its launcher, if any, dies, even by SIGKILL (Linux; elsewhere nothing is done).
 
-    torch's elastic launcher starts each rank in a session of its own, so killing the launcher's process group
-    would otherwise leave the ranks running.
+    A launcher is what started ranks, or the steps of a longer command. torch's elastic launcher starts each rank in a
+    session of its own, so killing the launcher's process group would otherwise leave the ranks running.
     """
     launcher = os.environ.get(PARENT_VARIABLE)
     if not launcher or not sys.platform.startswith("linux"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ BINARY = Targets()
 STARS = Targets(low=1, high=5)
 MOODS = Targets("multiclass", ("bad", "so-so", "good"))
 TAGS = Targets("multilabel", ("red", "green", "blue"))
+RATINGS = Targets("multiclass", ("1", "2", "3", "4", "5"))
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,12 @@ TAGS = Targets("multilabel", ("red", "green", "blue"))
         (TAGS, ["red", "blue"], [1, 0, 1]),
         (TAGS, [], [0, 0, 0]),
         (TAGS, [0.5, 0, 1], [0.5, 0, 1]),
+        (RATINGS, 1, [1, 0, 0, 0, 0]),
+        (RATINGS, 5.0, [0, 0, 0, 0, 1]),
+        (Targets("multiclass", RATINGS.labels, from_text=True), "2", [0, 1, 0, 0, 0]),
+        (Targets("multiclass", ("-1", "0", "1")), -1, [1, 0, 0]),
+        (Targets("multiclass", ("0.5", "1.0")), 1, [0, 1]),
+        (Targets("multilabel", RATINGS.labels), [2, 5], [0, 1, 0, 0, 1]),
         (Targets("regression"), -7.5, [-7.5]),
     ],
 )
@@ -63,6 +71,11 @@ def test_vectors(targets, value, vector):
         (MOODS, {"target": 3}, "3 is no label"),
         (MOODS, {"target": [0.5, 0.6, 0.1]}, "shares are not negative and sum to 1"),
         (TAGS, {"target": "red"}, "must be a list of labels"),
+        (RATINGS, {"target": 0}, "0 is no label; --labels has 1, 2, 3, 4, 5"),
+        (Targets("multiclass", ("bad", "2")), {"target": 1}, "1 is no label"),
+        (BINARY, {"target": 10**400}, '"target" is 1000'),
+        (Targets("regression"), {"target": 10**400}, "must be a number: take the row out"),
+        (Targets("regression"), {"target": 1e39}, "is 1e+39, more than a model's numbers (fp32) hold"),
     ],
 )
 def test_bad_targets(targets, row, message):
@@ -72,7 +85,25 @@ def test_bad_targets(targets, row, message):
 @given(st.floats(0, 1), st.floats(-100, 100), st.floats(0.1, 100))
 def test_predictions_go_back_to_the_range(share, low, width):
     targets = Targets(low=low, high=low + width)
-    assert targets.prediction([1 - share, share]) == pytest.approx(low + width * share)
+    prediction = targets.prediction([1 - share, share])
+    assert prediction == pytest.approx(low + width * share)
+    assert targets.from_prediction(prediction) == pytest.approx([1 - share, share], abs=1e-8)
+
+
+@pytest.mark.parametrize("targets", [MOODS, TAGS])
+@pytest.mark.parametrize("value", [[1.5, -0.25, -0.25], [2.0, 0.1, 0.3]])
+def test_predictions_that_are_no_probabilities(targets, value):
+    with pytest.raises(ValueError, match=r"probabilities lie in \[0, 1\]; are these logits"):
+        targets.from_prediction(value)
+    assert targets.from_prediction([1.0000001, 0, 0]) == [1.0000001, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("targets", "text", "value"),
+    [(BINARY, "0.50", 0.5), (RATINGS, "2", "2"), (MOODS, "2", "good"), (MOODS, "bad", "bad"), (BINARY, 1, 1)],
+)
+def test_numbers_in_texts_become_what_json_holds(targets, text, value):
+    assert replace(targets, from_text=True).typed(text) == value
 
 
 def test_pairs_and_their_problems():
@@ -145,6 +176,25 @@ def test_a_long_input_keeps_its_cue(vocabulary):
     whole = vocabulary(row["input"])["input_ids"]
     assert cut.ids[0] == whole[-8:]
     assert cut.full_lengths == [len(whole)]
+
+
+def test_a_tokenizers_own_truncation_and_padding_do_nothing(bert_like, tmp_path):
+    from workflow.models.load import load_tokenizer
+
+    plain = load_tokenizer(str(bert_like), for_scores=True)
+    plain.save_pretrained(tmp_path)
+    backend = plain.backend_tokenizer
+    backend.enable_truncation(8)
+    backend.enable_padding(length=20)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    backend.no_truncation()
+    backend.no_padding()
+    rows = [{"input": "red"}, {"input": "one two three " * 5, "input_pair": "left"}]
+    encoded = [
+        ScoreEncoder(tokenizer, Texts(), 32, "end", ends_in_eos=False).encode(rows)[INPUT]
+        for tokenizer in (plain, load_tokenizer(str(tmp_path), for_scores=True))
+    ]
+    assert encoded[0] == encoded[1]
 
 
 def test_real_tokenizers_agree_with_their_own_pairs(tmp_path):

@@ -74,6 +74,16 @@ def test_names_and_paths(tmp_path):
         find_source("toy", tmp_path)
 
 
+def test_a_folder_and_a_file_in_it_are_not_confused_in_the_cache(tmp_path):
+    write_rows(tmp_path / "data/only/test.jsonl", example_rows(5))
+    folder, file = tmp_path / "data/only", tmp_path / "data/only/test.jsonl"
+    for _ in range(2):
+        sizes = [
+            (len(found.train), len(found.eval)) for found in (load(f"{p}", tmp_path, tmp_path) for p in (folder, file))
+        ]
+        assert sizes == [(0, 5), (5, 0)]
+
+
 def test_a_missing_file_is_never_looked_up_on_the_hub(tmp_path, monkeypatch):
     import datasets
 

@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from workflow.evaluation.comparison import compare
-from workflow.evaluation.ensembles import mean_ranks, mean_scores
+from workflow.evaluation.ensembles import OF_ORDER, mean_ranks, mean_scores, of_order
 from workflow.evaluation.score_metrics import score_metrics
 from workflow.metric_names import SCORE_METRICS
 
@@ -147,11 +147,13 @@ def test_one_row_has_no_interval_and_no_evidence():
 
 
 def test_rounds_that_define_nothing_are_left_out():
-    # Each run says yes once, to another row: half of the exchanges leave one run without any yes, and mcc without a
+    # Each run says yes once, to another row: half of the exchanges leave one run constant, and pearson without a
     # value; in the others the difference is as large as found.
     first, second = np.array([0.9, 0.1, 0.1, 0.1]), np.array([0.1, 0.9, 0.1, 0.1])
     targets = np.array([1.0, 0.0, 1.0, 0.0])
-    found = [compare("binary", first, second, targets, metric="mcc", seed=seed, num_rounds=100) for seed in range(10)]
+    found = [
+        compare("binary", first, second, targets, metric="pearson", seed=seed, num_rounds=100) for seed in range(10)
+    ]
     assert [comparison.difference for comparison in found] == pytest.approx([2 / np.sqrt(3)] * 10)
     assert {comparison.p_value for comparison in found} == {None, 1.0}
 
@@ -187,6 +189,13 @@ def test_mean_ranks():
     assert mean_ranks([np.zeros(0)]).shape == (0,)
     with pytest.raises(AssertionError, match="shape"):
         mean_ranks([np.eye(2)])
+
+
+def test_of_mean_ranks_only_metrics_of_order_are_told():
+    first, second, targets = example("binary", 60, 1)
+    found = of_order(score_metrics("binary", mean_ranks([first, second]), targets))
+    assert {name for name, metric in found.items() if metric.value is not None} == set(OF_ORDER)
+    assert "no probabilities" in found["brier"].reason
 
 
 def test_an_ensemble_beats_its_members():

@@ -53,7 +53,7 @@ def class_values(actual, predicted) -> dict:
         "f1_macro": macro(sk.f1_score, actual, predicted),
         "precision_macro": macro(sk.precision_score, actual, predicted),
         "recall_macro": macro(sk.recall_score, actual, predicted),
-        "mcc": math.nan if constant else sk.matthews_corrcoef(actual, predicted),
+        "mcc": 0.0 if constant else sk.matthews_corrcoef(actual, predicted),
     }
 
 
@@ -166,7 +166,8 @@ def test_values_equal_the_libraries_and_the_fast_forms_at_unit_weights(problem, 
     predictions, targets = example(problem, rows, rows + 1, ties=ties, soft=soft)
     expected = SLOW[problem](predictions, targets, 3.0)
     for name, form in forms(problem, predictions, targets, unit=3.0).items():
-        value = math.nan if form.point.value is None else form.point.value
+        undefined = 0.0 if name == "mcc" else math.nan  # of draws, mcc counts as 0; as a value it has a reason
+        value = undefined if form.point.value is None else form.point.value
         assert value == pytest.approx(expected[name], abs=1e-12, nan_ok=True), name
         assert form.statistic(np.ones((2, rows))) == pytest.approx([expected[name]] * 2, abs=1e-9, nan_ok=True), name
 
@@ -401,6 +402,15 @@ def test_undefined_resamples_are_dropped_and_too_many_leave_no_interval():
     assert percentile_interval(np.array([1.0, np.nan])) == (1.0, 1.0)
     assert percentile_interval(np.array([1.0, np.nan, np.nan])) == (None, None)
     assert percentile_interval(np.array([np.nan])) == (None, None)
+
+
+def test_draws_without_any_yes_count_for_mcc():
+    # 37 % of the draws lack the only yes, and say nothing of the targets: the interval must reach down to 0.
+    scores, targets = np.zeros(40), np.zeros(40)
+    scores[0], targets[[0, 1]] = 1.0, 1.0
+    found = binary_metrics(scores, targets)["mcc"]
+    assert found.value == pytest.approx(math.sqrt(38 / 78))
+    assert (found.low, found.high) == (0.0, pytest.approx(1.0))
 
 
 def test_one_positive_in_few_rows_leaves_an_auc_with_interval_and_two_rows_none():

@@ -102,6 +102,31 @@ def test_a_new_head_depends_on_the_seed_and_a_trained_one_is_kept(bert_like, tmp
     assert load_classifier(str(tmp_path), problem="multiclass", labels=("a", "b", "c"), seed=9).has_new_head
 
 
+def test_roberta_takes_fewer_tokens_than_it_has_positions(bert_like, tmp_path):
+    from transformers import AutoTokenizer, RobertaConfig, RobertaForMaskedLM
+
+    tokenizer = AutoTokenizer.from_pretrained(bert_like)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = RobertaConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=34, pad_token_id=tokenizer.pad_token_id, **sizes
+    )
+    RobertaForMaskedLM(config).save_pretrained(tmp_path)
+    tokenizer.model_max_length = 10**30
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_classifier(str(tmp_path), problem="binary", labels=("no", "yes"))
+    assert loaded.max_positions == 34 - tokenizer.pad_token_id - 1
+    word = tokenizer.convert_tokens_to_ids("red")
+    assert score_all(score_engine(loaded), [ScoreRequest([word] * loaded.max_positions)], width=2).shape == (1, 2)
+
+
+def test_a_trained_head_without_its_pooler_cannot_score(bert_like, tmp_path):
+    loaded = load_classifier(str(bert_like), problem="binary", labels=("no", "yes"))
+    kept = {name: value for name, value in loaded.model.state_dict().items() if ".pooler." not in name}
+    loaded.model.save_pretrained(tmp_path, state_dict=kept)
+    loaded.tokenizer.save_pretrained(tmp_path)
+    assert load_classifier(str(tmp_path), problem="binary", labels=("no", "yes")).has_new_head
+
+
 def test_dropout_reaches_every_rate(bert_like, gpt2_like):
     for folder in (bert_like, gpt2_like):
         model = load_classifier(str(folder), problem="binary", labels=("no", "yes"), dropout=0.37).model

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workflow.commands.parsing import CommandParser, add_mount, command_parser
+from workflow.config.clf_settings import checked_score
 from workflow.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def score(argv: Sequence[str]) -> int:
             raise ConfigError(f"workflow score: --{name} must be at least 1")
     if given.nproc is not None and given.nproc < 1:
         raise ConfigError("workflow score: --nproc must be at least 1")
+    checked_score(labels=given.labels, max_length=given.max_length)
     from datetime import timedelta
 
     from workflow.entry import in_ranks
@@ -105,7 +107,7 @@ def evaluate(argv: Sequence[str]) -> int:
         help="folder for evaluation.json, .md and plots (default: evaluation)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    group = parser.add_argument_group("what the scores are, by default as args.json of the first file's run says")
+    group = parser.add_argument_group("what the scores are, by default as the files' runs say, which must agree")
     group.add_argument("--problem", choices=("binary", "multiclass", "multilabel", "regression"))
     group.add_argument("--labels", nargs="+", help="names of the classes")
     group.add_argument("--target_range", nargs=2, type=float, metavar=("LOW", "HIGH"))

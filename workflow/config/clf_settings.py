@@ -5,11 +5,12 @@ Knows nothing of where a value came from (`cascade`) or how flags are parsed (`f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from workflow.config.sections import (
     CommandSettings,
@@ -23,7 +24,7 @@ from workflow.config.sections import (
     setting,
 )
 from workflow.config.settings import NO_DATA
-from workflow.errors import did_you_mean
+from workflow.errors import ConfigError, did_you_mean
 from workflow.metric_names import SCORE_METRICS, listed, usual_problem
 
 NO_SCORE_MODEL = (
@@ -93,7 +94,7 @@ class ScoreSection(Section):
     @field_validator("target_range")
     @classmethod
     def _rising(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
-        if value is not None and value[0] >= value[1]:
+        if value is not None and not 0 < value[1] - value[0] < math.inf:
             raise ValueError("LOW must be below HIGH, e.g. --target_range 0 5")
         return value
 
@@ -109,6 +110,16 @@ class ScoreSection(Section):
         if self.target_range is not None and self.kind != "binary":
             raise ValueError(f"--target_range is for binary targets, not {self.kind} ones")
         return self
+
+
+def checked_score(**given: Any) -> ScoreSection:
+    """These settings, None for a default, by the rules that clf.py has for them. Raises ConfigError."""
+    try:
+        return ScoreSection.model_validate({name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        problems = ((problem["loc"], problem["msg"].removeprefix("Value error, ")) for problem in error.errors())
+        told = (f"--{where[0]}: {message}" if where else message for where, message in problems)
+        raise ConfigError("; ".join(dict.fromkeys(told))) from None
 
 
 class ClfOptimSection(OptimSection):

@@ -52,6 +52,12 @@ def parse(
     return resolve(settings_type, layers(files, flags), problems=problems, complete=complete)
 
 
+def named_settings(settings_type: type[BaseModel], argv: Sequence[str]) -> set[str]:
+    """The settings that flags of argv name, in whatever spelling."""
+    parser = make_parser(settings_type, prog="", example="")
+    return set(vars(parser.parse_known_args([_underscored(argument) for argument in argv])[0]))
+
+
 def make_parser(settings_type: type[BaseModel], *, prog: str, example: str) -> argparse.ArgumentParser:
     """A parser with one group a section; values stay texts, absent flags stay absent."""
     parser = _Parser(

@@ -23,7 +23,7 @@ from workflow.data.texts import Texts
 from workflow.errors import DataError
 from workflow.files import remove_old_leftovers, whole_folder
 
-FORMAT = 2
+FORMAT = 3
 ROWS_PER_WRITE = 4096
 MAX_PROBLEMS = 10
 ABANDONED_S = 7 * 24 * 3600
@@ -76,6 +76,15 @@ def row_problem(row: Row) -> str | None:
     except (ValueError, RecursionError) as error:
         return f"cannot be written as JSON: {error}"
     return None
+
+
+def without_nan(value: Any) -> Any:
+    """A row as it is, but null where it holds NaN, by which tables mark what is missing."""
+    if isinstance(value, dict):
+        return {key: without_nan(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [without_nan(part) for part in value]
+    return None if isinstance(value, float) and value != value else value
 
 
 def encode_row(row: Row) -> bytes:

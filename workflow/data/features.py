@@ -21,7 +21,7 @@ import numpy.typing as npt
 from workflow.data.examples import Examples, cache_folder
 from workflow.data.sources import Row
 
-FORMAT = 2
+FORMAT = 3
 ROWS_PER_CALL = 1000
 TARGETS_FILE = "targets.npy"
 

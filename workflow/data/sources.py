@@ -95,7 +95,7 @@ def find_source(name: str, mount: Path) -> Source:
         return Source(label=name, fingerprint=f"{name}:{_hub_fingerprint(hub_name)}", hub_name=hub_name)
     path = _find_path(name, mount)
     files = _folder_files(path) if path.is_dir() else ((None, path),)
-    return Source(label=str(path), fingerprint=_content_hash([file for _, file in files]), files=files)
+    return Source(label=str(path), fingerprint=_content_hash(files), files=files)
 
 
 def _find_path(name: str, mount: Path) -> Path:
@@ -147,10 +147,11 @@ def _folder_files(folder: Path) -> tuple[tuple[str | None, Path], ...]:
     return tuple((split, paths[0]) for split, paths in found.items())
 
 
-def _content_hash(paths: Iterable[Path]) -> str:
+def _content_hash(files: Iterable[tuple[str | None, Path]]) -> str:
+    """Of names and contents, and of the split that a file is: alone, the same file may be another one."""
     digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.name.encode())
+    for split, path in files:
+        digest.update((path.name if split is None else f"{split}:{path.name}").encode())
         try:
             with path.open("rb") as file:
                 while block := file.read(1 << 20):

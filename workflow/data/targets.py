@@ -6,8 +6,10 @@ multi-class), a probability for each label (multi-label), or one number (regress
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +20,13 @@ from workflow.errors import did_you_mean
 KEY = "target"
 SUM_TOLERANCE = 1e-3
 NUMBERS_IN_TEXT = "a number in [{low:g}, {high:g}]"
+LARGEST = 3.4028234e38
+"""Of fp32, in which models compute."""
+ROUNDING = 1e-6
+"""How far outside [0, 1] a predicted probability may lie."""
+_LAST_DIGITS = 1e-9
+"""By which a share may leave [0, 1] when a prediction at an end of the range is read back."""
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 
 
 class _UnfitError(ValueError):
@@ -56,13 +65,18 @@ class Targets:
         """The target as `width` numbers. Raises ValueError, saying what to do, for values that are none."""
         if self.problem == "binary":
             share = (self._number(value, self._binary_hint()) - self.low) / (self.high - self.low)
-            if not 0 <= share <= 1:
+            if -_LAST_DIGITS <= share <= 1 + _LAST_DIGITS:
+                share = min(max(share, 0.0), 1.0)
+            else:
                 raise _UnfitError(
                     f"is {_shown(value)}, outside [{self.low:g}, {self.high:g}]; --target_range LOW HIGH sets another range"
                 )
             return [1.0 - share, share]
         if self.problem == "regression":
-            return [self._number(value, "must be a number")]
+            number = self._number(value, "must be a number")
+            if abs(number) > LARGEST:
+                raise _UnfitError(f"is {_shown(value)}, more than a model's numbers (fp32) hold; scale the targets")
+            return [number]
         return self._distribution(value) if self.problem == "multiclass" else self._set(value)
 
     def prediction(self, vector: Sequence[float]) -> Any:
@@ -76,8 +90,17 @@ class Targets:
         if self.problem in ("multiclass", "multilabel"):
             if not isinstance(value, list) or len(value) != self.width:
                 raise _UnfitError(f"must be a list of {self.width} numbers, not {_shown(value)}")
-            return [self._number(part, "must hold numbers") for part in value]
+            vector = [self._number(part, "must hold numbers") for part in value]
+            if min(vector) < -ROUNDING or max(vector) > 1 + ROUNDING:
+                raise _UnfitError(f"{_shown(value)}: probabilities lie in [0, 1]; are these logits?")
+            return vector
         return self.vector(value)
+
+    def typed(self, value: Any) -> Any:
+        """A good target as JSON holds it: numbers that were written as texts become numbers, or their labels' names."""
+        if not isinstance(value, str):
+            return value
+        return self.labels[self._index(value)] if self.problem == "multiclass" else float(value)
 
     def _binary_hint(self) -> str:
         return f"must be {NUMBERS_IN_TEXT.format(low=self.low, high=self.high)}"
@@ -93,25 +116,29 @@ class Targets:
             raise _UnfitError(f"{wanted}, not the text {_shown(value)}; {hint}")
         if not isinstance(value, (int, float)):  # True and False count as 1 and 0
             raise _UnfitError(f"{wanted}, not {_shown(value)}")
-        if not math.isfinite(value):
-            raise _UnfitError(f"is {value}; {wanted}: take the row out, or give it a number")
-        return float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # an integer of more than 300 digits
+            number = math.inf
+        if not math.isfinite(number):
+            shown = value if isinstance(value, float) else _shown(value)
+            raise _UnfitError(f"is {shown}; {wanted}: take the row out, or give it a number")
+        return number
 
     def _index(self, value: Any) -> int:
-        """The number of the label that a value names."""
+        """The number of the label that a value names: by its name, which may be a number; else by its place."""
         if isinstance(value, str) and value in self.labels:
             return self.labels.index(value)
-        if isinstance(value, str) and self.from_text and value.isdecimal():
-            value = int(value)
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(self.labels):
-            return value
+        named = _numbers(self.labels)
+        known = named or dict(enumerate(range(len(self.labels))))
+        number = value
+        if isinstance(value, str):
+            number = _as_number(value) if self.from_text else None
+        if isinstance(number, (int, float)) and not isinstance(number, bool) and number in known:
+            return known[number]
         hint = did_you_mean(value, self.labels) if isinstance(value, str) else ""
-        known = ", ".join(self.labels)
-        raise _UnfitError(
-            f"{_shown(value)} is no label{hint}; --labels has {known}, numbered 0 to {len(self.labels) - 1}"
-        )
+        places = "" if named else f", numbered 0 to {len(self.labels) - 1}"
+        raise _UnfitError(f"{_shown(value)} is no label{hint}; --labels has {', '.join(self.labels)}{places}")
 
     def _distribution(self, value: Any) -> list[float]:
         if isinstance(value, dict):
@@ -145,6 +172,18 @@ class Targets:
         for name in value:
             vector[self._index(name)] = 1.0
         return vector
+
+
+@functools.cache
+def _numbers(labels: tuple[str, ...]) -> dict[float, int]:
+    """The places of the labels whose names are numbers."""
+    found = ((_as_number(label), place) for place, label in enumerate(labels))
+    return {number: place for number, place in found if number is not None}
+
+
+def _as_number(text: str) -> float | None:
+    """The number that a label's name, or a text of a CSV file, is; or None."""
+    return float(text) if _NUMBER.fullmatch(text) else None
 
 
 def _shown(value: Any) -> str:

@@ -5,11 +5,15 @@ Pure functions of numbers; knows nothing of where predictions come from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from workflow.evaluation.metrics import Floats
+from workflow.evaluation.metrics import Floats, Metric, undefined
+
+OF_ORDER = ("auc", "average_precision", "spearman")
+"""Metrics that ask for nothing but the rows' order."""
+NO_PROBABILITIES = "mean ranks are no probabilities: only metrics of order have a meaning"
 
 
 def mean_scores(predictions: Sequence[Floats]) -> Floats:
@@ -34,6 +38,13 @@ def mean_ranks(predictions: Sequence[Floats]) -> Floats:
     ranks = (rankdata(scores, axis=1) - 1.0) / (rows - 1.0)
     means: Floats = np.mean(ranks, axis=0)
     return means
+
+
+def of_order(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+    """Metrics of mean ranks: those of order as they are, the others undefined."""
+    return {
+        name: metric if name in OF_ORDER else undefined(NO_PROBABILITIES, metric.n) for name, metric in metrics.items()
+    }
 
 
 def _stacked(predictions: Sequence[Floats]) -> Floats:

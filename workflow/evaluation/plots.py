@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +30,22 @@ _SIZE = (5.2, 5.2)
 _HISTOGRAM_BINS = 40
 
 
-def write_plots(folder: Path, scores: Floats, targets: Floats, *, title: str) -> list[Path]:
-    """Writes reliability, roc and scores as .png and .svg into `folder` and returns their paths.
+def write_plots(
+    folder: Path, scores: Floats, targets: Floats, *, title: str, only: Collection[str] | None = None
+) -> list[Path]:
+    """Writes reliability, roc and scores (or `only` some) as .png and .svg into `folder` and returns their paths.
 
     scores, targets: [n] in [0, 1]; a target of at least 0.5 is a yes. Each file appears whole or not at all, and the same
     numbers give the same .svg. What the rows do not define is said in the figure.
     """
     given, wanted = np.asarray(scores, dtype=np.float64), np.asarray(targets, dtype=np.float64)
     found = score_metrics("binary", given, wanted, names=("auc", "ece", "brier"))
-    figures: dict[str, Callable[[Figure, Floats, Floats, dict[str, Metric]], None]] = {
-        "reliability": _reliability,
-        "roc": _roc,
-        "scores": _histogram,
-    }
     written = []
     # The salt of svg ids can be set nowhere but in matplotlib's settings; they are put back afterwards.
     with matplotlib.rc_context(_SETTINGS):
-        for name, draw in figures.items():
+        for name, draw in FIGURES.items():
+            if only is not None and name not in only:
+                continue
             figure = Figure(figsize=_SIZE, dpi=150, layout="constrained")
             FigureCanvasAgg(figure)
             # The mean of squares is defined for any usable rows.
@@ -178,3 +177,10 @@ def _cell(metric: Metric) -> str:
     if metric.low is None or metric.high is None:
         return f"{metric.value:.3f}"
     return f"{metric.value:.3f} ({metric.low:.3f}\u2013{metric.high:.3f})"
+
+
+FIGURES: dict[str, Callable[[Figure, Floats, Floats, dict[str, Metric]], None]] = {
+    "reliability": _reliability,
+    "roc": _roc,
+    "scores": _histogram,
+}

@@ -73,6 +73,8 @@ class Report(BaseModel):
     best: Measured | None
     baseline: dict[str, MetricRecord] = {}
     """Metrics of a prediction that ignores the input."""
+    notes: list[str] = []
+    """What the table should say besides."""
     final_train_loss: float | None
     steps: int
     examples: int
@@ -114,7 +116,8 @@ def result_table(report: Report) -> Table:
     """Metrics before training, at the best step and at the end, then the chosen metric of each slice."""
     named = (("before training", report.initial), ("best", report.best), ("final", report.final))
     columns = [(name, part) for name, part in named if part]
-    table = Table(title=escape(f"{report.run}: {report.data}, {report.steps} steps; with 95 % intervals"))
+    title = f"{report.run}: {report.data}, {report.steps} steps; with 95 % intervals"
+    table = Table(title=escape(title), caption=escape("; ".join(report.notes)) or None)
     table.add_column("metric", no_wrap=True)
     if report.baseline:
         table.add_column("a constant", justify="right")

@@ -23,6 +23,7 @@ from workflow.files import read_json, whole_file, write_json
 SCORE = "pred_score"
 LABEL = "pred_label"
 ROW = "orig_d"
+THRESHOLDS_ARE_OF = "scores in [0, 1]; with --target_range LOW HIGH, of (pred_score - LOW) / (HIGH - LOW)"
 
 
 def score_record(row: Row | None, vector: Sequence[float], targets: Targets) -> dict[str, Any]:
@@ -52,7 +53,9 @@ def write_records(file: TextIO, records: Iterable[dict[str, Any]], *, as_lines: 
     count = 0
     for count, record in enumerate(records, start=1):
         file.write("" if as_lines else "[\n" if count == 1 else ",\n")
-        file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + ("\n" if as_lines else ""))
+        # A date of a Parquet file, which JSON has not, becomes a text, as in the cache.
+        text = json.dumps(record, ensure_ascii=False, allow_nan=False, default=str)
+        file.write(text + ("\n" if as_lines else ""))
     if not as_lines:
         file.write("\n]\n" if count else "[]\n")
 
@@ -99,6 +102,7 @@ def write_calibration(
         {
             **calibration.as_json(),
             "threshold_metric": threshold_metric,
+            "thresholds_are_of": THRESHOLDS_ARE_OF,
             "reported": {name: metric.as_json() for name, metric in reported.items()},
         },
     )
@@ -110,8 +114,8 @@ def read_calibration(path: Path) -> Calibration | None:
     if values is None:
         return None
     if isinstance(values, dict):
-        values.pop("threshold_metric", None)
-        values.pop("reported", None)
+        for key in ("threshold_metric", "thresholds_are_of", "reported"):
+            values.pop(key, None)
     return Calibration.from_json(values, where=str(path))
 
 

@@ -186,17 +186,21 @@ def column_scores(kind: str, hits: Floats, predicted: Floats, actual: Floats) ->
 
 
 def mcc(predicted: Any, actual: Any) -> Statistic:
-    """Matthews' correlation of one-hot tables [n, c] (Gorodkin's R_K). Undefined where either side is constant."""
+    """Matthews' correlation of one-hot tables [n, c] (Gorodkin's R_K); 0 where either side is constant, as in scikit-learn.
+
+    A run that says yes once in many rows says it in some draws only: without the others, intervals would stand too high.
+    """
     hits = np.asarray((predicted * actual).sum(axis=1)).ravel()
 
     def statistic(weights: Floats) -> Floats:
         rows = weights.sum(axis=1)
         given, wanted = _sums(weights, predicted), _sums(weights, actual)
-        return _correlation(
+        found = _correlation(
             (weights @ hits) * rows - (given * wanted).sum(axis=1),
             rows**2 - (given**2).sum(axis=1),
             rows**2 - (wanted**2).sum(axis=1),
         )
+        return np.nan_to_num(found, nan=0.0)
 
     return statistic
 

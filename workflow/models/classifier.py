@@ -260,7 +260,7 @@ def _checked(
         )
     positions = [
         limit
-        for limit in (getattr(config, "max_position_embeddings", None), tokenizer.model_max_length)
+        for limit in (_positions(model), tokenizer.model_max_length)
         if isinstance(limit, int) and 0 < limit < 1_000_000
     ]
     notes = (f"new in this model, to be trained: {', '.join(new)}",) if new else ()
@@ -273,5 +273,17 @@ def _checked(
         tuple(labels),
         takes_types="token_type_ids" in tokenizer.model_input_names and getattr(config, "type_vocab_size", 2) > 1,
         max_positions=min(positions, default=None),
-        has_new_head=any(key in head for key in new),
+        # What a head reads is part of it: without its trained pooler, a trained head reads noise.
+        has_new_head=any(key in head or ".pooler." in key for key in new),
     )
+
+
+def _positions(model: Any) -> int | None:
+    """Positions that tokens can take. RoBERTa-like models count theirs from the one after padding's."""
+    limit: int | None = getattr(model.config, "max_position_embeddings", None)
+    padding = [
+        module.padding_idx
+        for name, module in model.named_modules()
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
+    ]
+    return limit - padding[0] - 1 if limit is not None and padding else limit

@@ -167,6 +167,9 @@ def load_tokenizer(name: str, *, for_scores: bool = False) -> Any:
         if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.padding_side = "right"
+        # A tokenizer.json may hold a truncation and a padding, which would act before texts are cut here, and uncounted.
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
     if tokenizer.pad_token_id is None or (tokenizer.eos_token_id is None and not for_scores):
         raise ModelError(f"{name}: the tokenizer has no end-of-sequence or padding token")
     return tokenizer

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from workflow import paths as names
+from workflow.config.clf_settings import checked_score
 from workflow.console import make_console
 from workflow.data.checks import DataCheck, check, inputs_and_targets
 from workflow.data.encoders import LengthLimits, ScoreEncoder, Seq2SeqEncoder
@@ -23,7 +24,6 @@ from workflow.data.features import Features, RowEncoder, load_features
 from workflow.data.scoring import Scoring
 from workflow.data.sources import Source, find_source
 from workflow.data.texts import TEXT_KEYS, read_template
-from workflow.metric_names import usual_problem
 from workflow.models.load import FAMILIES, load_tokenizer, model_family, quiet_transformers
 from workflow.recipe.place import init_model_folder, inside_run
 
@@ -57,9 +57,10 @@ def _is_for_scores(given: Namespace, source: Source) -> bool:
 
 
 def _check_scores(given: Namespace, source: Source, folder: str | None, cache: Path) -> DataCheck:
-    low, high = given.target_range or (0.0, 1.0)
+    score = checked_score(labels=given.labels, target_range=given.target_range, max_length=given.max_length)
+    low, high = score.target_range or (0.0, 1.0)
     template = read_template(given.template) if given.template is not None else None
-    scoring = Scoring(usual_problem(given.labels), tuple(given.labels), low, high, template)
+    scoring = Scoring(score.kind, score.labels, low, high, template)
     targets = scoring.targets(from_text=source.is_untyped)
     examples = load_examples(source, ScoredRows(scoring.texts, targets), cache)
     encoder = None

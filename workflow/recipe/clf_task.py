@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,15 +28,15 @@ from workflow.evaluation.evaluator import Evaluation
 from workflow.evaluation.metrics import Floats, Metric
 from workflow.evaluation.plots import write_plots
 from workflow.evaluation.score_evaluator import CalibrationPlan, ScoreEvaluation, ScoreEvaluator, constant_metrics
-from workflow.evaluation.score_files import read_scores, write_calibration, write_scores
-from workflow.files import replace_by_link, write_json
+from workflow.evaluation.score_files import read_calibration, read_scores, write_calibration, write_scores
+from workflow.files import replace_by_link, why_not_writable, write_json
 from workflow.inference.engine import EngineLimits, Together
 from workflow.inference.head_engine import score_engine
 from workflow.models.classifier import LoadedClassifier, load_classifier
 from workflow.models.load import tokenizer_stands_in
 from workflow.models.save import write_model
 from workflow.recipe.place import init_model_folder, inside_run
-from workflow.recipe.scorers import row_losses, score_encoder, scoring_notes
+from workflow.recipe.scorers import check_finite, row_losses, score_encoder, scoring_notes, unfit_notes
 from workflow.recipe.task import Task
 from workflow.runtime import derived_seed
 from workflow.training.checkpoint import TrainState
@@ -88,8 +88,16 @@ class ClfTask(Task[ClfSettings]):
         return Scoring(score.kind, score.labels, low, high, template, score.max_length, self.settings.data.keep_source)
 
     def check_settings(self) -> None:
-        """Reads the template."""
+        """Reads the template, and looks where predictions are to go."""
         assert self.scoring
+        target = self.settings.run.pred_save_path
+        if target is not None and (reason := why_not_writable(target)):
+            raise ConfigError(f"--pred_save_path {target}: {reason}; name a file that can be written")
+
+    @property
+    def inputs(self) -> Mapping[str, str]:
+        """The template's text, which may stand in a file."""
+        return {"template_text": self.scoring.template} if self.scoring.template is not None else {}
 
     def load_data(self, source: Source) -> None:
         """Notes that numbers in CSV files are texts, then loads."""
@@ -251,6 +259,10 @@ class ClfTask(Task[ClfSettings]):
         problem, unit = self.scoring.problem, self.scoring.high - self.scoring.low
         return constant_metrics(problem, mean, targets, row_losses(problem), unit=unit)
 
+    def result_notes(self, paths: names.RunPaths, state: TrainState) -> list[str]:
+        """Why nothing was calibrated, if so."""
+        return unfit_notes(read_calibration(paths.checkpoint(state.step) / names.CALIBRATION_NAME))
+
     def finish(self, paths: names.RunPaths, state: TrainState) -> None:
         """`preds.json`, the final step's predictions, and for binary targets the plots of them."""
         final = paths.step_scores(state.step)
@@ -273,7 +285,8 @@ class ClfTask(Task[ClfSettings]):
     def record_alone(self, file: Path, found: Evaluation) -> None:
         """Predictions, metrics, calibration and plots; at --pred_save_path the predictions alone."""
         assert isinstance(found, ScoreEvaluation)
-        for note in self.loaded.notes:
+        check_finite(found.logits, self.start_model(), [f"eval[{row}]" for row in range(len(found.logits))])
+        for note in [*self.loaded.notes, *unfit_notes(found.calibration)]:
             self.write_note(f"note: {note}")
         if self.settings.run.pred_save_path is not None:
             self.write_predictions(file, found)

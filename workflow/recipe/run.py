@@ -141,6 +141,7 @@ class Run:
             final=latest if latest and latest.step == state.step else None,
             best=_measured(state, "best"),
             baseline=records(self.task.baseline()),
+            notes=self.task.result_notes(self.paths, state),
             final_train_loss=state.loss,
             steps=state.step,
             examples=state.examples,

@@ -10,7 +10,6 @@ Knows nothing of training. Ranks share no tensors: each takes every n-th shard o
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -23,7 +22,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from workflow import paths as names
-from workflow.data.examples import ScoredRows
+from workflow.data.examples import ScoredRows, row_problem, without_nan
 from workflow.data.sources import Row, Source, find_source
 from workflow.errors import ConfigError, DataError
 from workflow.evaluation.score_files import score_record, write_records
@@ -33,36 +32,47 @@ from workflow.inference.engine import Engine, EngineLimits
 from workflow.inference.head_engine import score_engine
 from workflow.models.load import is_path, quiet_transformers
 from workflow.recipe.place import Place, model_to_use
-from workflow.recipe.scorers import LoadedScorer, load_scorer, score_requests
+from workflow.recipe.score_job import IN_PARTS_ALONE, check_out, describe, differences
+from workflow.recipe.scorers import LoadedScorer, check_finite, load_scorer, score_requests
 from workflow.runtime import collectively, on_first, torch_device
 from workflow.training.ds_config import torch_dtype
 
-SAMPLE_BYTES = 1 << 20
-NUM_SAMPLES = 16
 MAX_PROBLEMS = 10
+
+Entry = tuple[str, int, Row]
+"""A row with its split and its number there."""
 
 
 def score(given: Namespace, place: Place) -> None:
     """Scores what is not scored yet; the last thing that appears is the whole file."""
     quiet_transformers()
-    if given.out.suffix not in (".json", ".jsonl"):
-        raise ConfigError(f"--out {given.out}: ends in neither .json (one list) nor .jsonl (one record a line)")
+    source = on_first(lambda: find_source(given.data, place.mount), place.ranks)
+    on_first(lambda: check_out(given.out, source), place.ranks)
     name = model_to_use(given.model, place.mount)
     scorer = collectively(lambda: _load(given, name, place), place.ranks, first_alone=not is_path(name))
-    source = on_first(lambda: find_source(given.data, place.mount), place.ranks)
     job = _Job(given, place, source, scorer, name)
-    if on_first(job.begin, place.ranks):
-        job.score_shards()
-        collectively(lambda: None, place.ranks)
-        on_first(job.join, place.ranks)
+    try:
+        if on_first(job.begin, place.ranks):
+            job.score_shards()
+            collectively(lambda: None, place.ranks)
+            on_first(job.join, place.ranks)
+    finally:
+        if job.lock is not None:
+            os.close(job.lock)
 
 
 def _load(given: Namespace, name: str, place: Place) -> LoadedScorer:
     scorer = load_scorer(
         name, labels=given.labels, template=given.template, max_length=given.max_length, tokenizer=given.tokenizer
     )
-    if given.calibrated and (scorer.calibration is None or scorer.scoring.problem != "binary"):
-        raise ConfigError(f"--calibrated: {name} has no {names.CALIBRATION_NAME} for binary scores")
+    if given.calibrated:
+        if scorer.calibration is None or scorer.scoring.problem != "binary":
+            raise ConfigError(f"--calibrated: {name} has no {names.CALIBRATION_NAME} for binary scores")
+        if scorer.calibration.reason:
+            raise ConfigError(
+                f"--calibrated: nothing was fitted when {name} was evaluated ({scorer.calibration.reason}), so calibrated "
+                "scores would be the plain ones; leave the flag out"
+            )
     scorer.loaded.model.to(torch_device(place.device, place.ranks), torch_dtype(given.precision, place.device)).eval()
     return scorer
 
@@ -78,41 +88,60 @@ class _Job:
         self.name = name
         self.out: Path = given.out
         self.parts = self.out.with_name(f"{self.out.name}.parts")
+        self.described = self.parts / names.SCORING_NAME
         self.record = self.out.with_name(f"{self.out.name}.{names.SCORING_NAME}")
-        self.num_rows = 0
+        self.description: dict[str, Any] = {}  # the first rank's
         self.lock: int | None = None
 
-    def rows(self) -> Iterator[tuple[str, int, Row]]:
-        """The rows to be scored, each with its split and its number there."""
+    def entries(self) -> Iterator[Entry]:
+        """The rows to be scored; what is not known of them is null, in the output too."""
         wanted = self.given.split
-        return (entry for entry in self.source.rows() if wanted is None or entry[0] == wanted)
+        for split, index, row in self.source.rows():
+            if wanted is None or split == wanted:
+                yield split, index, without_nan(row)
+
+    def part(self, number: int) -> Path:
+        """The file of a shard."""
+        return Path(self.parts / f"part-{number:06d}.jsonl")
 
     # ---- the first rank: before
 
     def begin(self) -> bool:
         """Claims the parts folder, checks every row, and says whether there is anything to do."""
-        job = self._description()
-        if self.out.exists() and not self.given.overwrite:
-            if _read(self.record) == job:
-                self.place.console.print(f"{self.out} is there already, of the same model and data")
-                return False
-            raise ConfigError(f"--out {self.out} exists, of another model or data; choose another, or pass --overwrite")
+        self.description = describe(self.given, self.name, self.scorer, self.source)
+        if self.out.exists() and not self.given.overwrite and not self._lacks_only_its_record():
+            self._check_same()
+            self.place.console.print(f"{self.out} is there already, of the same model and data", soft_wrap=True)
+            return False
         self.parts.mkdir(parents=True, exist_ok=True)
         self._lock()
         remove_leftovers(self.parts)
-        described = self.parts / names.SCORING_NAME
-        before = _read(described)
-        if before is not None and {**before, "num_rows": None} != {**job, "num_rows": None}:
-            changed = [key for key in job if before.get(key) != job[key] and key != "num_rows"]
+        before = _read(self.described)
+        if before is None:
+            self._start_anew()
+        elif changed := differences(before, self.description):
             raise ConfigError(
                 f"{self.parts} holds the beginning of another scoring ({', '.join(changed)} differ); remove it, or choose another --out"
             )
-        if before is None:
-            write_json(described, {**job, "num_rows": self._count_good_rows()})
         done = len(list(self.parts.glob("part-*.jsonl")))
         if done:
             self.place.console.print(f"going on after {done} shards of {self.given.shard_rows} rows")
         return True
+
+    def _check_same(self) -> None:
+        before = _read(self.record)
+        advice = "choose another, or pass --overwrite"
+        if before is None:
+            raise ConfigError(f"--out {self.out} exists, and no {self.record.name} says of what; {advice}")
+        if changed := differences(before, self.description, apart_from=IN_PARTS_ALONE):
+            raise ConfigError(f"--out {self.out} exists, of another scoring ({', '.join(changed)} differ); {advice}")
+
+    def _lacks_only_its_record(self) -> bool:
+        """Whether a kill came between the whole file and the record of it: the parts are complete and of this scoring."""
+        before = _read(self.described)
+        if self.record.exists() or before is None or differences(before, self.description):
+            return False
+        return all(self.part(number).is_file() for number in self._shards(before["num_rows"]))
 
     def _lock(self) -> None:
         self.lock = os.open(self.parts / "lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -123,33 +152,28 @@ class _Job:
                 f"{self.parts}: another process is scoring into it; wait for it, or choose another --out"
             ) from None
 
-    def _description(self) -> dict[str, Any]:
-        return {
-            "model": self.name,
-            "weights": _fingerprint(self.name),
-            "data": self.source.label,
-            "data_hash": self.source.data_hash,
-            "scoring": json.loads(json.dumps(self.scorer.scoring.as_json())),
-            "split": self.given.split,
-            "scores_only": self.given.scores_only,
-            "calibrated": self.given.calibrated,
-            "precision": self.given.precision,
-            "shard_rows": self.given.shard_rows,
-        }
+    def _start_anew(self) -> None:
+        try:
+            num_rows = self._count_good_rows()
+        except BaseException:
+            shutil.rmtree(self.parts, ignore_errors=True)
+            raise
+        for part in self.parts.glob("part-*.jsonl"):  # of a description that was lost
+            part.unlink()
+        write_json(self.described, {**self.description, "num_rows": num_rows})
 
     def _count_good_rows(self) -> int:
         """A pass over all rows before the model is put to work, so that a bad one is told at once."""
         row_format = ScoredRows(self.scorer.scoring.texts, None)
         problems: list[str] = []
         count = 0
-        for split, index, row in self.rows():
+        for split, index, row in self.entries():
             count += 1
-            if problem := row_format.problem(row):
+            if problem := row_format.problem(row) or (None if self.given.scores_only else row_problem(row)):
                 problems.append(f"{split}[{index}]: {problem}")
                 if len(problems) >= MAX_PROBLEMS:
                     break
         if problems:
-            shutil.rmtree(self.parts, ignore_errors=True)
             raise DataError("\n  ".join([f"{self.source.label}: rows that cannot be scored:", *problems]))
         if not count:
             raise DataError(
@@ -161,24 +185,38 @@ class _Job:
 
     def score_shards(self) -> None:
         """Writes this rank's missing shards."""
-        ranks, size = self.place.ranks, self.given.shard_rows
-        described = _read(self.parts / names.SCORING_NAME)
-        assert described is not None
-        self.num_rows = described["num_rows"]
+        ranks, size, num_rows = self.place.ranks, self.given.shard_rows, self._num_rows()
         limits = EngineLimits.at_least(rows=self.given.batch_size, tokens=self.scorer.scoring.max_length)
         engine = score_engine(self.scorer.loaded, limits=limits, fuse=True)
-        rows = (row for _, _, row in self.rows())
+        entries = self.entries()
         with self._progress() as progress:
-            bar = progress.add_task("scoring", total=self.num_rows)
-            for number in range(-(-self.num_rows // size)):
-                shard = list(islice(rows, size))
-                part = self.parts / f"part-{number:06d}.jsonl"
-                if number % ranks.world_size == ranks.rank and not part.is_file():
-                    self._score_shard(engine, shard, part)
+            bar = progress.add_task("scoring", total=num_rows)
+            for number in self._shards(num_rows):
+                shard = list(islice(entries, size))
+                if len(shard) != min(size, num_rows - number * size):
+                    raise self._changed()
+                if number % ranks.world_size == ranks.rank and not self.part(number).is_file():
+                    self._score_shard(engine, shard, self.part(number))
                 progress.update(bar, advance=len(shard))
+        if next(entries, None) is not None:
+            raise self._changed()
 
-    def _score_shard(self, engine: Engine, rows: list[Row], part: Path) -> None:
+    def _num_rows(self) -> int:
+        described = _read(self.described)
+        assert described is not None
+        num_rows: int = described["num_rows"]
+        return num_rows
+
+    def _shards(self, num_rows: int) -> range:
+        return range(-(-num_rows // self.given.shard_rows))
+
+    def _changed(self) -> DataError:
+        return DataError(f"{self.source.label}: changed while it was scored; remove {self.parts} and start again")
+
+    def _score_shard(self, engine: Engine, shard: list[Entry], part: Path) -> None:
+        rows = [row for _, _, row in shard]
         logits = score_all(engine, score_requests(self.scorer, rows), width=self.scorer.loaded.width)
+        check_finite(logits, self.name, [f"{split}[{index}]" for split, index, _ in shard])
         vectors = predictions(self.scorer.scoring.problem, logits)
         targets, calibration = self.scorer.scoring.targets(), self.scorer.calibration
         records = [
@@ -199,21 +237,22 @@ class _Job:
     # ---- the first rank: after
 
     def join(self) -> None:
-        """The parts in order, as one file."""
-        count = 0
+        """The parts in order, as one file. Its record, which may be of an older file, goes first and comes last."""
+        num_rows, count = self._num_rows(), 0
 
         def records() -> Iterator[dict[str, Any]]:
             nonlocal count
-            for part in sorted(self.parts.glob("part-*.jsonl")):
-                with part.open(encoding="utf-8") as file:
+            for number in self._shards(num_rows):
+                with self.part(number).open(encoding="utf-8") as file:
                     for line in file:
                         count += 1
                         yield json.loads(line)
 
+        self.record.unlink(missing_ok=True)
         with whole_file(self.out) as file:
             write_records(file, records(), as_lines=self.out.suffix == ".jsonl")
-            assert count == self.num_rows, f"{count} records of {self.num_rows} rows"
-        write_json(self.record, self._description())
+            assert count == num_rows, f"{count} records of {num_rows} rows"
+        write_json(self.record, self.description)
         shutil.rmtree(self.parts)
         self.place.console.print(f"{count} rows scored: {self.out}", soft_wrap=True)
 
@@ -221,24 +260,3 @@ class _Job:
 def _read(file: Path) -> dict[str, Any] | None:
     values = read_json(file)
     return values if isinstance(values, dict) else None
-
-
-def _fingerprint(name: str) -> str:
-    """Changes with a checkpoint's weights: their size and samples all over them; a hub name stands for itself."""
-    if not is_path(name):
-        return name
-    digest = hashlib.sha256()
-    path = Path(name)
-    files = (
-        [path]
-        if path.is_file()
-        else sorted(path.glob("*.safetensors")) + sorted(path.glob("*.bin")) + sorted(path.glob("*.pt"))
-    )
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name}:{size}".encode())
-        with file.open("rb") as content:
-            for sample in range(NUM_SAMPLES):
-                content.seek(sample * max(0, size - SAMPLE_BYTES) // max(1, NUM_SAMPLES - 1))
-                digest.update(content.read(SAMPLE_BYTES))
-    return digest.hexdigest()[:32]

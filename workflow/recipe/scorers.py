@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from workflow import paths as names
@@ -84,6 +85,16 @@ def score_requests(scorer: LoadedScorer, rows: Sequence[Row]) -> list[ScoreReque
     return requests_of({field: encoded.ids for field, encoded in scorer.encoder.encode(rows).items()})
 
 
+def check_finite(logits: Floats, name: str, rows: Sequence[str]) -> None:
+    """Raises ModelError, naming the model and the first such row, where logits [rows, width] are NaN or infinite."""
+    strange = (~np.isfinite(logits)).any(axis=1)
+    if strange.any():
+        raise ModelError(
+            f"{name}: its scores are NaN or infinite for {int(strange.sum())} of {len(rows)} rows, first for {rows[int(strange.argmax())]}; "
+            "its weights are broken, or its numbers too large for bf16 (--precision fp32)"
+        )
+
+
 def score_encoder(
     loaded: LoadedClassifier, scoring: Scoring, max_length: int, *, with_targets: bool, from_text: bool = False
 ) -> ScoreEncoder:
@@ -106,6 +117,13 @@ def scoring_notes(name: str, scoring: Scoring) -> list[str]:
         return []
     mine, theirs = replace(scoring, max_length=0), replace(before, max_length=0)
     return [f"the checkpoint was trained otherwise: {difference}" for difference in theirs.differences(mine)]
+
+
+def unfit_notes(calibration: Calibration | None) -> list[str]:
+    """Why nothing was fitted, if so."""
+    if calibration is None or not calibration.reason:
+        return []
+    return [f"no calibration and no threshold were fitted: {calibration.reason}"]
 
 
 def row_losses(problem: str) -> RowLosses:

@@ -9,7 +9,7 @@ by all ranks alike.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -130,6 +130,11 @@ class Task(ABC, Generic[S]):
     def reading(self) -> Reading:
         """How the checks look at rows."""
 
+    @property
+    def inputs(self) -> Mapping[str, str]:
+        """Contents of the files that settings name, by what to call them."""
+        return {}
+
     def load_model_everywhere(self, name: str, *, trained: bool) -> None:
         """Collective; from the hub, the first rank of a machine fetches the model before the others read it."""
         if not is_path(name):
@@ -208,6 +213,10 @@ class Task(ABC, Generic[S]):
     def baseline(self) -> dict[str, Metric]:
         """Metrics of a prediction that ignores the input, for comparison; by the first rank."""
         return {}
+
+    def result_notes(self, paths: names.RunPaths, state: TrainState) -> list[str]:  # noqa: ARG002
+        """What the result's table should say besides; by the first rank."""
+        return []
 
     def finish(self, paths: names.RunPaths, state: TrainState) -> None:
         """Writes what belongs to the end of a run, before its report; by the first rank."""

@@ -57,6 +57,7 @@ def run_task(task: Task[Any]) -> None:
             data_hash=source.data_hash,
             overwrite=settings.run.overwrite_output_dir,
             settings_name=task.settings_file,
+            inputs=task.inputs,
         ),
         place.ranks,
     )

@@ -1,0 +1,141 @@
+"""What `workflow evaluate` measures: the prediction files, what their scores are, and the targets of their rows.
+
+Knows nothing of metrics.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workflow import paths as names
+from workflow.config.clf_settings import checked_score
+from workflow.data.examples import TextRows, load_examples
+from workflow.data.scoring import Scoring
+from workflow.data.sources import Row, find_source
+from workflow.data.targets import KEY, Targets
+from workflow.errors import ConfigError, DataError, ResultsError
+from workflow.evaluation.metrics import Floats
+from workflow.evaluation.score_files import ScoreFile, read_scores
+from workflow.files import read_json
+
+ANY_ROW = TextRows(texts=())
+SAID = ("problem", "labels", "target_range")
+"""Settings that say what scores are."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The rows and their targets [rows, width]."""
+
+    rows: list[Row]
+    targets: Floats
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What there is to measure: the files, the one to compare with, how they are read, and the truth."""
+
+    paths: list[Path]
+    files: list[ScoreFile]
+    against: ScoreFile | None
+    scoring: Scoring
+    truth: Truth
+
+
+def read_predictions(given: Namespace, mount: Path) -> Measured:
+    """Reads what the command line names. Raises ConfigError, DataError or ResultsError where it does not fit together."""
+    paths = [_prediction_file(name, mount) for name in given.predictions]
+    against = _prediction_file(given.against, mount) if given.against is not None else None
+    scoring = _scoring(given, [*paths, *([against] if against else [])])
+    reader = scoring.targets(from_text=True)
+    files = [read_scores(path, reader) for path in paths]
+    other = read_scores(against, reader) if against else None
+    truth = _truth(given, files[0], reader, mount)
+    for file in (*files, *([other] if other else [])):
+        _check_same_rows(file, truth)
+    return Measured(paths, files, other, scoring, truth)
+
+
+def _prediction_file(name: str, mount: Path) -> Path:
+    """A file, or a run's: its folder, or its name under the mount."""
+    for path in (Path(name), mount / "models" / name):
+        if path.is_file():
+            return path
+        if (path / names.SCORES_NAME).is_file():
+            return path / names.SCORES_NAME
+        if path.is_dir():
+            raise ResultsError(f"{path}: no {names.SCORES_NAME} here; the run has not finished, or is no run of clf.py")
+    raise ResultsError(f"{name}: no such prediction file, and no run of this name under {mount / 'models'}")
+
+
+def _scoring(given: Namespace, paths: Sequence[Path]) -> Scoring:
+    """What the scores are: as given, else as the files' runs say, all alike; else binary."""
+    asked = {name: getattr(given, name) for name in SAID if getattr(given, name) is not None}
+    said = {path: found for path in paths if (found := _said(path, asked)) is not None}
+    first = next(iter(said), None)
+    for path, found in said.items():
+        assert first is not None
+        if differences := found.differences(said[first]):
+            raise ConfigError(
+                f"{path} holds scores of another kind than {first}: {'; '.join(differences)}; "
+                "where that is meant, say what they all are by --problem, --labels and --target_range"
+            )
+    return said[first] if first is not None else _as_scoring(asked)
+
+
+def _said(path: Path, asked: dict[str, Any]) -> Scoring | None:
+    """What a file's own run, or the scoring that wrote it, says of its scores, under what is asked; None where neither is there."""
+    record = read_json(path.with_name(f"{path.name}.{names.SCORING_NAME}"))
+    try:
+        if record is not None:
+            own = record["scoring"]
+            own = {**own, "target_range": (own["low"], own["high"]) if own["problem"] == "binary" else None}
+        else:
+            own = read_json(path.parent / names.SETTINGS_NAMES[1])["settings"]
+        return _as_scoring({**{name: own.get(name) for name in SAID}, **asked})
+    except (KeyError, TypeError, AttributeError):  # there is no such file, or it is something else
+        return None
+
+
+def _as_scoring(values: dict[str, Any]) -> Scoring:
+    score = checked_score(**values)
+    low, high = score.target_range or (0.0, 1.0)
+    return Scoring(score.kind, score.labels, low, high)
+
+
+def _truth(given: Namespace, first: ScoreFile, reader: Targets, mount: Path) -> Truth:
+    """The targets, from the records' own rows or from a data set's eval rows."""
+    rows, label = first.rows, str(first.path)
+    if given.data is not None:
+        source = find_source(given.data, mount)
+        label = source.label
+        rows = list(load_examples(source, ANY_ROW, names.cache_dir()).eval)
+        if not rows:
+            raise DataError(
+                f"{label}: no eval rows, which --data takes the targets from; a list of rows is all training rows, "
+                'unless each says "split": "eval"'
+            )
+    if rows is None:
+        raise ResultsError(
+            f"{first.path}: holds scores alone; pass --data NAME, the data set whose eval rows were scored"
+        )
+    targets = []
+    for number, row in enumerate(rows):
+        if problem := reader.problem_of(row):
+            raise ResultsError(f"{label}: row {number}: {problem}")
+        targets.append(reader.vector(row[KEY]))
+    return Truth(rows, np.array(targets, dtype=np.float64))
+
+
+def _check_same_rows(file: ScoreFile, truth: Truth) -> None:
+    if len(file.vectors) != len(truth.rows):
+        raise ResultsError(f"{file.path}: {len(file.vectors)} records for {len(truth.rows)} rows")
+    for number, (mine, other) in enumerate(zip(file.rows or (), truth.rows, strict=False)):
+        if mine != other:
+            raise ResultsError(f"{file.path}: record {number} is of another row than in the other file or data set")
