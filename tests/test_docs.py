@@ -16,6 +16,7 @@ from workflow.cli import COMMANDS
 from workflow.config.clf_settings import ClfSettings
 from workflow.config.flags import parse
 from workflow.config.settings import Seq2SeqSettings
+from workflow.server.schemas import GenerateBody, ScoreBody
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -35,6 +36,7 @@ def check_program(words: list[str], monkeypatch) -> None:
     assert words[1] in COMMANDS
     from workflow import cli, entry
     from workflow.recipe import check_data, distill, evaluate, init_model, predict, quickstart
+    from workflow.server import main
 
     ran = []
     for module, name in (
@@ -45,10 +47,17 @@ def check_program(words: list[str], monkeypatch) -> None:
         (distill, "distill"),
         (evaluate, "evaluate"),
         (entry, "in_ranks"),
+        (main, "serve"),
     ):
         monkeypatch.setattr(module, name, lambda *given, **more: ran.append(given) or 0)
     assert cli.workflow(words[1:]) == 0
     assert ran or words[1] == "config"
+
+
+def check_body(words: list[str]) -> None:
+    """The body of a curl command is good for its route."""
+    body = {"generate": GenerateBody, "score": ScoreBody}[words[1].rpartition("/")[2]]
+    body.model_validate_json(words[words.index("-d") + 1])
 
 
 def test_every_command_of_the_readme_is_understood(monkeypatch, capsys):
@@ -61,6 +70,8 @@ def test_every_command_of_the_readme_is_understood(monkeypatch, capsys):
             check_program(words[words.index(program.pop()) - 1 :], monkeypatch)
         elif words[0].endswith("workflow"):
             check_program(words, monkeypatch)
+        elif words[0] == "curl":
+            check_body(words)
         else:
             assert words[0] in ("python3", ".venv/bin/python"), words
         known += 1

@@ -17,7 +17,6 @@ from workflow.inference.requests import Chunk, GenerateRequest, Generation, Resu
 class FakeLimits:
     max_rows: int = 4
     max_encode_tokens: int = 512
-    max_source_tokens: int = 512
 
 
 @dataclass
@@ -109,25 +108,20 @@ class FakeEngine:
             if len(made) < len(tokens):
                 before = self.shown(made)
                 made.append(tokens[len(made)])
-                self.tell(job, Chunk(index, self.shown(made)[len(before) :], self.logprobs(job, made[-1:]), 1))
+                self.tell(job, Chunk(index, self.shown(made)[len(before) :], self.logprobs(job, made[-1:]), len(made)))
                 done = False
             elif not done or len(made) == len(tokens):
                 continue
         if done:
             reason = "length" if len(state.tokens[0]) >= params.max_new_tokens else "stop"
-            extra = int(reason == "stop")
-            for index in range(params.n):
-                self.tell(job, Chunk(index, "", (), extra, reason))
+            end = [self.tokenizer.eos_token_id] if reason == "stop" else []
+            for index, made in enumerate(state.made):
+                self.tell(job, Chunk(index, "", self.logprobs(job, end), len(made + end), reason))
             del self.running[job]
-            job.on_done(
-                Result(
-                    tuple(
-                        Generation(tuple(m), self.shown(m), reason, self.logprobs(job, m), len(m) + extra)
-                        for m in state.made
-                    ),
-                    None,
-                )
-            )
+            job.on_done(Result(tuple(self.generation(job, made, end, reason) for made in state.made), None))
+
+    def generation(self, job, made, end, reason):
+        return Generation(tuple(made), self.shown(made), reason, self.logprobs(job, made + end), len(made + end))
 
     def tell(self, job, chunk):
         if job.on_chunk is not None:

@@ -84,7 +84,7 @@ def test_a_seed_belongs_to_the_prompt_s_number_as_on_the_command_line(live):
 def test_logprobs_are_shown_with_tokens(live):
     body = live.post("/generate", {"model": "echo", "prompt": "red", "logprobs": 2}).raise_for_status().json()
     shown = body["generations"][0]["logprobs"]
-    assert "".join(token["token"] for token in shown).strip() == "red"
+    assert "".join(token["token"] for token in shown).strip() == "red</s>"
     assert all(token["logprob"] == -0.5 and len(token["top"]) == 2 for token in shown)
 
 
@@ -127,6 +127,12 @@ def test_the_model_must_be_named_where_there_are_several(live):
 )
 def test_wrong_bodies_are_refused_by_field(live, body, param):
     assert error_of(live.post("/generate", {"model": "echo", **body}), 400)["param"] == param
+
+
+def test_to_json_2_0_is_an_integer(live):
+    body = live.post("/generate", {"model": "echo", "prompt": "red", "n": 2.0}).raise_for_status().json()
+    assert len(body["generations"]) == 2
+    error_of(live.post("/generate", {"model": "echo", "prompt": "red", "n": 2.5}), 400)
 
 
 def test_a_misspelt_field_gets_a_hint(live):
@@ -184,7 +190,8 @@ def test_tgi_body_gets_tgi_answer(live):
     details = live.post("/generate", body).raise_for_status().json()["details"]
     assert details["finish_reason"] == "eos_token"
     assert details["seed"] == 4
-    assert details["generated_tokens"] == len(details["tokens"]) + 1
+    assert details["generated_tokens"] == len(details["tokens"])
+    assert [token["special"] for token in details["tokens"]].count(True) == 1
     assert all(len(others) == 2 for others in details["top_tokens"])
 
 
@@ -197,6 +204,11 @@ def test_tgi_sampling_is_greedy_unless_asked(live):
     ):
         live.post("/generate", {"model": "echo", "inputs": "red", "parameters": parameters}).raise_for_status()
         assert live.engine().submitted[-1].params.temperature == temperature
+
+
+def test_bounds_are_told_by_tgi_s_names(live):
+    asked = {"model": "echo", "inputs": "red", "parameters": {"top_n_tokens": 10**6, "details": True}}
+    assert error_of(live.post("/generate", asked), 400)["param"] == "parameters.top_n_tokens"
 
 
 def test_tgi_truncates_to_a_number(live):

@@ -59,9 +59,12 @@ def test_queued_tokens_are_limited(serve, pool):
     assert accepted.result().status_code == 200
 
 
-def test_a_request_larger_than_the_queue_is_taken_when_it_is_empty(serve):
-    live = serve(max_queued_tokens=10)
-    live.post("/generate", {"model": "echo", "prompt": "red green", "max_new_tokens": 50}).raise_for_status()
+def test_a_request_larger_than_the_queue_can_be_is_told_so(serve):
+    live = serve(max_queued_tokens=30)
+    asked = {"model": "echo", "prompts": ["red", "red"], "max_new_tokens": 10}
+    for _ in range(2):
+        assert error_of(live.post("/generate", {**asked, "n": 2}), 400)["code"] == "too_many_tokens"
+    live.post("/generate", asked).raise_for_status()
 
 
 def test_places_are_taken_before_tokenizing(serve, pool):

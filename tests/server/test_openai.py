@@ -90,7 +90,8 @@ def test_a_stream(client):
     assert texts == {0: "red green", 1: "red green", 2: "blue", 3: "blue"}
     assert [piece.choices[0].finish_reason for piece in pieces].count("stop") == 4
     assert last.choices == []
-    assert last.usage.completion_tokens > 0
+    plain = client.completions.create(model="echo", prompt=["red green", "blue"], n=2)
+    assert last.usage == plain.usage
     assert all(piece.usage is None for piece in pieces)
 
 
@@ -130,6 +131,11 @@ def test_unsupported_fields_are_refused_by_name(live, field, value, neutral):
     body = {"model": "echo", "prompt": "red"}
     assert field in error_of(live.post("/v1/completions", {**body, field: value}), 400)["message"]
     live.post("/v1/completions", {**body, field: neutral}).raise_for_status()
+
+
+def test_bounds_are_told_by_openai_s_names(live):
+    asked = {"model": "echo", "prompt": "red", "max_tokens": 10**6}
+    assert error_of(live.post("/v1/completions", asked), 400)["param"] == "max_tokens"
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,14 @@ import math
 import time
 from collections.abc import Callable
 
-from workflow.errors import Draining, QueueFull
+from workflow.errors import Draining, QueueFull, RequestError
 
 LONGEST_WAIT_S = 30
 WEIGHT = 0.2
 
 
 class Queue:
-    """Counts what is accepted and not yet answered. An empty queue takes any request that keeps its own bounds."""
+    """Counts what is accepted and not yet answered."""
 
     def __init__(self, *, max_requests: int, max_tokens: int, draining: Callable[[], bool]) -> None:
         self.max_requests = max_requests
@@ -28,7 +28,8 @@ class Queue:
         self._mean_s = 1.0
 
     def reserve(self, tokens: int) -> Place:
-        """A place, for an estimate of its tokens. Raises Draining or QueueFull."""
+        """A place, for an estimate of its tokens, which may be too high. Raises Draining or QueueFull."""
+        tokens = min(tokens, self.max_tokens)
         if self._draining():
             raise Draining("the server is shutting down; try again elsewhere, or in a moment")
         if self.num_requests and (self.num_requests >= self.max_requests or self.num_tokens + tokens > self.max_tokens):
@@ -60,7 +61,14 @@ class Place:
         self._held = True
 
     def correct(self, tokens: int) -> None:
-        """Puts the number of tokens in the place of the estimate. Raises QueueFull where that is too much."""
+        """Puts the number of tokens in the place of the estimate. Raises QueueFull where that is too much now, and
+        RequestError where it always is."""
+        if tokens > self._queue.max_tokens:
+            raise RequestError(
+                f"the request has {tokens} tokens to read and to generate, more than this server's "
+                f"{self._queue.max_tokens} (--max_queued_tokens)",
+                code="too_many_tokens",
+            )
         others = self._queue.num_tokens - self._tokens
         if self._queue.num_requests > 1 and others + tokens > self._queue.max_tokens:
             raise QueueFull(

@@ -26,7 +26,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     503: {"model": ErrorAnswer, "description": "shutting down, or the run cannot be loaded now"},
     504: {"model": ErrorAnswer, "description": "not answered within the deadline"},
 }
-STREAM: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string"}}}
+EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+STREAM: dict[str, Any] = {"text/event-stream": {"schema": EVENT}}
 
 
 def fresh_id(prefix: str) -> str:

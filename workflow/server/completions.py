@@ -21,9 +21,11 @@ class TokenPlaces:
         self._offset = 0
 
     def logprobs(self, tokens: Sequence[TokenLogprob]) -> CompletionLogprobs:
-        """The next tokens' four lists."""
+        """The next tokens' four lists; the end of sequence is no token of the text."""
         shown = CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
         for token in tokens:
+            if token.token_id == self._texts.eos_id:
+                continue
             text = self._texts.token(token.token_id)
             shown.tokens.append(text)
             shown.token_logprobs.append(token.logprob)

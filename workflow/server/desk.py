@@ -87,6 +87,11 @@ class Desk:
         """The loaded run."""
         return self.live.service
 
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Tokens of the longest prompt, by the engine and by the settings."""
+        return min(self.service.max_prompt_tokens, self.state.settings.engine.max_prompt_tokens)
+
     async def off_loop(self, work: Callable[[], T]) -> T:
         """Tokenizing and its like, away from the event loop."""
         return await self.live.off_loop(work)

@@ -6,12 +6,13 @@ Knows nothing of the shape of answers.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
+from workflow.errors import RequestError
 from workflow.inference.requests import Chunk, GenerateRequest, Result
 from workflow.runtime import derived_seed
 from workflow.server.bounds import check_count, check_sampling, sampling_params
@@ -29,6 +30,8 @@ class Prompts:
     sampling: Sampling
     truncate: bool | int = False
     param: str = "prompts"
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What the body calls our sampling fields."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ async def prepared(request: Request, wanted: Prompts) -> AsyncIterator[Prepared]
     """Checks, takes a place, tokenizes. Raises RequestError and its kin before anything costly happens."""
     settings, note = state_of(request).settings, note_of(request)
     check_count(len(wanted.prompts), settings.bounds.max_prompts, wanted.param, flag="max_prompts")
-    check_sampling(wanted.sampling, settings.bounds)
+    with _named(wanted):
+        check_sampling(wanted.sampling, settings.bounds)
     note.num_prompts = len(wanted.prompts)
     note.texts = wanted.prompts
     new_tokens = wanted.sampling.max_new_tokens or min(
@@ -61,12 +65,13 @@ async def prepared(request: Request, wanted: Prompts) -> AsyncIterator[Prepared]
         request, wanted.model, tokens=tokens + new_tokens * wanted.sampling.n * len(wanted.prompts)
     ) as desk:
         needs_generation(desk.service)
-        params = sampling_params(
-            wanted.sampling,
-            settings.bounds,
-            default_new_tokens=desk.service.default_new_tokens,
-            vocab_size=desk.service.texts.vocab_size,
-        )
+        with _named(wanted):
+            params = sampling_params(
+                wanted.sampling,
+                settings.bounds,
+                default_new_tokens=desk.service.default_new_tokens,
+                vocab_size=desk.service.texts.vocab_size,
+            )
         rows = await desk.off_loop(lambda: _ids(desk, wanted))
         seed = secrets.randbits(31) if wanted.sampling.seed is None else wanted.sampling.seed
         # As `workflow generate` seeds its prompts, so that both give the same samples.
@@ -126,13 +131,23 @@ def usage_of(prompt_tokens: int, completion_tokens: int) -> Usage:
     )
 
 
+@contextmanager
+def _named(wanted: Prompts) -> Iterator[None]:
+    """Errors name fields as the body does."""
+    try:
+        yield
+    except RequestError as error:
+        error.param = wanted.names.get(error.param or "", error.param)
+        raise
+
+
 def _estimate(wanted: Prompts, limit: int) -> int:
     texts = [prompt for prompt in wanted.prompts if isinstance(prompt, str)]
     return estimate(texts, limit) if texts else sum(map(len, wanted.prompts))
 
 
 def _ids(desk: Desk, wanted: Prompts) -> list[list[int]]:
-    limit = min(desk.service.max_prompt_tokens, desk.state.settings.engine.max_prompt_tokens)
+    limit = desk.max_prompt_tokens
     texts = [prompt for prompt in wanted.prompts if isinstance(prompt, str)]
     if texts:
         return desk.service.texts.prompts(texts, limit=limit, truncate=wanted.truncate)

@@ -35,7 +35,7 @@ async def label_probabilities(request: Request, body: GenerativeScoringBody) -> 
     tokens = estimate(texts, limit) if texts is not None else len(body.items) * limit
     async with at_desk(request, body.model, tokens=tokens) as desk:
         needs_generation(desk.service)
-        rows = await desk.off_loop(lambda: _ids(desk, body, texts, min(limit, desk.service.max_prompt_tokens)))
+        rows = await desk.off_loop(lambda: _ids(desk, body, texts))
         values = await (_among_labels if body.apply_softmax else _among_all)(desk, rows, tuple(body.label_token_ids))
         return desk, values, sum(map(len, rows))
 
@@ -50,8 +50,8 @@ def _texts(body: GenerativeScoringBody) -> list[str] | None:
     return [item + body.query if body.item_first else body.query + item for item in items]
 
 
-def _ids(desk: Desk, body: GenerativeScoringBody, texts: list[str] | None, limit: int) -> list[list[int]]:
-    model = desk.service.texts
+def _ids(desk: Desk, body: GenerativeScoringBody, texts: list[str] | None) -> list[list[int]]:
+    model, limit = desk.service.texts, desk.max_prompt_tokens
     model.check_ids([body.label_token_ids], limit=len(body.label_token_ids))
     if texts is not None:
         return model.prompts(texts, limit=limit, truncate=False)

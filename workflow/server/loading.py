@@ -14,6 +14,7 @@ import torch
 
 from workflow import paths
 from workflow.data.scoring import Scoring, read_scoring
+from workflow.errors import ConfigError
 from workflow.evaluation.score_files import read_calibration
 from workflow.inference.scorer import Scorer
 from workflow.models.load import FAMILIES, load_seq2seq, model_family, quiet_transformers
@@ -30,6 +31,8 @@ def make_loader(settings: ServeSettings) -> LoadService:
     """A function that loads a run by these settings."""
     quiet_transformers()
     device = pick_device() if settings.models.device == "auto" else settings.models.device
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: no GPU is visible here")
     dtype = torch_dtype(settings.models.precision, device)
 
     def load_service(name: str, path: Path) -> Service:
@@ -55,7 +58,7 @@ def make_loader(settings: ServeSettings) -> LoadService:
 def make_engine(settings: ServeSettings, model: Any, loaded: Any, *, is_t5: bool) -> Engine:
     """An engine for a model that stands on its device; `loaded` has its tokenizer, and for a head how it is called."""
     bounds = settings.engine
-    limits = WholeLimits(bounds.max_rows, bounds.max_encode_tokens, bounds.max_prompt_tokens)
+    limits = WholeLimits(bounds.max_rows, bounds.max_encode_tokens)
     if is_t5:
         return WholeEngine(limits, model=model, tokenizer=loaded.tokenizer)
     return WholeEngine(limits, scorer=Scorer(loaded))

@@ -33,9 +33,7 @@ class Metrics:
         self.waiting = gauge("vllm:num_requests_waiting", "Requests waiting for the engine.")
         self.prompt_tokens = counter("vllm:prompt_tokens", "Prompt tokens taken in.")
         self.generation_tokens = counter("vllm:generation_tokens", "Tokens generated.")
-        self.success = counter(
-            "vllm:request_success", "Prompts answered, by why their answer ended.", "finished_reason"
-        )
+        self.success = counter("vllm:request_success", "Answers given, by why they ended.", "finished_reason")
         self.first_token = histogram("vllm:time_to_first_token_seconds", "Until a stream's first token.", SECONDS)
         self.latency = histogram("vllm:e2e_request_latency_seconds", "From a request's arrival to its answer.", SECONDS)
         self.token_gap = histogram("vllm:inter_token_latency_seconds", "Between two tokens of a stream.", SECONDS)

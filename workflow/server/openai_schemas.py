@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from workflow.server.schemas import SEED_LIMIT, Answer, Body, Sampling, Usage
+from workflow.server.schemas import Answer, Body, Natural, Positive, Sampling, Seed, Usage
 
-Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Ids = Annotated[list[Natural], Field(min_length=1)]
 Prompt = Annotated[str, Field(min_length=1)]
 
 UNSUPPORTED = {
@@ -46,22 +46,22 @@ class CompletionBody(Body):
 
     model: str
     prompt: Prompt | Annotated[list[Prompt], Field(min_length=1)] | Ids | Annotated[list[Ids], Field(min_length=1)]
-    max_tokens: int | None = Field(None, ge=1, description="by default what the run was saved with")
+    max_tokens: Positive | None = Field(None, description="by default what the run was saved with")
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
-    n: int | None = Field(None, ge=1)
+    n: Positive | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    logprobs: int | None = Field(None, ge=0)
+    logprobs: Natural | None = None
     stop: str | list[str] | None = None
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[str, float] | None = None
-    seed: int | None = Field(None, ge=0, le=SEED_LIMIT)
+    seed: Seed | None = None
     user: str | None = Field(None, description="accepted, without effect")
     echo: bool | None = Field(None, description="must be false")
     suffix: str | None = Field(None, description="must be null")
-    best_of: int | None = Field(None, ge=1, description="must be n")
+    best_of: Positive | None = Field(None, description="must be n")
 
     @field_validator("echo", "suffix")
     @classmethod

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from workflow.server.openai_schemas import Ids
-from workflow.server.schemas import Answer, Body, Usage
+from workflow.server.schemas import Answer, Body, Natural, Usage
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -33,8 +33,10 @@ class GenerativeScoringBody(Body):
 
     model: str | None = None
     query: str | Ids = Field(description="a text, or token ids")
-    items: list[Text] | list[Ids] = Field(min_length=1, description="texts, or token ids where the query is token ids")
-    label_token_ids: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    items: Annotated[list[Text], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)] = Field(
+        description="texts, or token ids where the query is token ids"
+    )
+    label_token_ids: list[Natural] = Field(min_length=1)
     apply_softmax: bool = Field(True, description="over the labels alone; false: over the whole vocabulary")
     item_first: bool = False
     add_special_tokens: bool = Field(True, description="end token ids, too, with the end of sequence")
@@ -81,7 +83,7 @@ class RerankBody(Body):
     model: str | None = None
     query: str = Field(min_length=1)
     documents: list[Text | DocumentBody] = Field(min_length=1)
-    top_n: int | None = Field(None, ge=0, description="the best so many; by default, and for 0, all")
+    top_n: Natural | None = Field(None, description="the best so many; by default, and for 0, all")
     return_documents: bool = True
     truncate: bool = False
 

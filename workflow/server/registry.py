@@ -25,6 +25,8 @@ logger = logging.getLogger("workflow.server")
 
 T = TypeVar("T")
 NUM_TRIES = 3
+KNOWN_S = 1.0
+"""How old the list of runs may be in an error text, so that wrong names do not keep the disk busy."""
 FAILURE_S = 10.0
 """How long a run that could not be loaded is not tried again, unless its files change."""
 
@@ -81,6 +83,7 @@ class Registry:
         self._load = load
         self._draining = draining
         self._on_dead = on_dead
+        self._known: tuple[float, list[str]] = (-KNOWN_S, [])
         self._loader = ThreadPoolExecutor(1, "loader")
         self._files = ThreadPoolExecutor(2, "files")
 
@@ -172,7 +175,9 @@ class Registry:
         return names[0]
 
     async def _unknown(self, name: str) -> str:
-        names = await self.names()
+        if time.monotonic() > self._known[0] + KNOWN_S:
+            self._known = (time.monotonic(), await self.names())
+        names = self._known[1]
         shown = ascii(name[:100])
         return f"no run named {shown} that can be served{did_you_mean(name[:100], names)}; there are: {_some(names)}"
 

@@ -7,11 +7,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 SEED_LIMIT = 2**63 - 1
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+def _whole(value: object) -> object:
+    """To JSON, 2.0 is an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# The bound stands before the validator, else the OpenAPI document would lose it.
+Natural = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
+Positive = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+Seed = Annotated[int, Field(ge=0, le=SEED_LIMIT), BeforeValidator(_whole)]
 
 
 class Body(BaseModel):
@@ -52,21 +63,21 @@ class Usage(Answer):
 class Sampling(Body):
     """How to decode."""
 
-    max_new_tokens: int | None = Field(None, ge=1, description="by default what the run was saved with")
-    min_new_tokens: int = Field(0, ge=0)
+    max_new_tokens: Positive | None = Field(None, description="by default what the run was saved with")
+    min_new_tokens: Natural = 0
     temperature: float = Field(0.0, ge=0, le=100, description="below 0.01 decoding is greedy")
-    top_k: int = Field(0, ge=0, description="sample from this many most likely tokens; 0 for all")
+    top_k: Natural = Field(0, description="sample from this many most likely tokens; 0 for all")
     top_p: float = Field(1.0, gt=0, le=1, description="sample from the smallest set of tokens with this probability")
     min_p: float = Field(0.0, ge=0, le=1, description="sample from tokens this likely, relative to the likeliest")
     repetition_penalty: float = Field(1.0, gt=0, le=100)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    n: int = Field(1, ge=1, description="samples of each prompt")
-    num_beams: int = Field(1, ge=1, description="beam search; needs greedy decoding and n = 1")
-    seed: int | None = Field(None, ge=0, le=SEED_LIMIT, description="by default another one each time")
+    n: Positive = Field(1, description="samples of each prompt")
+    num_beams: Positive = Field(1, description="beam search; needs greedy decoding and n = 1")
+    seed: Seed | None = Field(None, description="by default another one each time")
     stop: str | list[str] | None = Field(None, description="texts that end an answer; they are not part of it")
     logit_bias: dict[str, float] | None = Field(None, description="token id -> what is added to its logit")
-    logprobs: int | None = Field(None, ge=0, description="log-probabilities of the tokens, and of this many others")
+    logprobs: Natural | None = Field(None, description="log-probabilities of the tokens, and of this many others")
 
 
 class GenerateBody(Sampling):

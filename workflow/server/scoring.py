@@ -93,8 +93,7 @@ def _prepare(desk: Desk, wanted: Rows) -> tuple[Scoring, list[ScoreRequest]]:
     texts = desk.service.texts
     scoring = texts.asked(wanted.labels, wanted.template)
     rows = [as_row(given, scoring) for given in wanted.inputs]
-    limit = min(desk.service.max_prompt_tokens, desk.state.settings.engine.max_prompt_tokens)
-    return scoring, texts.rows(rows, scoring, limit=limit, truncate=wanted.truncate)
+    return scoring, texts.rows(rows, scoring, limit=desk.max_prompt_tokens, truncate=wanted.truncate)
 
 
 def as_row(given: str | Row | Pair, scoring: Scoring) -> Row:

@@ -15,16 +15,13 @@ from workflow.server.texts import ModelTexts
 
 
 class Limits(Protocol):
-    """What an engine takes: decode slots, tokens encoded in one step, tokens of a prompt."""
+    """What an engine takes: rows decoded at once, and tokens encoded in one step, so that no prompt is longer."""
 
     @property
     def max_rows(self) -> int: ...  # noqa: D102
 
     @property
     def max_encode_tokens(self) -> int: ...  # noqa: D102
-
-    @property
-    def max_source_tokens(self) -> int: ...  # noqa: D102
 
 
 class Engine(Protocol):
@@ -74,7 +71,7 @@ class Service:
     @property
     def max_prompt_tokens(self) -> int:
         """Tokens of the longest prompt that the engine takes."""
-        return min(self.engine.limits.max_source_tokens, self.engine.limits.max_encode_tokens)
+        return self.engine.limits.max_encode_tokens
 
 
 LoadService = Callable[[str, Path], Service]

@@ -5,18 +5,20 @@ Knows nothing of the events' content. An error after the first byte becomes a la
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from pydantic import BaseModel
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from workflow.errors import Draining, RequestCancelled, RequestError
-from workflow.server.calls import deadline, while_wanted
-from workflow.server.desk import ServerState
+from workflow.server.calls import Call, deadline, while_wanted
+from workflow.server.desk import ServerState, answered, state_of
 from workflow.server.error_table import FAULT, encode, error_of, logger
+from workflow.server.generating import Prepared, Prompts, streamed
 
 DONE = b"data: [DONE]\n\n"
 HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
@@ -64,6 +66,23 @@ class EventStream(Response):
             logger.error("a stream failed", exc_info=error)
         scope["workflow.status"] = status.status
         return _as_event(encode(body).decode("ascii"))
+
+
+async def started(
+    request: Request,
+    wanted: Prompts,
+    events: Callable[[Prepared, Call], AsyncGenerator[BaseModel, None]],
+    *,
+    last: bytes = b"",
+) -> EventStream:
+    """A stream of what is wanted, once nothing can refuse it any more. Raises what refuses it."""
+    stack = AsyncExitStack()
+    try:
+        ready, call = await answered(request, stack.enter_async_context(streamed(request, wanted)))
+    except BaseException:
+        await stack.aclose()  # the place may be taken already
+        raise
+    return EventStream(events(ready, call), stack, state_of(request), last=last)
 
 
 def _as_event(text: str) -> bytes:

@@ -22,6 +22,10 @@ from workflow.server.tgi_schemas import (
     TgiToken,
 )
 
+NAMES = {
+    "logprobs": "parameters.top_n_tokens",
+    **{name: f"parameters.{name}" for name in ("max_new_tokens", "stop", "top_k", "top_p", "temperature", "seed")},
+}
 Reason = Literal["eos_token", "stop_sequence", "length"]
 
 
@@ -33,6 +37,7 @@ def tgi_prompts(body: TgiBody, model: str | None, *, stream: bool) -> Prompts:
         *(model if body.model is None else body.model, [body.inputs], sampling),
         truncate=parameters.truncate or False,
         param="inputs",
+        names=NAMES,
     )
 
 
@@ -58,11 +63,10 @@ def tgi_answer(ready: Prepared, made: Generation, *, details: bool) -> TgiAnswer
 async def tgi_events(ready: Prepared, chunks: AsyncIterator[tuple[int, Chunk]]) -> AsyncGenerator[TgiEvent, None]:
     """An event a token; a chunk that ends a stream without a token of its own is the end of sequence."""
     texts = ready.desk.service.texts
-    told, count, number = "", 0, 0
+    told, number = "", 0
     async for _, chunk in chunks:
         told += chunk.text
-        count += chunk.num_tokens
-        eos = chunk.finish_reason == "stop" and _at_eos(texts, chunk)
+        eos = _at_eos(texts, chunk)
         tokens = chunk.logprobs or (TokenLogprob(texts.eos_id or 0, 0.0),)
         for place, token in enumerate(tokens, start=1):
             last = place == len(tokens)
@@ -75,7 +79,7 @@ async def tgi_events(ready: Prepared, chunks: AsyncIterator[tuple[int, Chunk]]) 
                 event.generated_text = told
                 event.details = TgiStreamDetails(
                     finish_reason=_reason(chunk.finish_reason, eos=eos),
-                    generated_tokens=count,
+                    generated_tokens=chunk.num_tokens,
                     input_length=ready.prompt_tokens,
                     seed=ready.seed,
                 )
@@ -83,9 +87,7 @@ async def tgi_events(ready: Prepared, chunks: AsyncIterator[tuple[int, Chunk]]) 
 
 
 def _at_eos(texts: ModelTexts, chunk: Chunk) -> bool:
-    if chunk.logprobs:
-        return chunk.logprobs[-1].token_id == texts.eos_id
-    return chunk.num_tokens > 0
+    return not chunk.logprobs or chunk.logprobs[-1].token_id == texts.eos_id
 
 
 def _reason(finish_reason: str, *, eos: bool) -> Reason:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator
 
 from workflow.config.settings import GREEDY_BELOW
-from workflow.server.schemas import SEED_LIMIT, Answer, Body, GenerateBody, Sampling
+from workflow.server.schemas import Answer, Body, GenerateBody, Natural, Positive, Sampling, Seed
 
 UNSUPPORTED = {
     "adapter_id": "there are no adapters",
@@ -29,15 +29,15 @@ class TgiParameters(Body):
     details: bool | None = None
     do_sample: bool | None = None
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    max_new_tokens: int | None = Field(None, ge=1)
+    max_new_tokens: Positive | None = None
     repetition_penalty: float | None = Field(None, gt=0, le=100)
-    seed: int | None = Field(None, ge=0, le=SEED_LIMIT)
+    seed: Seed | None = None
     stop: list[str] | None = None
     temperature: float | None = Field(None, gt=0, le=100)
-    top_k: int | None = Field(None, ge=0)
-    top_n_tokens: int | None = Field(None, ge=0)
+    top_k: Natural | None = None
+    top_n_tokens: Natural | None = None
     top_p: float | None = Field(None, gt=0, le=1)
-    truncate: int | None = Field(None, ge=1, description="cut the prompt's beginning to this many tokens")
+    truncate: Positive | None = Field(None, description="cut the prompt's beginning to this many tokens")
     adapter_id: str | None = Field(None, description="must be null")
     decoder_input_details: bool | None = Field(None, description="must be false")
     grammar: dict[str, Any] | None = Field(None, description="must be null")

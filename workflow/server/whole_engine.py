@@ -34,7 +34,15 @@ class WholeLimits:
 
     max_rows: int
     max_encode_tokens: int
-    max_source_tokens: int
+
+
+class _NotTooShort(TransformersEngine):
+    """Knows min_new_tokens too."""
+
+    def _generation_config(self, params: SamplingParams) -> Any:
+        config = super()._generation_config(params)
+        config.min_new_tokens = params.min_new_tokens or None
+        return config
 
 
 class WholeEngine:
@@ -85,7 +93,7 @@ class WholeEngine:
         request = job.request
         if isinstance(request, ScoreRequest):
             return self._score(request)
-        engine = TransformersEngine(self._model, self._tokenizer, label_tokens=request.label_tokens)
+        engine = _NotTooShort(self._model, self._tokenizer, label_tokens=request.label_tokens)
         plain = replace(request.params, logprobs=None)
         (result,) = engine.generate([Request(request.token_ids, request.seed)], plain)
         generations = tuple(
@@ -141,14 +149,15 @@ class WholeEngine:
                 told, piece = text, text[len(told) :]
             else:
                 piece = ""
-            job.on_chunk(Chunk(index, piece, generation.logprobs[place : place + 1], 1))
-        rest = generation.num_tokens - len(generation.token_ids)
-        job.on_chunk(Chunk(index, generation.text[len(told) :], (), rest, generation.finish_reason))
+            job.on_chunk(Chunk(index, piece, generation.logprobs[place : place + 1], place + 1))
+        rest = generation.logprobs[len(generation.token_ids) :]
+        job.on_chunk(Chunk(index, generation.text[len(told) :], rest, generation.num_tokens, generation.finish_reason))
 
 
 def _check(params: SamplingParams) -> None:
     plain = SamplingParams(
         params.max_new_tokens,
+        params.min_new_tokens,
         temperature=params.temperature,
         top_k=params.top_k,
         top_p=params.top_p,
@@ -157,4 +166,4 @@ def _check(params: SamplingParams) -> None:
         logprobs=params.logprobs,
     )
     if params != plain:
-        raise ConfigError("this engine knows temperature, top_k, top_p, n, num_beams and logprobs alone")
+        raise ConfigError("this engine knows new tokens, temperature, top_k, top_p, n, num_beams and logprobs alone")

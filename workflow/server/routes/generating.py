@@ -5,7 +5,6 @@ Knows nothing of how answers are made.
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -14,10 +13,10 @@ from starlette.responses import Response
 from workflow.errors import RequestError
 from workflow.inference.requests import Result
 from workflow.server.answers import ERRORS, STREAM, shown_tokens
-from workflow.server.desk import answered, state_of
-from workflow.server.generating import Prepared, Prompts, chunks, results, streamed, usage_of
+from workflow.server.desk import answered
+from workflow.server.generating import Prepared, Prompts, chunks, results, usage_of
 from workflow.server.schemas import GenerateAnswer, GenerateAnswers, GenerateBody, Generation
-from workflow.server.streams import EventStream
+from workflow.server.streams import started
 from workflow.server.strict_route import StrictRoute
 from workflow.server.tgi import tgi_answer, tgi_events, tgi_prompts
 from workflow.server.tgi_schemas import AnyGenerateBody, TgiAnswer, TgiBody
@@ -84,13 +83,7 @@ async def _tgi(request: Request, body: TgiBody, model: str | None) -> TgiAnswer:
 
 
 async def _stream(request: Request, wanted: Prompts) -> Response:
-    async def start() -> EventStream:
-        async with AsyncExitStack() as stack:
-            ready, call = await stack.enter_async_context(streamed(request, wanted))
-            events = tgi_events(ready, chunks(ready, call))
-            return EventStream(events, stack.pop_all(), state_of(request))
-
-    return await answered(request, start())
+    return await started(request, wanted, lambda ready, call: tgi_events(ready, chunks(ready, call)))
 
 
 def _answer(ready: Prepared, number: int, result: Result) -> GenerateAnswer:

@@ -6,7 +6,6 @@ Knows nothing of how answers are made.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -16,11 +15,13 @@ from workflow.server.answers import ERRORS, STREAM, fresh_id, now_s
 from workflow.server.calls import Call
 from workflow.server.completions import TokenPlaces, choice_of, finish_reason
 from workflow.server.desk import answered, state_of
-from workflow.server.generating import Prepared, Prompts, chunks, results, streamed, usage_of
+from workflow.server.generating import Prepared, Prompts, chunks, results, usage_of
 from workflow.server.openai_schemas import Completion, CompletionBody, CompletionChoice, ModelCard, ModelList
 from workflow.server.schemas import Usage
-from workflow.server.streams import DONE, EventStream
+from workflow.server.streams import DONE, started
 from workflow.server.strict_route import StrictRoute
+
+NAMES = {"max_new_tokens": "max_tokens"}
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["openai"], responses=ERRORS)
 
@@ -28,7 +29,7 @@ router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["openai"], respo
 @router.post("/completions", response_model=Completion, responses={200: {"content": STREAM}})
 async def completions(request: Request, body: CompletionBody) -> object:
     """Answers prompts, given as texts or as token ids; with `stream` as server-sent events."""
-    wanted = Prompts(body.model, body.prompts, body.sampling, param="prompt")
+    wanted = Prompts(body.model, body.prompts, body.sampling, param="prompt", names=NAMES)
     if body.stream:
         return await _stream(request, body, wanted)
     ready, found = await answered(request, results(request, wanted))
@@ -64,20 +65,16 @@ def _completion(ready: Prepared, number: str, choices: list[CompletionChoice], u
 
 
 async def _stream(request: Request, body: CompletionBody, wanted: Prompts) -> Response:
-    async def start() -> EventStream:
-        async with AsyncExitStack() as stack:
-            ready, call = await stack.enter_async_context(streamed(request, wanted))
-            return EventStream(_events(body, ready, call), stack.pop_all(), state_of(request), last=DONE)
-
-    return await answered(request, start())
+    return await started(request, wanted, lambda ready, call: _events(body, ready, call), last=DONE)
 
 
 async def _events(body: CompletionBody, ready: Prepared, call: Call) -> AsyncGenerator[Completion, None]:
-    number, generated, samples = fresh_id("cmpl"), 0, body.n or 1
+    number, samples = fresh_id("cmpl"), body.n or 1
+    generated: dict[int, int] = {}
     places: dict[int, TokenPlaces] = {}
     async for prompt, chunk in chunks(ready, call):
         index = prompt * samples + chunk.index
-        generated += chunk.num_tokens
+        generated[index] = chunk.num_tokens  # so far
         place = places.setdefault(index, TokenPlaces(ready.desk.service.texts))
         shown = place.logprobs(chunk.logprobs) if body.logprobs is not None else None
         if chunk.text or chunk.logprobs or chunk.finish_reason is not None:
@@ -86,4 +83,4 @@ async def _events(body: CompletionBody, ready: Prepared, call: Call) -> AsyncGen
             )
             yield _completion(ready, number, [choice], None)
     if body.stream_options is not None and body.stream_options.include_usage:
-        yield _completion(ready, number, [], usage_of(ready.prompt_tokens, generated))
+        yield _completion(ready, number, [], usage_of(ready.prompt_tokens, sum(generated.values())))

@@ -94,7 +94,7 @@ def _state(status: str, *, ok: bool) -> Response:
 async def _row(state: ServerState, name: str) -> ModelRow:
     lane = state.registry.lanes.get(name)
     if lane is not None and lane.live is not None:
-        return _loaded_row(lane, lane.live.checkpoint)
+        return _loaded_row(state, lane, lane.live.checkpoint)
     found = await state.registry.find(name)
     return ModelRow(
         name=name,
@@ -104,7 +104,7 @@ async def _row(state: ServerState, name: str) -> ModelRow:
     )
 
 
-def _loaded_row(lane: Lane, checkpoint: Checkpoint) -> ModelRow:
+def _loaded_row(state: ServerState, lane: Lane, checkpoint: Checkpoint) -> ModelRow:
     assert lane.live is not None
     service = lane.live.service
     texts = service.texts
@@ -119,7 +119,7 @@ def _loaded_row(lane: Lane, checkpoint: Checkpoint) -> ModelRow:
         labels=[*texts.scoring.labels],
         template=texts.scoring.template,
         calibrated=texts.calibration is not None,
-        max_prompt_tokens=service.max_prompt_tokens,
+        max_prompt_tokens=min(service.max_prompt_tokens, state.settings.engine.max_prompt_tokens),
         default_new_tokens=service.default_new_tokens,
         memory_bytes=service.memory_bytes,
         device=service.device,

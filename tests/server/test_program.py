@@ -1,0 +1,156 @@
+"""`workflow serve` as a process: signals, exit codes, memory, and an engine that dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import ROOT
+from tests.server.conftest import error_of
+
+pytestmark = pytest.mark.slow
+
+DYING = """
+import sys
+from workflow.server import loading
+from workflow.server.whole_engine import WholeEngine
+
+def step(self):
+    if len(self._jobs[0].request.token_ids) > 20:
+        raise RuntimeError("broken")
+    return real(self)
+
+real, WholeEngine.step = WholeEngine.step, step
+from workflow.cli import main
+main()
+"""
+
+
+@pytest.fixture
+def models(tmp_path, flan_like):
+    shutil.copytree(flan_like, tmp_path / "models" / "flan")
+    return tmp_path / "models"
+
+
+@contextmanager
+def program(models, *flags, code: str | None = None):
+    """The process and a client of it."""
+    start = ["-c", code] if code else ["-m", "workflow"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORKFLOW_SERVE_PORT": "0"}
+    process = subprocess.Popen(
+        [sys.executable, *start, "serve", "--models", str(models), "--device", "cpu", *flags],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    try:
+        assert process.stderr is not None
+        line = {}
+        while "port" not in line:
+            line = json.loads(process.stderr.readline())
+        with httpx.Client(base_url=f"http://127.0.0.1:{line['port']}", timeout=60) as client:
+            yield process, client
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def ask(client, **more):
+    return client.post("/generate", json={"model": "flan", "prompt": "reverse red", "max_new_tokens": 30, **more})
+
+
+def test_sigterm_drains_and_exits_with_0(models):
+    with program(models, "--preload", "flan", "--grace_s", "30") as (process, client), ThreadPoolExecutor(8) as pool:
+        while client.get("/ready").status_code != 200:
+            time.sleep(0.05)
+        ask(client).raise_for_status()
+        accepted = [pool.submit(ask, client, max_new_tokens=200, min_new_tokens=200, n=8) for _ in range(6)]
+        while client.get("/info").json()["models"][0]["requests"] < 6:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        while client.get("/ready").status_code == 200:
+            time.sleep(0.01)
+        assert error_of(ask(client), 503)["code"] == "draining"
+        assert {future.result().status_code for future in accepted} == {200}
+        assert process.wait(10) == 0
+
+
+def test_sigint_exits_too(models):
+    with program(models) as (process, client):
+        assert client.get("/health").status_code == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+
+
+def test_a_dead_engine_ends_the_process_with_1(models):
+    with program(models, code=DYING) as (process, client):
+        ask(client).raise_for_status()
+        assert error_of(ask(client, prompt="red " * 40), 500)["code"] == "engine_dead"
+        assert client.get("/health").status_code == 503
+        assert process.wait(15) == 1
+
+
+def test_what_cannot_be_preloaded_ends_the_process_with_2(models):
+    (models / "flan" / "config.json").write_text('{"model_type": "nothing"}')
+    with program(models, "--preload", "flan") as (process, _):
+        assert process.wait(30) == 2
+
+
+def test_a_taken_port_is_told(models):
+    with program(models) as (_, client):
+        port = str(client.base_url.port)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "WORKFLOW_SERVE_PORT": port}
+        done = subprocess.run(
+            [sys.executable, "-m", "workflow", "serve", "--models", str(models)],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode not in (0, None)
+        assert "in use" in done.stderr
+
+
+def resident_kb(process) -> int:
+    with Path(f"/proc/{process.pid}/status").open() as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
+
+
+def test_memory_stays_flat_under_bad_input(models):
+    json_type = {"content-type": "application/json"}
+    bad = [
+        b" " * 30_000_000,
+        b"[" * 1_000_000,
+        b'{"prompt": "' + b"a" * 1_900_000 + b'", "x": 1}',
+        json.dumps({"model": "flan", "prompt": "red " * 400_000}).encode(),
+        json.dumps({"model": "../" * 10_000, "prompt": "red"}).encode(),
+        json.dumps({"model": "flan", "prompts": ["a"] * 100_000}).encode(),
+        json.dumps({f"x{number}": 1 for number in range(50_000)}).encode(),
+        json.dumps({"model": "flan", "input": "red", "labels": ["no"] * 100_000}).encode(),
+    ]
+    with program(models) as (process, client):
+        ask(client).raise_for_status()
+
+        def one_round():
+            for body in bad:
+                for route in ("/generate", "/score", "/v1/completions"):
+                    assert 400 <= client.post(route, content=body, headers=json_type).status_code < 500
+
+        one_round()
+        first = resident_kb(process)
+        for _ in range(3):
+            one_round()
+        assert resident_kb(process) - first < 60_000
+        ask(client).raise_for_status()
