@@ -7,65 +7,13 @@ import re
 import numpy as np
 import pytest
 
-from tests.server.chromium import CTRL, Chromium, find_chromium
+from tests.server.browsing import in_browser, text_of, wait_for, write_into
+from tests.server.chromium import CTRL
 from tests.server.conftest import until
 from workflow.data.scoring import Scoring
 from workflow.evaluation.calibration import fit_calibration
-from workflow.server.pages import content_policy
 
-PROGRAM = find_chromium()
-in_browser = pytest.mark.skipif(PROGRAM is None, reason="no Chromium here; name one in WORKFLOW_CHROMIUM")
 KEY = "a-key-of-the-test"
-
-
-def text_of(browser: Chromium, place: str) -> str:
-    return browser.value(f"document.getElementById('{place}').textContent")
-
-
-def wait_for(browser: Chromium, place: str, words: str) -> str:
-    browser.until(f"document.getElementById('{place}').textContent.includes({words!r})")
-    return text_of(browser, place)
-
-
-def write_into(browser: Chromium, place: str, text: str):
-    """Goes to a field by keyboard, and writes into it."""
-    browser.tab_to(place)
-    browser.write(text)
-
-
-def refusal(problem) -> bool:
-    """Whether the browser only tells that an answer was an error, which the page tells too."""
-    routes = ("/info", "/score", "/generate_stream", "/v1/completions")
-    return isinstance(problem, dict) and problem.get("source") == "network" and problem["url"].endswith(routes)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    browser = Chromium(PROGRAM, tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
-
-
-@pytest.fixture
-def open_page(browser):
-    """Opens a server's page; afterwards nothing was wrong in it, and nothing was asked of anybody else."""
-    opened = []
-
-    def open_it(live, *, ready="trained"):
-        browser.problems.clear()
-        browser.requests.clear()
-        browser.open(live.url + "/")
-        if ready:
-            wait_for(browser, "facts", ready)
-        opened.append(live)
-        return browser
-
-    yield open_it
-    browser.value("0")  # takes in what the browser has told until now
-    assert not [problem for problem in browser.problems if not refusal(problem)]
-    for request in browser.requests:
-        assert request["url"].startswith((opened[-1].url, "data:")), request["url"]
-    browser.open("about:blank")
 
 
 @in_browser
@@ -266,65 +214,3 @@ def test_a_key_is_asked_for_and_kept_in_memory_only(serve, tmp_path, open_page):
     assert KEY not in page.value(
         "document.documentElement.outerHTML + JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
     )
-
-
-@in_browser
-def test_every_field_and_button_has_a_name(live, open_page):
-    page = open_page(live)
-    page.value("for (const hidden of document.querySelectorAll('[hidden]')) hidden.hidden = false")
-    page.value("for (const closed of document.querySelectorAll('details')) closed.open = true")
-    nodes = page.call("Accessibility.getFullAXTree")["nodes"]
-    roles = ("textbox", "button", "combobox", "checkbox", "tab", "tabpanel", "link", "region", "tablist")
-    found = [node for node in nodes if node.get("role", {}).get("value") in roles]
-    assert len(found) > 20
-    assert not [node for node in found if not node.get("name", {}).get("value")]
-
-
-def luminance(colour: str) -> float:
-    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-@in_browser
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [360, 1280])
-def test_it_is_legible_and_fits(live, open_page, dark, width):
-    page = open_page(live)
-    page.look(dark=dark, width=width, height=800)
-    write_into(page, "prompt", "red green " * 20)
-    page.press("Enter", CTRL)
-    wait_for(page, "generate-status", "cut at max tokens")
-    assert page.value("document.documentElement.scrollWidth") <= width
-    shown = "getComputedStyle(document.querySelector('{}')).{}"
-    ground = luminance(page.value(shown.format(".card", "backgroundColor")))
-    assert (ground < 0.1) is dark
-    for place in ("#samples .text", "#generate-status", "label", ".hint", "[role=tab]", "a"):
-        ink = luminance(page.value(shown.format(place, "color")))
-        assert (max(ink, ground) + 0.05) / (min(ink, ground) + 0.05) > 4.5, place
-    page.look()
-
-
-@in_browser
-def test_what_is_not_the_page_s_own_does_not_run(live, open_page):
-    page = open_page(live)
-    page.value(
-        "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.slipped = 1'}))"
-    )
-    assert page.value("window.slipped") is None
-    assert "Content Security Policy" in str(page.problems)
-    page.problems.clear()
-
-
-def test_the_policy_names_what_is_in_the_page(live):
-    response = live.client.get("/")
-    policy = response.headers["content-security-policy"]
-    assert policy == content_policy(response.text)
-    assert "unsafe" not in policy
-    assert policy.count("'sha256-") == 2
-    assert response.text.count("<script") == response.text.count("<style") == 1
-    assert not re.search(r"\s(style|on\w+)=\"", response.text)  # a hash does not cover attributes
-
-
-def test_the_page_stays_one_file_of_a_moderate_size(live):
-    assert len(live.client.get("/").content) < 60_000
