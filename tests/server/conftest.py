@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.server.browsing import browser, open_page  # noqa: F401
 from tests.server.fake_engine import FakeEngine
 from workflow.config.cascade import Layer, resolve
 from workflow.server.app import create_app

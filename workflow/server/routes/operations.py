@@ -16,6 +16,7 @@ from workflow.server.answers import ERRORS
 from workflow.server.checkpoints import Checkpoint
 from workflow.server.desk import ServerState, state_of
 from workflow.server.docs_page import docs_page
+from workflow.server.pages import html_response
 from workflow.server.registry import Lane
 from workflow.server.schemas import ErrorAnswer, InfoAnswer, ModelRow, StateAnswer
 
@@ -23,12 +24,6 @@ router = APIRouter(tags=["operations"], responses={401: ERRORS[401]})
 
 PAGE = "page.html"
 NOT_NOW: dict[int | str, dict[str, Any]] = {503: {"model": StateAnswer, "description": "not now"}}
-SAFE = {
-    "content-security-policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-}
-"""A page of ours loads nothing from anywhere, and its browser sees to it."""
 
 
 @router.get("/health", response_model=StateAnswer, responses=NOT_NOW)
@@ -83,13 +78,13 @@ async def page(request: Request) -> Response:
     file = resources.files("workflow.server") / PAGE
     if not file.is_file():
         return await docs(request)
-    return HTMLResponse(file.read_text(encoding="utf-8"), headers=SAFE)
+    return html_response(file.read_text(encoding="utf-8"))
 
 
 @router.get("/docs", response_class=HTMLResponse)
 async def docs(request: Request) -> Response:
     """This page: every operation with its fields and examples. The same for programs is /openapi.json."""
-    return HTMLResponse(docs_page(request.app.openapi()), headers=SAFE)
+    return html_response(docs_page(request.app.openapi()))
 
 
 def _state(status: str, *, ok: bool) -> Response:
