@@ -28,7 +28,7 @@ WEIGHT_BYTES = 64
 def write_checkpoint(folder: Path, *, version: int = 1) -> Path:
     """The smallest files that are a whole checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"version": version}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "t5", "version": version}))
     (folder / "tokenizer.json").write_text("{}")
     header = json.dumps({"w": {"dtype": "U8", "shape": [WEIGHT_BYTES], "data_offsets": [0, WEIGHT_BYTES]}}).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * WEIGHT_BYTES)

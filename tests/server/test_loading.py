@@ -110,8 +110,11 @@ def test_a_vocabulary_without_label_words_says_so(live):
 
 def test_a_body_without_a_head_says_so(live):
     error = error_of(live.post("/score", {"model": "body", "input": "red"}), 400)
-    assert error["code"] == "model_unfit"
+    assert (error["code"], error["param"]) == ("model_unfit", "model")
     assert "clf.py" in error["message"]
+    assert str(live.state.settings.folder) not in error["message"], "clients do not learn where runs lie"
+    tasks = {row["name"]: row["task"] for row in live.client.get("/info").json()["models"]}
+    assert (tasks["body"], tasks["flan"]) == ("score", "generate")
 
 
 def test_a_head_does_not_generate(live):

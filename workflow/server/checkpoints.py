@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workflow.errors import ConfigError
-from workflow.models.load import WEIGHT_FILES, has_tokenizer
+from workflow.models.load import FAMILIES, WEIGHT_FILES, has_tokenizer
 from workflow.paths import SCORING_NAME, RunPaths, checked_name
 
 HEADER_LENGTH_BYTES = 8
@@ -72,7 +72,7 @@ class RunFolder:
             path,
             fingerprint,
             weight_bytes=sum(stat.st_size for name, stat in stats if name.endswith((".safetensors", ".bin"))),
-            scores=(path / SCORING_NAME).is_file(),
+            scores=(path / SCORING_NAME).is_file() or not _is_t5(path),
             modified_s=max(int(stat.st_mtime) for _, stat in stats),
         )
 
@@ -92,6 +92,14 @@ def is_whole(path: Path) -> bool:
         readable = isinstance(json.loads((path / "config.json").read_text(encoding="utf-8")), dict)
         return readable and has_tokenizer(path) and _tokenizer_readable(path) and _weights_whole(path)
     except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _is_t5(path: Path) -> bool:
+    """Whether the model generates; all other families have heads that score."""
+    try:
+        return json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type") in FAMILIES
+    except (OSError, ValueError, AttributeError):
         return False
 
 

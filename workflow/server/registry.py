@@ -214,7 +214,9 @@ class Registry:
                 service = self._load(name, found.path)
                 error = None
             except WorkflowError as caught:
-                error = caught
+                # Clients are told of runs by name; where they lie is the server's own affair.
+                told = str(caught).replace(str(found.path), name)
+                error = RequestError(told, param="model", code="model_unfit")
             except Exception as caught:
                 logger.exception("run %s cannot be loaded", name)
                 error = ModelUnavailable(f"the run {name!r} could not be loaded: {type(caught).__name__}")

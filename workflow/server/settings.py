@@ -25,7 +25,11 @@ class ServerSection(Section):
 
     host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 for all of this machine's")
     port: int = setting(8000, "port to listen on; 0 for any free one", ge=0, le=65535)
-    grace_s: float = setting(30, "seconds after SIGTERM in which accepted requests are still answered", gt=0)
+    grace_s: float = setting(
+        130,
+        "seconds after SIGTERM in which accepted requests are still answered; above --timeout_s, none is lost",
+        gt=0,
+    )
     log_prompts: bool = setting(False, "write prompts and answers into the log")
 
 
