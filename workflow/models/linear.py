@@ -1,12 +1,14 @@
-"""Matrix products of inference: oneDNN's for fp32 on CPUs, torch's own elsewhere.
+"""Matrix products: oneDNN's for fp32 on CPUs, torch's own elsewhere.
 
 Knows nothing of models. torch computes fp32 products by MKL, which on AMD processors uses half of the vector width;
 oneDNN, which torch carries for bf16 and for compiled code, is about twice as fast there: for many rows by the width,
-for one row because it reads weights that no cache holds at twice the rate. It has no gradient, so training does not
-come here.
+for one row because it reads weights that no cache holds at twice the rate. It has no gradient of its own; `Linear`
+gives it one.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,3 +36,47 @@ def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     if not ONEDNN or x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled():
         return F.linear(x, weight)
     return _onednn(x, weight)
+
+
+def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a [rows, inner] times b [inner, columns], either of which may be a transposed view; without a gradient."""
+    if not ONEDNN or a.dtype != torch.float32 or a.device.type != "cpu":
+        return a @ b
+    return _onednn(a, b.t())
+
+
+class Linear(torch.nn.Linear):
+    """A linear map without a bias whose product, and both products of its gradient, are oneDNN's.
+
+    Made of a module of transformers by its class alone, so parameters, names and hooks stay.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [tokens, in] -> [tokens, out]; other shapes, types and devices as torch does them."""
+        if x.dim() != 2 or x.dtype != torch.float32 or x.device.type != "cpu" or not torch.is_grad_enabled():
+            return F.linear(x, self.weight)
+        found: torch.Tensor = _Product.apply(x, self.weight)
+        return found
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        return _onednn(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        d_x = product(gradient, weight) if ctx.needs_input_grad[0] else None
+        d_weight = product(gradient.t(), x) if ctx.needs_input_grad[1] else None
+        return d_x, d_weight
+
+
+def use_onednn(model: torch.nn.Module) -> None:
+    """Lets the plain linear maps of a model be `Linear`, where this build of torch can."""
+    if not ONEDNN:
+        return
+    for module in model.modules():
+        if type(module) is torch.nn.Linear and module.bias is None:
+            module.__class__ = Linear

@@ -124,9 +124,7 @@ class T5Weights:
         self.decoder_norm = Norm(model.decoder.final_layer_norm)
         cross = [part for layer in self.decoder for part in (layer.cross.k, layer.cross.v)]
         self.cross_kv = Joined(cross, fuse=fuse)
-        # T5 and mT5 of transformers 5 say it by a key of their own, UMT5 by the tie that `load_seq2seq` makes true.
-        scaled = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
-        self.output_scale = config.d_model**-0.5 if scaled else 1.0
+        self.output_scale = output_scale(config)
 
     @property
     def device(self) -> torch.device:
@@ -147,6 +145,15 @@ class T5Weights:
     def heads(self, x: torch.Tensor) -> torch.Tensor:
         """[..., heads * d_kv] -> [..., heads, d_kv]."""
         return x.reshape(*x.shape[:-1], self.num_heads, self.d_kv)
+
+
+def output_scale(config: Any) -> float:
+    """What the decoder's output is multiplied by before the head, as transformers does.
+
+    T5 says it by a key of its own, UMT5 by the tie that `load_seq2seq` makes true; mT5 never scales.
+    """
+    scaled = config.model_type != "mt5" and getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
+    return float(config.d_model**-0.5) if scaled else 1.0
 
 
 def bias_table(attention: Any) -> torch.Tensor | None:

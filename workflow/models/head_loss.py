@@ -1,0 +1,70 @@
+"""Cross-entropy of an output head, a part of the labels at a time, so that the logits of all never stand in memory.
+
+Knows nothing of what comes before the head. Gradients are made while a part's logits are at hand: nothing is
+computed twice, and the weight is read only while the module runs, when ZeRO-3 has gathered it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from workflow.models.linear import product
+
+LOGITS_AT_ONCE = 1 << 24
+
+
+class HeadLoss(torch.nn.Module):
+    """Shares the weight [vocabulary, d_model] of an output head."""
+
+    def __init__(self, weight: torch.nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """hidden [labels, d_model] -> the summed loss; without gradients, the loss of each label. fp32."""
+        if torch.is_grad_enabled():
+            found: torch.Tensor = _SummedLoss.apply(hidden, self.weight, labels)
+            return found
+        size = _labels_at_once(self.weight)
+        parts = zip(hidden.split(size), labels.split(size), strict=True)
+        return torch.cat([_losses(part, self.weight, numbers)[0] for part, numbers in parts])
+
+
+def _labels_at_once(weight: torch.Tensor) -> int:
+    return max(1, LOGITS_AT_ONCE // weight.shape[0])
+
+
+def _losses(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """(loss of each label, log-probabilities [labels, vocabulary]), both fp32."""
+    logits = product(hidden, weight.t()).float()
+    logits -= logits.logsumexp(dim=1, keepdim=True)
+    return -logits.gather(1, labels[:, None])[:, 0], logits
+
+
+class _SummedLoss(torch.autograd.Function):
+    """The gradients wait for their factor, which is all that backward adds."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros((), device=hidden.device)
+        d_hidden, d_weight = torch.empty_like(hidden), None
+        size = _labels_at_once(weight)
+        for start in range(0, len(labels), size):
+            part, numbers = hidden[start : start + size], labels[start : start + size]
+            losses, logits = _losses(part, weight, numbers)
+            total += losses.sum()
+            gradient = logits.exp_()
+            gradient[torch.arange(len(numbers), device=labels.device), numbers] -= 1
+            gradient = gradient.to(weight.dtype)
+            d_hidden[start : start + size] = product(gradient, weight)
+            more = product(gradient.t(), part)
+            d_weight = more if d_weight is None else d_weight.add_(more)
+        ctx.save_for_backward(d_hidden, d_weight)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        d_hidden, d_weight = ctx.saved_tensors
+        return d_hidden * gradient.to(d_hidden.dtype), d_weight * gradient.to(d_weight.dtype), None

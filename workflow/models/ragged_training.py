@@ -1,0 +1,202 @@
+"""T5's training forward over packed tokens: transformers' own modules, none of its padding.
+
+Knows nothing of optimizers or ranks. Every weight is reached by calling a module that owns it, so that ZeRO-3
+gathers it there; dropout stands wherever transformers has it. Takes T5 (1.0, v1.1, Flan, ByT5), mT5 and UMT5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from workflow.models.absorbed import AbsorbedCross
+from workflow.models.dropout import dropped
+from workflow.models.head_loss import HeadLoss
+from workflow.models.linear import use_onednn
+from workflow.models.ragged_attention import Pairing, attend, group_biases, pairing_of
+from workflow.models.t5_weights import activation, output_scale
+
+FAMILIES = ("t5", "mt5", "umt5")
+ATTENTION_PARTS = ("q", "k", "v", "o", "dropout", "has_relative_attention_bias")
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Sequences one after another: `ids` int64 [tokens], and the number of tokens of each sequence."""
+
+    ids: torch.Tensor
+    lengths: Sequence[int]
+
+
+class RaggedT5(torch.nn.Module):
+    """What training calls in the place of a T5. It holds no weight of its own."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.head = HeadLoss(model.lm_head.weight)
+        config = model.config
+        self.start_token = config.decoder_start_token_id
+        self.num_heads = config.num_heads
+        self.act = activation(config.dense_act_fn)
+        self.buckets = {
+            "num_buckets": config.relative_attention_num_buckets,
+            "max_distance": config.relative_attention_max_distance,
+        }
+        self.output_scale = output_scale(config)
+        use_onednn(model)
+
+    def forward(self, source: Packed, target: Packed) -> torch.Tensor:
+        """The loss summed over the target's tokens; without gradients, the loss of each token. fp32."""
+        states = self.encode(source)
+        own = self._pairing(target.lengths, None)
+        cross = self._pairing(target.lengths, source.lengths)
+
+        def look_across(layer: Any, x: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+            return self._attention(layer.EncDecAttention, x, states, cross, None)
+
+        x = self._decode(self._shifted(target), states, own, look_across)
+        return self.head(x, target.ids)  # type: ignore[no-any-return]
+
+    def encode(self, source: Packed) -> torch.Tensor:
+        """The encoder's output [tokens, d_model] in the weights' type."""
+        stack = self.model.encoder
+        pairing = self._pairing(source.lengths, None)
+        x = dropped(stack.embed_tokens(source.ids).float(), stack.dropout)
+        biases: list[torch.Tensor] | None = None
+        for block in stack.block:
+            biases = self._biases(block, pairing, biases, bidirectional=True)
+            x = _checkpointed(block, self._encoder_block, block, x, pairing, biases)
+        return dropped(stack.final_layer_norm(x), stack.dropout)
+
+    def _encoder_block(
+        self, block: Any, x: torch.Tensor, pairing: Pairing, biases: list[torch.Tensor]
+    ) -> torch.Tensor:
+        return self._feed_forward(block.layer[1], self._self_attention(block.layer[0], x, pairing, biases))
+
+    def _decode(
+        self, ids: torch.Tensor, states: torch.Tensor, pairing: Pairing, look_across: Callable[..., torch.Tensor]
+    ) -> torch.Tensor:
+        """The decoder's output, ready for the head; `look_across(layer, x, states)` is its cross-attention."""
+        stack = self.model.decoder
+        x = dropped(stack.embed_tokens(ids).float(), stack.dropout)
+        biases: list[torch.Tensor] | None = None
+        for block in stack.block:
+            biases = self._biases(block, pairing, biases, bidirectional=False)
+            x = _checkpointed(block, self._decoder_block, block, x, states, pairing, biases, look_across)
+        return dropped(stack.final_layer_norm(x), stack.dropout) * self.output_scale
+
+    def _decoder_block(
+        self,
+        block: Any,
+        x: torch.Tensor,
+        states: torch.Tensor,
+        pairing: Pairing,
+        biases: list[torch.Tensor],
+        look_across: Callable[..., torch.Tensor],
+    ) -> torch.Tensor:
+        own, cross, last = block.layer
+        x = self._self_attention(own, x, pairing, biases)
+        x = x + dropped(look_across(cross, cross.layer_norm(x), states), cross.dropout)
+        return self._feed_forward(last, x)
+
+    def _self_attention(
+        self, layer: Any, x: torch.Tensor, pairing: Pairing, biases: list[torch.Tensor]
+    ) -> torch.Tensor:
+        normed = layer.layer_norm(x)
+        return x + dropped(self._attention(layer.SelfAttention, normed, normed, pairing, biases), layer.dropout)
+
+    def _attention(
+        self, module: Any, x: torch.Tensor, keys: torch.Tensor, pairing: Pairing, biases: list[torch.Tensor] | None
+    ) -> torch.Tensor:
+        q, k, v = module.q(x), module.k(keys), module.v(keys)
+        rate = module.dropout if module.training else 0.0
+        return module.o(attend(q, k, v, pairing, biases, num_heads=self.num_heads, dropout=rate))  # type: ignore[no-any-return]
+
+    def _feed_forward(self, layer: Any, x: torch.Tensor) -> torch.Tensor:
+        dense, normed = layer.DenseReluDense, layer.layer_norm(x)
+        inner = (
+            self.act(dense.wi_0(normed)) * dense.wi_1(normed) if hasattr(dense, "wi_0") else self.act(dense.wi(normed))
+        )
+        return x + dropped(dense.wo(dropped(inner, dense.dropout)), layer.dropout)
+
+    def _biases(
+        self, block: Any, pairing: Pairing, before: list[torch.Tensor] | None, *, bidirectional: bool
+    ) -> list[torch.Tensor]:
+        """Of the block's own table where it has one (UMT5: every block), else those of the blocks before."""
+        attention = block.layer[0].SelfAttention
+        if attention.has_relative_attention_bias:
+            table = attention.relative_attention_bias
+            return group_biases(table, pairing, bidirectional=bidirectional, **self.buckets)
+        assert before is not None
+        return before
+
+    def _pairing(self, queries: Sequence[int], keys: Sequence[int] | None) -> Pairing:
+        device = self.head.weight.device
+        return pairing_of(queries, keys, num_heads=self.num_heads, device=device)
+
+    def _shifted(self, target: Packed) -> torch.Tensor:
+        """The decoder's input: each sequence moved by one behind the start token."""
+        shifted = torch.roll(target.ids, 1)
+        lengths = torch.tensor(target.lengths, device=shifted.device)
+        shifted[lengths.cumsum(0) - lengths] = self.start_token
+        return shifted
+
+
+class RaggedScorer(RaggedT5):
+    """A T5 that scores: one decoder position, the labels' rows of its head, no keys or values of the encoder's tokens."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        del self.head
+        blocks = model.decoder.block
+        self.cross = torch.nn.ModuleList(AbsorbedCross(block.layer[1].EncDecAttention) for block in blocks)
+
+    def forward(self, source: Packed) -> torch.Tensor:  # type: ignore[override]
+        """fp32 logits [sequences, labels]."""
+        states = self.encode(source)
+        ones = [1] * len(source.lengths)
+        cross = pairing_of(ones, source.lengths, num_heads=1, device=states.device)
+        across = {id(block.layer[1]): module for block, module in zip(self.model.decoder.block, self.cross, strict=True)}
+
+        def look_across(layer: Any, x: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+            return layer.EncDecAttention.o(across[id(layer)](x, states, cross))  # type: ignore[no-any-return]
+
+        start = source.ids.new_full((len(ones),), self.start_token)
+        x = self._decode(start, states, self._pairing(ones, None), look_across)
+        return self.model.lm_head(x).float()  # type: ignore[no-any-return]
+
+    def _pairing(self, queries: Sequence[int], keys: Sequence[int] | None) -> Pairing:
+        device = self.model.lm_head.weight.device
+        return pairing_of(queries, keys, num_heads=self.num_heads, device=device)
+
+
+def _checkpointed(block: Any, run: Callable[..., torch.Tensor], *arguments: Any) -> torch.Tensor:
+    """Runs a block, to be run again in the backward pass where transformers was asked for that."""
+    if block.gradient_checkpointing and block.training and torch.is_grad_enabled():
+        found: torch.Tensor = block._gradient_checkpointing_func(run, *arguments)
+        return found
+    return run(*arguments)
+
+
+def why_not_ragged(model: Any) -> str | None:
+    """What of a model this forward does not know; None where it knows all."""
+    family = model.config.model_type
+    if family not in FAMILIES:
+        return f"{family} models are trained on padded batches"
+    blocks = [*model.encoder.block, *model.decoder.block]
+    attentions = [part for block in blocks for part in _attentions(block)]
+    if not all(hasattr(part, name) for part in attentions for name in ATTENTION_PARTS):
+        return "its attention is not built as T5's"
+    dense = [getattr(block.layer[-1], "DenseReluDense", None) for block in blocks]
+    if not all(hasattr(part, "wo") and (hasattr(part, "wi") or hasattr(part, "wi_1")) for part in dense):
+        return "its feed-forward layers are not built as T5's"
+    return None
+
+
+def _attentions(block: Any) -> list[Any]:
+    names = ("SelfAttention", "EncDecAttention")
+    return [getattr(layer, name, None) for layer, name in zip(block.layer[:-1], names, strict=False)]
