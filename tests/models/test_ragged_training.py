@@ -12,8 +12,9 @@ import pytest
 import torch
 import transformers
 
+from workflow.data.packing import Ragged
 from workflow.models.classifier import LabelRows
-from workflow.models.ragged_training import Packed, RaggedScorer, RaggedT5, why_not_ragged
+from workflow.models.ragged_training import RaggedScorer, RaggedT5, why_not_ragged
 
 SIZES = {"d_model": 32, "d_kv": 8, "num_heads": 4, "d_ff": 48, "vocab_size": 101, "num_layers": 2}
 KINDS = {
@@ -66,7 +67,7 @@ def rows_of(lengths, seed):
 
 
 def packed(rows):
-    return Packed(torch.cat(rows), [len(row) for row in rows])
+    return Ragged(torch.cat(rows), tuple(len(row) for row in rows))
 
 
 def padded(rows, value):

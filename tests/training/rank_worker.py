@@ -85,7 +85,9 @@ def setup(job: dict):
         job.get("optimizer", "adamw"),
         parameter_groups(loaded.model, lr=1e-3, weight_decay=0.01, head=head_names(loaded.model)),
     )
-    backend = Backend(loaded.model, optimizer, plan, max_grad_norm=1.0, device=torch.device("cpu"))
+    backend = Backend(
+        loaded.model, optimizer, plan, max_grad_norm=1.0, device=torch.device("cpu"), form=form_of(job, loaded)
+    )
     size = job.get("batch", 8) * job.get("accumulation", 1)
     settings = LoopSettings(
         max_steps=job.get("max_steps", 6),
@@ -97,6 +99,21 @@ def setup(job: dict):
     )
     trainer = Trainer(backend, objective, DataPlan(len(examples.train), size, 0), settings, ranks=ranks)
     return loaded, backend, trainer, examples
+
+
+def form_of(job: dict, loaded):
+    """What training calls, by the job's task; None for the model itself, on padded batches."""
+    from workflow.models.ragged_training import RaggedScorer, RaggedT5
+
+    if not takes_ragged(job, loaded):
+        return None
+    return (RaggedScorer if job.get("task") == "clf" else RaggedT5)(loaded.model)
+
+
+def takes_ragged(job: dict, loaded) -> bool:
+    from workflow.models.ragged_training import why_not_ragged
+
+    return not job.get("padded") and why_not_ragged(loaded.model) is None
 
 
 def completion_parts(job: dict):
@@ -119,7 +136,14 @@ def completion_parts(job: dict):
     return (
         loaded,
         examples,
-        CompletionLoss(config, features, pad_id=0, device=torch.device("cpu"), dimensions=dimensions_of(config)),
+        CompletionLoss(
+            config,
+            features,
+            pad_id=0,
+            device=torch.device("cpu"),
+            dimensions=dimensions_of(config),
+            is_ragged=takes_ragged(job, loaded),
+        ),
     )
 
 
@@ -153,6 +177,7 @@ def score_parts(job: dict):
         pad_id=loaded.tokenizer.pad_token_id,
         device=torch.device("cpu"),
         dimensions=dimensions_of(loaded.model.config),
+        is_ragged=takes_ragged(job, loaded),
     )
     return loaded, examples, objective
 
@@ -236,18 +261,20 @@ def evaluate(job: dict) -> dict:
     from workflow.inference.sampling import SamplingParams
     from workflow.models.verbalizers import no_yes_tokens
     from workflow.paths import cache_dir
-    from workflow.training.objectives import token_losses
+    from workflow.training.objectives import CompletionLoss
 
     loaded, backend, trainer, examples = setup(job)
     model = loaded.model
     engine = T5Engine(model, loaded.tokenizer, limits=EngineLimits(max_rows=4), together=backend.together())
 
-    @torch.no_grad()
-    def row_losses(batch):
+    def row_losses(rows):
         model.eval()
-        return token_losses(model, batch, model.config).sum(dim=1)
+        return losses.row_losses(backend.wrapped.module, rows)
 
     features = load_features(examples, "eval", Seq2SeqEncoder(loaded.tokenizer, LengthLimits(64, 64)), cache_dir())
+    losses = CompletionLoss(
+        model.config, features, pad_id=0, device=torch.device("cpu"), is_ragged=takes_ragged(job, loaded)
+    )
     params = SamplingParams(max_new_tokens=6, temperature=job.get("temperature", 0.0), n=job.get("n", 1))
     evaluator = TextEvaluator(
         engine,
@@ -256,11 +283,9 @@ def evaluate(job: dict) -> dict:
         features,
         params,
         ranks=trainer.ranks,
-        device=torch.device("cpu"),
         batch_size=2,
         label_tokens=no_yes_tokens(loaded.tokenizer),
         seed=0,
-        pad_id=0,
         slice_by="id",
     )
     trainer.update(1)

@@ -80,6 +80,27 @@ def collate(features: Features, rows: Sequence[int], *, pad_id: int) -> Batch:
 
 
 @dataclass(frozen=True)
+class Ragged:
+    """Sequences one after another, without padding: `ids` int64 [tokens], and the number of tokens of each."""
+
+    ids: torch.Tensor
+    lengths: tuple[int, ...]
+
+    def to(self, device: torch.device) -> Ragged:
+        """The same sequences on a device."""
+        return Ragged(self.ids.to(device, non_blocking=True), self.lengths)
+
+
+def ragged(features: Features, field: str, rows: Sequence[int], *, pad_id: int) -> Ragged:
+    """A field of some rows; without rows, one sequence of one padding token, for batches that only keep ranks in step."""
+    if not rows:
+        return Ragged(torch.tensor([pad_id]), (1,))
+    found = [features.row(field, row) for row in rows]
+    ids = torch.from_numpy(np.concatenate(found).astype(np.int64))
+    return Ragged(ids, tuple(map(len, found)))
+
+
+@dataclass(frozen=True)
 class ScoreBatch:
     """One padded micro-batch of inputs to be scored.
 

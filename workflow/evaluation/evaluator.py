@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from workflow.data.features import Features
-from workflow.data.packing import Batch, collate, divide
+from workflow.data.packing import divide
 from workflow.data.sources import Row
 from workflow.errors import ConfigError, did_you_mean
 from workflow.evaluation.metrics import Metric, mean_metric, ratio_metric
@@ -32,7 +32,8 @@ from workflow.runtime import Ranks, derived_seed
 
 MAX_SLICES = 50
 
-RowLosses = Callable[[Batch], torch.Tensor]
+RowLosses = Callable[[Sequence[int]], torch.Tensor]
+"""Row numbers of the eval split -> the summed loss of each; a collective call, made without rows too."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,8 @@ class TextEvaluator:
         params: SamplingParams,
         *,
         ranks: Ranks,
-        device: torch.device,
         batch_size: int,
         seed: int,
-        pad_id: int,
         label_tokens: tuple[int, ...] | None = None,
         slice_by: str | None = None,
     ) -> None:
@@ -116,10 +115,8 @@ class TextEvaluator:
         self.features = features
         self.params = params
         self.ranks = ranks
-        self.device = device
         self.batch_size = batch_size
         self.seed = seed
-        self.pad_id = pad_id
         self.label_tokens = label_tokens
         self.slice_by = slice_by
 
@@ -161,8 +158,7 @@ class TextEvaluator:
         for part in divide(rows, costs, world_size=self.ranks.world_size, micro_batch_size=self.batch_size)[
             self.ranks.rank
         ]:
-            losses = self.row_losses(collate(self.features, part, pad_id=self.pad_id).to(self.device))
-            found.update(zip(part, losses.double().tolist()[: len(part)], strict=True))
+            found.update(zip(part, self.row_losses(part).double().tolist(), strict=True))
         return found
 
     def _metrics(self, rows: Sequence[int], results: list[Result], loss_sums: np.ndarray) -> dict[str, Metric]:

@@ -34,7 +34,7 @@ class AbsorbedCross(torch.nn.Module):
         """[sequences, heads, d_model]: each sequence's states in the mix that its queries ask for."""
         groups = pairing.groups
         order = pairing.queries
-        parts = queries.index_select(0, order.spread).split([group.rows for group in groups])
+        parts = torch.split(queries.index_select(0, order.spread), [group.rows for group in groups])
         found = []
         for query, keys, group in zip(parts, spread(states, pairing.keys, groups, 1), groups, strict=True):
             scores = (query @ keys[:, 0].transpose(1, 2)).float()

@@ -25,10 +25,10 @@ class HeadLoss(torch.nn.Module):
     def forward(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """hidden [labels, d_model] -> the summed loss; without gradients, the loss of each label. fp32."""
         if torch.is_grad_enabled():
-            found: torch.Tensor = _SummedLoss.apply(hidden, self.weight, labels)
+            found: torch.Tensor = _SummedLoss.apply(hidden, self.weight, labels)  # type: ignore[no-untyped-call]
             return found
         size = _labels_at_once(self.weight)
-        parts = zip(hidden.split(size), labels.split(size), strict=True)
+        parts = zip(torch.split(hidden, size), torch.split(labels, size), strict=True)
         return torch.cat([_losses(part, self.weight, numbers)[0] for part, numbers in parts])
 
 
@@ -65,6 +65,6 @@ class _SummedLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         d_hidden, d_weight = ctx.saved_tensors
         return d_hidden * gradient.to(d_hidden.dtype), d_weight * gradient.to(d_weight.dtype), None

@@ -55,7 +55,7 @@ class Linear(torch.nn.Linear):
         """x [tokens, in] -> [tokens, out]; other shapes, types and devices as torch does them."""
         if x.dim() != 2 or x.dtype != torch.float32 or x.device.type != "cpu" or not torch.is_grad_enabled():
             return F.linear(x, self.weight)
-        found: torch.Tensor = _Product.apply(x, self.weight)
+        found: torch.Tensor = _Product.apply(x, self.weight)  # type: ignore[no-untyped-call]
         return found
 
 
@@ -66,7 +66,7 @@ class _Product(torch.autograd.Function):
         return _onednn(x, weight)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         d_x = product(gradient, weight) if ctx.needs_input_grad[0] else None
         d_weight = product(gradient.t(), x) if ctx.needs_input_grad[1] else None

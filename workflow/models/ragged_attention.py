@@ -128,7 +128,7 @@ class _Moved(torch.autograd.Function):
         return x.index_select(0, there)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         _, back = ctx.saved_tensors
         return gradient.index_select(0, back), None, None
 
@@ -139,7 +139,7 @@ def spread(packed: torch.Tensor, places: Places, groups: Sequence[Group], num_he
     The gradient of a place that is not real must be zero, as masks make it.
     """
     flat = packed.reshape(packed.shape[0] * num_heads, -1)
-    moved: torch.Tensor = _Moved.apply(flat, places.spread, places.collect)
+    moved: torch.Tensor = _Moved.apply(flat, places.spread, places.collect)  # type: ignore[no-untyped-call]
     parts = torch.split(moved, list(places.sizes))
     return [part.view(group.rows, num_heads, -1, flat.shape[1]) for part, group in zip(parts, groups, strict=True)]
 
@@ -148,7 +148,7 @@ def _collect(parts: Sequence[torch.Tensor], places: Places, num_heads: int) -> t
     """What `spread` made -> [tokens, heads * width]."""
     width = parts[0].shape[-1]
     flat = parts[0].reshape(-1, width) if len(parts) == 1 else torch.cat([part.reshape(-1, width) for part in parts])
-    moved: torch.Tensor = _Collected.apply(flat, places.collect, places.spread)
+    moved: torch.Tensor = _Collected.apply(flat, places.collect, places.spread)  # type: ignore[no-untyped-call]
     return moved.view(-1, num_heads * width)
 
 
@@ -161,7 +161,7 @@ class _Collected(torch.autograd.Function):
         return x.index_select(0, there)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         there, back = ctx.saved_tensors
         if len(there) == len(back):
             return gradient.index_select(0, back), None, None
@@ -187,7 +187,7 @@ def attend(
     for number, group in enumerate(groups):
         bias = biases[number] if biases is not None else None
         keep = keep_mask((group.rows, num_heads, group.queries, group.keys), dropout, q) if dropout > 0 else None
-        found.append(_Attended.apply(queries[number], keys[number], values[number], bias, group.valid, keep))
+        found.append(_Attended.apply(queries[number], keys[number], values[number], bias, group.valid, keep))  # type: ignore[no-untyped-call]
     return _collect(found, pairing.queries, num_heads)
 
 
@@ -215,7 +215,7 @@ class _Attended(torch.autograd.Function):
         return _thinned(weights, keep).to(v.dtype) @ v
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         q, k, v, weights, keep = ctx.saved_tensors
         d_v = _thinned(weights, keep).to(v.dtype).transpose(-1, -2) @ gradient
         d_weights = _thinned((gradient @ v.transpose(-1, -2)).float(), keep)

@@ -7,8 +7,7 @@ gathers it there; dropout stands wherever transformers has it. Takes T5 (1.0, v1
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -23,12 +22,16 @@ FAMILIES = ("t5", "mt5", "umt5")
 ATTENTION_PARTS = ("q", "k", "v", "o", "dropout", "has_relative_attention_bias")
 
 
-@dataclass(frozen=True)
-class Packed:
-    """Sequences one after another: `ids` int64 [tokens], and the number of tokens of each sequence."""
+class Packed(Protocol):
+    """Sequences one after another."""
 
-    ids: torch.Tensor
-    lengths: Sequence[int]
+    @property
+    def ids(self) -> torch.Tensor:
+        """int64 [tokens]."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each sequence."""
 
 
 class RaggedT5(torch.nn.Module):
@@ -72,9 +75,7 @@ class RaggedT5(torch.nn.Module):
             x = _checkpointed(block, self._encoder_block, block, x, pairing, biases)
         return dropped(stack.final_layer_norm(x), stack.dropout)
 
-    def _encoder_block(
-        self, block: Any, x: torch.Tensor, pairing: Pairing, biases: list[torch.Tensor]
-    ) -> torch.Tensor:
+    def _encoder_block(self, block: Any, x: torch.Tensor, pairing: Pairing, biases: list[torch.Tensor]) -> torch.Tensor:
         return self._feed_forward(block.layer[1], self._self_attention(block.layer[0], x, pairing, biases))
 
     def _decode(
@@ -160,7 +161,9 @@ class RaggedScorer(RaggedT5):
         states = self.encode(source)
         ones = [1] * len(source.lengths)
         cross = pairing_of(ones, source.lengths, num_heads=1, device=states.device)
-        across = {id(block.layer[1]): module for block, module in zip(self.model.decoder.block, self.cross, strict=True)}
+        across = {
+            id(block.layer[1]): module for block, module in zip(self.model.decoder.block, self.cross, strict=True)
+        }
 
         def look_across(layer: Any, x: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
             return layer.EncDecAttention.o(across[id(layer)](x, states, cross))  # type: ignore[no-any-return]

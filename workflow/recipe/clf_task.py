@@ -34,6 +34,7 @@ from workflow.inference.engine import EngineLimits, Together
 from workflow.inference.head_engine import score_engine
 from workflow.models.classifier import LoadedClassifier, load_classifier
 from workflow.models.load import tokenizer_stands_in
+from workflow.models.ragged_training import RaggedScorer
 from workflow.models.save import write_model
 from workflow.recipe.place import init_model_folder, inside_run
 from workflow.recipe.scorers import check_finite, row_losses, score_encoder, scoring_notes, unfit_notes
@@ -53,6 +54,7 @@ class ClfTask(Task[ClfSettings]):
 
     name = "clf"
     settings_file = "args.json"
+    ragged_form = RaggedScorer
     loaded: LoadedClassifier
     _last: tuple[int, ScoreEvaluation] | None = None
     """The newest evaluation and its step: a checkpoint of that step takes its calibration."""
@@ -196,6 +198,7 @@ class ClfTask(Task[ClfSettings]):
             pad_id=self.loaded.tokenizer.pad_token_id,
             device=self.device,
             dimensions=dimensions_of(self.loaded.model.config, num_outputs=outputs),
+            is_ragged=self.why_padded is None,
         )
 
     def evaluator(self, together: Together | None) -> ScoreEvaluator:

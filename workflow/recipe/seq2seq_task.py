@@ -15,17 +15,18 @@ from workflow.config.settings import Seq2SeqSettings
 from workflow.data.checks import PROMPTS_AND_COMPLETIONS, Reading
 from workflow.data.encoders import LengthLimits, Seq2SeqEncoder
 from workflow.data.examples import SEQ2SEQ, RowFormat
-from workflow.data.packing import Batch
+from workflow.data.features import Features
 from workflow.evaluation.evaluator import Evaluation, TextEvaluation, TextEvaluator, write_predictions
 from workflow.inference.engine import EngineLimits, T5Engine, Together
 from workflow.inference.sampling import SamplingParams
 from workflow.models.load import LoadedModel, load_seq2seq
+from workflow.models.ragged_training import RaggedT5
 from workflow.models.save import write_model
 from workflow.models.verbalizers import no_yes_tokens
 from workflow.recipe.place import init_model_folder, inside_run
 from workflow.recipe.task import Task
 from workflow.training.flops import dimensions_of
-from workflow.training.objectives import CompletionLoss, token_losses
+from workflow.training.objectives import CompletionLoss
 
 
 class Seq2SeqTask(Task[Seq2SeqSettings]):
@@ -33,6 +34,7 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
 
     name = "seq2seq"
     settings_file = "training_args.json"
+    ragged_form = RaggedT5
     row_format: RowFormat = SEQ2SEQ
     reading: Reading = PROMPTS_AND_COMPLETIONS
     loaded: LoadedModel
@@ -85,13 +87,17 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
 
     def objective(self) -> CompletionLoss:
         """Loss per label token."""
+        return self._loss_on(self.data.train)
+
+    def _loss_on(self, features: Features) -> CompletionLoss:
         config = self.loaded.model.config
         return CompletionLoss(
             config,
-            self.data.train,
+            features,
             pad_id=self.loaded.tokenizer.pad_token_id,
             device=self.device,
             dimensions=dimensions_of(config),
+            is_ragged=self.why_padded is None,
         )
 
     @property
@@ -121,12 +127,13 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
         )
         engine = T5Engine(model, tokenizer, limits=limits, together=together)
 
-        @torch.no_grad()
-        def row_losses(batch: Batch) -> torch.Tensor:
+        losses = self._loss_on(self.data.eval)
+
+        def row_losses(rows: Sequence[int]) -> torch.Tensor:
             was_training = model.training
             model.eval()
             try:
-                return token_losses(model, batch, model.config).sum(dim=1)
+                return losses.row_losses(self.form, rows)
             finally:
                 model.train(was_training)
 
@@ -137,10 +144,8 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
             self.data.eval,
             self.sampling,
             ranks=self.place.ranks,
-            device=self.device,
             batch_size=evaluation.eval_batch_size,
             seed=self.settings.run.seed,
-            pad_id=tokenizer.pad_token_id,
             label_tokens=no_yes_tokens(tokenizer),
             slice_by=evaluation.slice_by,
         )

@@ -8,6 +8,7 @@ by all ranks alike.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from workflow.evaluation.report import measured
 from workflow.files import write_json
 from workflow.inference.engine import Together
 from workflow.models.load import LoadedModel, is_path
+from workflow.models.ragged_training import RaggedT5, why_not_ragged
 from workflow.recipe.place import Place
 from workflow.runtime import collectively, on_first, torch_device
 from workflow.training.checkpoint import TrainState
@@ -169,6 +171,18 @@ class Task(ABC, Generic[S]):
         return f"{found.label}: {rows}", found.warnings()
 
     # ---- training
+
+    @functools.cached_property
+    def why_padded(self) -> str | None:
+        """Why the loaded model is trained on padded batches; None where it takes ragged ones."""
+        return why_not_ragged(self.loaded.model)
+
+    @functools.cached_property
+    def form(self) -> Any:
+        """What training calls: a form of the loaded model that takes ragged batches, else the model."""
+        return self.ragged_form(self.loaded.model) if self.why_padded is None else self.loaded.model
+
+    ragged_form: ClassVar[type[RaggedT5]]
 
     @property
     @abstractmethod

@@ -181,6 +181,7 @@ def _start_backend(task: Task[Any], plan: BackendPlan) -> Backend:
         plan,
         max_grad_norm=optim.max_grad_norm,
         device=task.device,
+        form=task.form,
     )
 
 
@@ -192,6 +193,8 @@ def _say_run(task: Task[Any], root: Path, plan: BackendPlan, steps: Steps, updat
     console.print(f"run       {root}" + (f", continued after step {state.step}" if state.step else ""))
     for number, line in enumerate(task.header()):
         console.print(f"{'' if number else 'model':<10}{escape(line)}")
+    why_padded = task.why_padded
+    console.print(f"batches   {'ragged: no padding is computed' if why_padded is None else f'padded: {why_padded}'}")
     console.print(f"backend   DeepSpeed {plan.name}, {precision}, {place.ranks.world_size} rank(s) on {place.device}")
     console.print(
         f"batch     {training.train_batch_size} x {training.gradient_accumulation_steps} = {update_size} examples an update over all ranks; "

@@ -42,7 +42,10 @@ class SavedState(Protocol):
 
 
 class Backend:
-    """A model under DeepSpeed. `module` is the model itself, `wrapped` what training must call."""
+    """A model under DeepSpeed. `module` is the model itself, `wrapped` what training must call.
+
+    `form` is a module that holds the model and trains it in its own way; names of weights are the model's all the same.
+    """
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class Backend:
         *,
         max_grad_norm: float,
         device: torch.device,
+        form: torch.nn.Module | None = None,
     ) -> None:
         self.plan = plan
         self.module = model
@@ -62,7 +66,7 @@ class Backend:
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
         before = {name: _sample(weight) for name, weight in guarded_weights(model).items()}
         was_tied = _is_tied(model)
-        self.wrapped = _initialize(model, optimizer, plan)
+        self.wrapped = _initialize(form if form is not None else model, optimizer, plan)
         self._check_guarded(before, was_tied=was_tied)
         self.wrapped.train()  # from_pretrained leaves the model in eval mode, and DeepSpeed does not change it
 

@@ -1,7 +1,8 @@
 """What training minimises: sums over the rows of a micro-batch, so that any division of an update adds up.
 
-Knows nothing of ranks, accumulation or the backend. An objective says what an update's sum is divided by (label
-tokens, or examples), which the rows tell without asking the other ranks.
+Knows nothing of ranks, accumulation or the backend; of a model, only whether it takes ragged batches or padded ones.
+An objective says what an update's sum is divided by (label tokens, or examples), which the rows tell without asking
+the other ranks.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 
 from workflow.data.encoders import INPUT
 from workflow.data.features import Features, IntArray
-from workflow.data.packing import IGNORED_LABEL, Batch, ScoreBatch, collate, collate_scores
+from workflow.data.packing import IGNORED_LABEL, Batch, Ragged, ScoreBatch, collate, collate_scores, ragged
 from workflow.models.classifier import LoadedClassifier
 from workflow.training.flops import Dimensions
 
@@ -49,9 +50,17 @@ class CompletionLoss:
     """Cross-entropy of completions, in nats per label token."""
 
     def __init__(
-        self, config: Any, features: Features, *, pad_id: int, device: torch.device, dimensions: Dimensions | None
+        self,
+        config: Any,
+        features: Features,
+        *,
+        pad_id: int,
+        device: torch.device,
+        dimensions: Dimensions | None = None,
+        is_ragged: bool = False,
     ) -> None:
         self.config = config
+        self.is_ragged = is_ragged
         self.features = features
         self.pad_id = pad_id
         self.device = device
@@ -65,8 +74,31 @@ class CompletionLoss:
 
     def loss_sum(self, model: Any, rows: Sequence[int]) -> torch.Tensor:
         """The sum over label tokens."""
+        if not self.is_ragged:
+            return self.padded_losses(model, rows).sum()
+        source, target = self._ragged(rows)
+        loss: torch.Tensor = model(source, target)
+        return loss if rows else loss * 0.0
+
+    @torch.no_grad()
+    def row_losses(self, model: Any, rows: Sequence[int]) -> torch.Tensor:
+        """The sum over each row's label tokens, fp32 [rows]."""
+        if not self.is_ragged:
+            return self.padded_losses(model, rows).sum(dim=1)[: len(rows)]
+        source, target = self._ragged(rows)
+        parts = model(source, target).split(target.lengths)
+        return torch.stack([part.sum() for part in parts])[: len(rows)]
+
+    def padded_losses(self, model: Any, rows: Sequence[int]) -> torch.Tensor:
+        """[rows, longest completion], by the forward of transformers."""
         batch = collate(self.features, rows, pad_id=self.pad_id).to(self.device)
-        return token_losses(model, batch, self.config).sum()
+        return token_losses(model, batch, self.config)
+
+    def _ragged(self, rows: Sequence[int]) -> tuple[Ragged, Ragged]:
+        source, target = (
+            ragged(self.features, field, rows, pad_id=self.pad_id).to(self.device) for field in ("prompt", "completion")
+        )
+        return source, target
 
 
 class ScoreLoss:
@@ -79,9 +111,11 @@ class ScoreLoss:
         *,
         pad_id: int,
         device: torch.device,
-        dimensions: Dimensions | None,
+        dimensions: Dimensions | None = None,
+        is_ragged: bool = False,
     ) -> None:
         self.loaded = loaded
+        self.is_ragged = is_ragged
         self.features = features
         self.pad_id = pad_id
         self.device = device
@@ -95,11 +129,16 @@ class ScoreLoss:
 
     def loss_sum(self, model: Any, rows: Sequence[int]) -> torch.Tensor:
         """The sum over examples."""
-        batch = collate_scores(self.features, rows, pad_id=self.pad_id).to(self.device)
-        logits = batch_logits(model, self.loaded, batch)
+        logits = self._logits(model, rows)
         if not rows:
             return logits.sum() * 0.0
-        return score_losses(self.loaded.problem, logits, batch.targets).sum()
+        targets = torch.from_numpy(self.features.targets[list(rows)]).to(self.device)
+        return score_losses(self.loaded.problem, logits, targets).sum()
+
+    def _logits(self, model: Any, rows: Sequence[int]) -> torch.Tensor:
+        if self.is_ragged:
+            return model(ragged(self.features, INPUT, rows, pad_id=self.pad_id).to(self.device))  # type: ignore[no-any-return]
+        return batch_logits(model, self.loaded, collate_scores(self.features, rows, pad_id=self.pad_id).to(self.device))
 
 
 def batch_logits(model: Any, loaded: LoadedClassifier, batch: ScoreBatch) -> torch.Tensor:
