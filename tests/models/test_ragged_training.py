@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from workflow.data.packing import Ragged
+from workflow.models import head_loss
 from workflow.models.classifier import LabelRows
 from workflow.models.ragged_training import RaggedScorer, RaggedT5, why_not_ragged
 
@@ -155,6 +156,17 @@ def test_bf16_gradients_point_where_those_of_fp32_point(kind):
     half = copy.deepcopy(model).to(torch.bfloat16)
     found = gradients(half, RaggedT5(half).train()(packed(sources), packed(targets)))
     assert cosine(found, expected) > 0.999
+
+
+def test_logits_of_a_few_labels_at_a_time(monkeypatch):
+    sources, targets = (rows_of(lengths, seed) for seed, lengths in enumerate(MIXES["mixed"]))
+    ragged = RaggedT5(make("t5")).train()
+    expected_loss = ragged(packed(sources), packed(targets))
+    expected = gradients(ragged.model, expected_loss)
+    monkeypatch.setattr(head_loss, "LOGITS_AT_ONCE", 4 * SIZES["vocab_size"])
+    loss = ragged(packed(sources), packed(targets))
+    torch.testing.assert_close(loss, expected_loss)
+    assert_alike(gradients(ragged.model, loss), expected)
 
 
 def test_models_that_it_does_not_know():

@@ -38,8 +38,7 @@ def _labels_at_once(weight: torch.Tensor) -> int:
 
 def _losses(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """(loss of each label, log-probabilities [labels, vocabulary]), both fp32."""
-    logits = product(hidden, weight.t()).float()
-    logits -= logits.logsumexp(dim=1, keepdim=True)
+    logits = product(hidden, weight.t()).log_softmax(dim=1, dtype=torch.float32)
     return -logits.gather(1, labels[:, None])[:, 0], logits
 
 
