@@ -53,8 +53,8 @@ class Linear(torch.nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [tokens, in] -> [tokens, out]; other shapes, types and devices as torch does them."""
-        if x.dim() != 2 or x.dtype != torch.float32 or x.device.type != "cpu" or not torch.is_grad_enabled():
-            return F.linear(x, self.weight)
+        if not torch.is_grad_enabled() or x.dim() != 2 or x.dtype != torch.float32 or x.device.type != "cpu":
+            return linear(x, self.weight)
         found: torch.Tensor = _Product.apply(x, self.weight)  # type: ignore[no-untyped-call]
         return found
 
