@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -128,7 +129,9 @@ class Clock(transformers.TrainerCallback):
 
 
 def arguments_of(batch: int, **more: Any) -> transformers.Seq2SeqTrainingArguments:
-    """Defaults, but for what would write or print."""
+    """Defaults, but for what would write or print; no data parallelism, which traces of our process group would turn on."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        os.environ.pop(name, None)
     arguments = transformers.Seq2SeqTrainingArguments(
         output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=batch,
@@ -220,7 +223,6 @@ def main() -> None:
 
     torch.set_num_threads(1)
     quiet_transformers()
-    arguments_of(given.batch)  # accelerate looks for a process group once: before there is ours
     join_ranks(Ranks(0, 1, 0), device="cpu")
     tokenizer = load_tokenizer(given.tokenizer) if given.tokenizer else Vocabulary()
     count = 50 * given.batch
