@@ -169,15 +169,19 @@ class Registry:
     async def _default(self) -> str:
         if self.settings.models.default_model is not None:
             return self.settings.models.default_model
-        names = await self.names()
+        names = await self._lately_known()
         if len(names) != 1:
             raise RequestError(f"say which model: {_some(names)}", param="model", code="model_required")
         return names[0]
 
-    async def _unknown(self, name: str) -> str:
+    async def _lately_known(self) -> list[str]:
+        """The names of a moment ago: a burst of requests must not mean a burst of looks at the disk."""
         if time.monotonic() > self._known[0] + KNOWN_S:
             self._known = (time.monotonic(), await self.names())
-        names = self._known[1]
+        return self._known[1]
+
+    async def _unknown(self, name: str) -> str:
+        names = await self._lately_known()
         shown = ascii(name[:100])
         return f"no run named {shown} that can be served{did_you_mean(name[:100], names)}; there are: {_some(names)}"
 
