@@ -56,7 +56,8 @@ class Norm:
         """x fp32 [..., d_model]. One pass over x and no copies of its size: `F.rms_norm` on CPUs makes several."""
         weight = self.module.weight
         mean = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square().mul(1 / x.shape[-1])
-        return (x * mean.add(self.module.variance_epsilon).rsqrt()).mul_(weight.float()).to(weight.dtype)
+        found: torch.Tensor = (x * mean.add(self.module.variance_epsilon).rsqrt()).mul_(weight.float())
+        return found.to(weight.dtype)
 
 
 class FeedForward:
@@ -125,9 +126,7 @@ class T5Weights:
         self.decoder_norm = Norm(model.decoder.final_layer_norm)
         cross = [part for layer in self.decoder for part in (layer.cross.k, layer.cross.v)]
         self.cross_kv = Joined(cross, fuse=fuse)
-        # T5 and mT5 of transformers 5 say it by a key of their own, UMT5 by the tie that `load_seq2seq` makes true.
-        scaled = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
-        self.output_scale = config.d_model**-0.5 if scaled else 1.0
+        self.output_scale = config.d_model**-0.5 if _scales_output(config) else 1.0
 
     @property
     def device(self) -> torch.device:
@@ -148,6 +147,13 @@ class T5Weights:
     def heads(self, x: torch.Tensor) -> torch.Tensor:
         """[..., heads * d_kv] -> [..., heads, d_kv]."""
         return x.reshape(*x.shape[:-1], self.num_heads, self.d_kv)
+
+
+def _scales_output(config: Any) -> bool:
+    """Whether the decoder's output is scaled before the head, as transformers 5 decides it for each family: T5 by a key of
+    its own, UMT5 by the tie that `load_seq2seq` makes true, mT5 never."""
+    by_family = {"t5": "scale_decoder_outputs", "umt5": "tie_word_embeddings"}
+    return config.model_type in by_family and bool(getattr(config, by_family[config.model_type]))
 
 
 def bias_table(attention: Any) -> torch.Tensor | None:
