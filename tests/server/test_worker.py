@@ -139,6 +139,22 @@ def test_cancelling_what_has_ended_does_nothing(work):
     assert work(scenario) == []
 
 
+def test_what_is_cancelled_right_before_the_stop_is_told(work):
+    async def scenario(worker, fake, _dead):
+        made, left = call(worker, [work.request("red")])
+        async with made:
+            while not fake.has_work:
+                await asyncio.sleep(0.01)
+            fake.hold()  # so that cancel and stop are taken in together
+        worker.stop()
+        fake.go()
+        await asyncio.to_thread(worker.join, 5)
+        await asyncio.sleep(0)
+        return left
+
+    assert work(scenario, endless=True, step_s=0.01) == [True]
+
+
 def test_callbacks_run_on_the_event_loop(work):
     async def scenario(worker, _fake, _dead):
         done, threads = asyncio.Event(), []

@@ -82,12 +82,13 @@ class Worker:
 
     def _serve(self) -> None:
         busy = False
-        while True:
-            if not self._take_in(wait=not busy):
-                return
-            self._publish()
-            busy = self.engine.step() if self.engine.has_work else False
-            self._publish()
+        try:
+            while self._take_in(wait=not busy):
+                self._publish()
+                busy = self.engine.step() if self.engine.has_work else False
+                self._publish()
+        finally:
+            self._publish()  # of what was cancelled right before the stop, too
 
     def _take_in(self, *, wait: bool) -> bool:
         """Every command that is there, or, waiting, the next ones; False to stop."""
