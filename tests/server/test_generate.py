@@ -7,6 +7,10 @@ import json
 import pytest
 
 from tests.server.conftest import error_of
+from workflow.errors import RequestError
+from workflow.server.bounds import biases
+from workflow.server.settings import BoundsSection
+from workflow.server.texts import ModelTexts
 
 
 def events(response):
@@ -127,6 +131,17 @@ def test_the_model_must_be_named_where_there_are_several(live):
 )
 def test_wrong_bodies_are_refused_by_field(live, body, param):
     assert error_of(live.post("/generate", {"model": "echo", **body}), 400)["param"] == param
+
+
+def test_a_bias_is_for_tokens_that_can_become_text(vocabulary):
+    texts = ModelTexts(vocabulary, len(vocabulary) + 100)
+    assert texts.num_tokens == len(vocabulary)
+    assert ModelTexts(vocabulary, 5).num_tokens == 5
+    bounds = BoundsSection()
+    assert biases({str(len(vocabulary) - 1): 1}, bounds, texts.num_tokens)
+    with pytest.raises(RequestError) as caught:
+        biases({str(len(vocabulary)): 1}, bounds, texts.num_tokens)
+    assert caught.value.param == "logit_bias"
 
 
 def test_to_json_2_0_is_an_integer(live):

@@ -33,15 +33,15 @@ def stop_texts(given: str | Sequence[str] | None, bounds: BoundsSection) -> tupl
     return stops
 
 
-def biases(given: Mapping[str, float] | None, bounds: BoundsSection, vocab_size: int) -> tuple[tuple[int, float], ...]:
+def biases(given: Mapping[str, float] | None, bounds: BoundsSection, num_tokens: int) -> tuple[tuple[int, float], ...]:
     """Token biases, checked."""
     check_count(len(given or {}), bounds.max_logit_bias, "logit_bias", flag="max_logit_bias")
     found: dict[int, float] = {}
     for token, bias in (given or {}).items():
-        known = token.isascii() and token.isdecimal() and len(token) < 10 and int(token) < vocab_size
+        known = token.isascii() and token.isdecimal() and len(token) < 10 and int(token) < num_tokens
         if not known or abs(bias) > BIAS_LIMIT:
             raise RequestError(
-                f"logit_bias: token ids are 0 to {vocab_size - 1}, biases lie within {BIAS_LIMIT:g} of 0",
+                f"logit_bias: token ids are 0 to {num_tokens - 1}, biases lie within {BIAS_LIMIT:g} of 0",
                 param="logit_bias",
             )
         found[int(token)] = bias
@@ -69,7 +69,7 @@ def check_sampling(body: Sampling, bounds: BoundsSection) -> None:
 
 
 def sampling_params(
-    body: Sampling, bounds: BoundsSection, *, default_new_tokens: int, vocab_size: int
+    body: Sampling, bounds: BoundsSection, *, default_new_tokens: int, num_tokens: int
 ) -> SamplingParams:
     """The engine's parameters. Raises RequestError."""
     check_sampling(body, bounds)
@@ -91,6 +91,6 @@ def sampling_params(
         n=body.n,
         num_beams=body.num_beams,
         stop=stop_texts(body.stop, bounds),
-        logit_bias=biases(body.logit_bias, bounds, vocab_size),
+        logit_bias=biases(body.logit_bias, bounds, num_tokens),
         logprobs=body.logprobs,
     )

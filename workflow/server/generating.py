@@ -70,7 +70,7 @@ async def prepared(request: Request, wanted: Prompts) -> AsyncIterator[Prepared]
                 wanted.sampling,
                 settings.bounds,
                 default_new_tokens=desk.service.default_new_tokens,
-                vocab_size=desk.service.texts.vocab_size,
+                num_tokens=desk.service.texts.num_tokens,
             )
         rows = await desk.off_loop(lambda: _ids(desk, wanted))
         seed = secrets.randbits(31) if wanted.sampling.seed is None else wanted.sampling.seed

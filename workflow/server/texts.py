@@ -39,6 +39,11 @@ class ModelTexts:
     calibration: Calibration | None = None
     ends_in_eos: bool = True
     has_types: bool = False
+    num_tokens: int = field(init=False)
+    """How many tokens can become text; a model's vocabulary may be padded beyond them."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "num_tokens", min(self.vocab_size, len(self.tokenizer)))
 
     @property
     def eos_id(self) -> int | None:
