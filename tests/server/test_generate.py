@@ -144,6 +144,30 @@ def test_a_bias_is_for_tokens_that_can_become_text(vocabulary):
     assert caught.value.param == "logit_bias"
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("min_new_tokens", 1), ("top_k", 3), ("top_p", 0.5), ("min_p", 0.1), ("repetition_penalty", 1.5)),
+        *(("presence_penalty", 1), ("frequency_penalty", 1), ("stop", "a"), ("logit_bias", {"5": 1}), ("logprobs", 0)),
+    ],
+)
+def test_what_beam_search_does_not_know_is_refused_by_name(live, field, value):
+    body = {"model": "echo", "prompt": "red", "num_beams": 2, field: value}
+    assert error_of(live.post("/generate", body), 400)["param"] == field
+
+
+def test_beams_do_not_stream(live):
+    body = {"model": "echo", "prompt": "red", "num_beams": 2}
+    assert error_of(live.post("/generate_stream", body), 400)["param"] == "num_beams"
+
+
+def test_beams_count_as_tokens(serve):
+    live = serve(max_queued_tokens=100)
+    live.post("/generate", {"model": "echo", "prompt": "red", "max_new_tokens": 40}).raise_for_status()
+    body = {"model": "echo", "prompt": "red", "num_beams": 3, "max_new_tokens": 40}
+    assert error_of(live.post("/generate", body), 400)["code"] == "too_many_tokens"
+
+
 def test_to_json_2_0_is_an_integer(live):
     body = live.post("/generate", {"model": "echo", "prompt": "red", "n": 2.0}).raise_for_status().json()
     assert len(body["generations"]) == 2
@@ -160,7 +184,7 @@ def test_a_misspelt_field_gets_a_hint(live):
     [
         ("max_prompts", 2, {"prompts": ["a"] * 3}),
         ("max_n", 2, {"prompt": "a", "n": 3}),
-        ("max_n", 2, {"prompt": "a", "num_beams": 3}),
+        ("max_beams", 2, {"prompt": "a", "num_beams": 3}),
         ("max_new_tokens", 9, {"prompt": "a", "max_new_tokens": 10}),
         ("max_new_tokens", 9, {"prompt": "a", "min_new_tokens": 10}),
         ("max_logprobs", 1, {"prompt": "a", "logprobs": 2}),

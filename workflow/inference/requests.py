@@ -99,3 +99,5 @@ class Job:
     on_chunk: Callable[[Chunk], None] | None = None
     state: Any = field(default=None, repr=False)
     """The engine's own notes about the job."""
+    cancelled: bool = False
+    """Set from any thread when nobody waits for the outcome any more; long work looks at it."""

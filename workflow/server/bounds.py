@@ -14,6 +14,10 @@ from workflow.server.schemas import Sampling
 from workflow.server.settings import BoundsSection
 
 BIAS_LIMIT = 100.0
+UNKNOWN_TO_BEAMS = (
+    *("min_new_tokens", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"),
+    *("stop", "logit_bias", "logprobs"),
+)
 
 
 def check_count(count: int, most: int, name: str, *, flag: str) -> None:
@@ -59,13 +63,23 @@ def num_new_tokens(asked: int | None, default: int, bounds: BoundsSection) -> in
 def check_sampling(body: Sampling, bounds: BoundsSection) -> None:
     """Everything that can be told without the model."""
     check_count(body.n, bounds.max_n, "n", flag="max_n")
-    check_count(body.num_beams, bounds.max_n, "num_beams", flag="max_n")
+    check_count(body.num_beams, bounds.max_beams, "num_beams", flag="max_beams")
     check_count(body.logprobs or 0, bounds.max_logprobs, "logprobs", flag="max_logprobs")
     check_count(body.min_new_tokens, bounds.max_new_tokens, "min_new_tokens", flag="max_new_tokens")
     stop_texts(body.stop, bounds)
     num_new_tokens(body.max_new_tokens, 1, bounds)
     if body.num_beams > 1 and (body.temperature >= GREEDY_BELOW or body.n > 1):
         raise RequestError("num_beams needs greedy decoding (temperature 0) and n = 1", param="num_beams")
+    if body.num_beams > 1:
+        _check_plain(body)
+
+
+def _check_plain(body: Sampling) -> None:
+    """Refuses what beam search does not know, rather than leave it out unseen."""
+    for name in UNKNOWN_TO_BEAMS:
+        value = getattr(body, name)
+        if value != Sampling.model_fields[name].default and value not in ([], {}):
+            raise RequestError(f"{name}: beam search does not know it; leave it out, or num_beams", param=name)
 
 
 def sampling_params(

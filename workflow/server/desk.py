@@ -150,4 +150,4 @@ def _nothing() -> None:
 def _to_generate(request: GenerateRequest | ScoreRequest) -> int:
     if isinstance(request, ScoreRequest):
         return 1
-    return request.params.n * request.params.max_new_tokens
+    return request.params.n * request.params.num_beams * request.params.max_new_tokens

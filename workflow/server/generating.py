@@ -60,10 +60,9 @@ async def prepared(request: Request, wanted: Prompts) -> AsyncIterator[Prepared]
     new_tokens = wanted.sampling.max_new_tokens or min(
         settings.engine.default_new_tokens, settings.bounds.max_new_tokens
     )
+    side_by_side = wanted.sampling.n * wanted.sampling.num_beams  # one of them is 1
     tokens = _estimate(wanted, settings.engine.max_prompt_tokens)
-    async with at_desk(
-        request, wanted.model, tokens=tokens + new_tokens * wanted.sampling.n * len(wanted.prompts)
-    ) as desk:
+    async with at_desk(request, wanted.model, tokens=tokens + new_tokens * side_by_side * len(wanted.prompts)) as desk:
         needs_generation(desk.service)
         with _named(wanted):
             params = sampling_params(

@@ -78,7 +78,7 @@ class Sampling(Body):
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     n: Positive = Field(1, description="samples of each prompt")
-    num_beams: Positive = Field(1, description="beam search; needs greedy decoding and n = 1")
+    num_beams: Positive = Field(1, description="beam search: greedy, n = 1, with no other field but max_new_tokens")
     seed: Seed | None = Field(None, description="by default another one each time")
     stop: str | Strings | None = Field(None, description="texts that end an answer; they are not part of it")
     logit_bias: dict[str, float] | None = Field(None, description="token id -> what is added to its logit")

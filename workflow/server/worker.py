@@ -60,7 +60,8 @@ class Worker:
         return job
 
     def cancel(self, job: Job) -> None:
-        """Ends a job, if it has not ended."""
+        """Ends a job, if it has not ended; long work of the engine's sees it at once."""
+        job.cancelled = True
         self._inbox.put(_Command(job, cancel=True))
 
     def stop(self) -> None:
