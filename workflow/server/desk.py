@@ -79,8 +79,10 @@ class Desk:
         self.state = state
         self.live = live
         self.note = note
-        self.called = False
         self._place = place
+        self._accepted = False
+        self._num_calls = 0
+        self._last = False
 
     @property
     def service(self) -> Service:
@@ -99,13 +101,30 @@ class Desk:
     def call(
         self, requests: Sequence[GenerateRequest | ScoreRequest], *, stream: bool = False, last: bool = True
     ) -> Call:
-        """Sends the requests to the engine. The `last` call gives the place back when the engine is done with it."""
+        """Sends the requests to the engine. The place is given back when the engine is done with every call, and the
+        `last` one was made or nobody is left to make it."""
         tokens = [len(request.token_ids) for request in requests]
         self.note.prompt_tokens = sum(tokens)
         self._place.correct(sum(tokens) + sum(map(_to_generate, requests)))
-        self.called = last
-        self.state.metrics.accepted(self.service.name, tokens)
-        return Call(self.live.worker, requests, self._place.release if last else _nothing, stream=stream)
+        if not self._accepted:  # a second call reads the same prompts
+            self._accepted = True
+            self.state.metrics.accepted(self.service.name, tokens)
+        self._last = last
+        self._num_calls += 1
+        return Call(self.live.worker, requests, self._call_left, stream=stream)
+
+    def leave(self) -> None:
+        """No further call is made."""
+        self._last = True
+        self._settle()
+
+    def _call_left(self) -> None:
+        self._num_calls -= 1
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._last and not self._num_calls:
+            self._place.release()
 
 
 @asynccontextmanager
@@ -121,8 +140,10 @@ async def at_desk(request: Request, model: str | None, *, tokens: int) -> AsyncI
             desk = Desk(state, live, place, note)
             yield desk
     finally:
-        if desk is None or not desk.called:
+        if desk is None:
             place.release()
+        else:
+            desk.leave()
 
 
 async def answered(request: Request, work: Coroutine[None, None, T]) -> T:
@@ -141,10 +162,6 @@ def needs_generation(service: Service) -> None:
     """Raises RequestError for a run that scores only."""
     if not service.engine.can_generate:
         raise RequestError(f"the run {service.name!r} scores and cannot generate", param="model", code="model_unfit")
-
-
-def _nothing() -> None:
-    return None
 
 
 def _to_generate(request: GenerateRequest | ScoreRequest) -> int:
