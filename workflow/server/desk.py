@@ -18,8 +18,9 @@ from workflow.errors import RequestError
 from workflow.inference.requests import GenerateRequest, ScoreRequest
 from workflow.server.admission import Place
 from workflow.server.calls import Call, deadline, while_wanted
+from workflow.server.lanes import Live
 from workflow.server.metrics import Metrics
-from workflow.server.registry import Live, Registry
+from workflow.server.registry import Registry
 from workflow.server.service import Service
 from workflow.server.settings import ServeSettings
 

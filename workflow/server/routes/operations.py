@@ -16,8 +16,8 @@ from workflow.server.answers import ERRORS
 from workflow.server.checkpoints import Checkpoint
 from workflow.server.desk import ServerState, state_of
 from workflow.server.docs_page import docs_page
+from workflow.server.lanes import Lane
 from workflow.server.pages import html_response
-from workflow.server.registry import Lane
 from workflow.server.schemas import ErrorAnswer, InfoAnswer, ModelRow, StateAnswer
 
 router = APIRouter(tags=["operations"], responses={401: ERRORS[401]})
