@@ -115,6 +115,7 @@ def test_the_model_must_be_named_where_there_are_several(live):
         ({"prompt": "a", "temperature": -1}, "temperature"),
         ({"prompt": "a", "temperature": "1"}, "temperature"),
         ({"prompt": "a", "top_p": 0}, "top_p"),
+        ({"prompt": "a", "repetition_penalty": 1e-30}, "repetition_penalty"),
         ({"prompt": "a", "n": 0}, "n"),
         ({"prompt": "a", "n": True}, "n"),
         ({"prompt": "a", "max_new_tokens": 0}, "max_new_tokens"),

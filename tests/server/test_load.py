@@ -182,6 +182,22 @@ def test_a_dead_engine_turns_health_red_and_ends_the_server(serve, pool):
     assert live.server.exit_code == 1
 
 
+def test_an_engine_that_stands_still_turns_health_red(serve, pool, caplog):
+    live = serve(step_timeout_s=0.2)
+    engine = live.engine()
+    engine.hold()
+    answer = later(pool, live, {"model": "echo", "prompt": "red"})
+    assert live.client.get("/health").status_code == 200
+    until(lambda: live.client.get("/health").status_code == 503)
+    until(lambda: "a step takes longer than 0.2 s" in caplog.text)
+    assert live.client.get("/ready").status_code == 503
+    time.sleep(0.2)
+    assert caplog.text.count("a step takes longer") == 1
+    engine.go()
+    assert answer.result().status_code == 200
+    assert live.client.get("/health").status_code == 200
+
+
 def test_draining_answers_what_was_accepted_and_refuses_the_rest(serve, pool):
     live = serve(engine={"step_s": 0.01})
     engine = live.engine()

@@ -156,7 +156,7 @@ async def answered(request: Request, work: Coroutine[None, None, T]) -> T:
 
 def estimate(texts: Sequence[str], limit: int) -> int:
     """About how many tokens texts have, at most: a token is a byte or more, and what is longer than `limit` is refused."""
-    return sum(min(limit, len(text) + 1) for text in texts)
+    return sum(min(limit, len(text.encode()) + 1) for text in texts)
 
 
 def needs_generation(service: Service) -> None:

@@ -51,8 +51,10 @@ class Registry:
 
     @property
     def healthy(self) -> bool:
-        """Whether every engine's thread lives."""
-        return all(lane.live is None or lane.live.worker.alive for lane in self.lanes.values())
+        """Whether every engine's thread lives, and none has been at one step for too long."""
+        workers = [lane.live.worker for lane in self.lanes.values() if lane.live is not None]
+        stuck = [worker.stuck(self.settings.engine.step_timeout_s) for worker in workers]
+        return all(worker.alive for worker in workers) and not any(stuck)
 
     async def names(self) -> list[str]:
         """The runs that can be served."""
@@ -110,6 +112,8 @@ class Registry:
         """Refreshes for ever."""
         while True:
             await asyncio.sleep(self.settings.models.refresh_s)
+            if not self.healthy:
+                continue  # the log says why
             try:
                 await self.refresh()
             except Exception:

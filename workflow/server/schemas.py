@@ -74,7 +74,7 @@ class Sampling(Body):
     top_k: Natural = Field(0, description="sample from this many most likely tokens; 0 for all")
     top_p: float = Field(1.0, gt=0, le=1, description="sample from the smallest set of tokens with this probability")
     min_p: float = Field(0.0, ge=0, le=1, description="sample from tokens this likely, relative to the likeliest")
-    repetition_penalty: float = Field(1.0, gt=0, le=100)
+    repetition_penalty: float = Field(1.0, ge=0.01, le=100)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     n: Positive = Field(1, description="samples of each prompt")

@@ -58,6 +58,7 @@ class EngineSection(Section):
     max_prompt_tokens: int = setting(
         4096, "tokens of a prompt, end of sequence included; longer ones are refused", ge=1
     )
+    step_timeout_s: float = setting(300, "seconds of one step after which /health says that the server is dead", gt=0)
     default_new_tokens: int = setting(256, "max_new_tokens of requests and checkpoints that do not say it", ge=1)
 
 

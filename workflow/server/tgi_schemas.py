@@ -30,7 +30,7 @@ class TgiParameters(Body):
     do_sample: bool | None = None
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     max_new_tokens: Positive | None = None
-    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     seed: Seed | None = None
     stop: Strings | None = None
     temperature: float | None = Field(None, gt=0, le=100)
