@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tests.server.conftest import error_of, write_checkpoint
+from tests.server.conftest import error_of, until, write_checkpoint
 from workflow.server.openai_schemas import CompletionBody
 from workflow.server.ranking_schemas import GenerativeScoringBody, RerankBody
 from workflow.server.schemas import GenerateBody, ScoreBody
@@ -283,6 +283,25 @@ def test_slow_answers_are_no_slow_heads(serve):
         body = b'{"model": "echo", "prompt": "red green"}'
         connection.sendall(head(len(body), more="Connection: close\r\n") + body)
         assert answer_of(connection)[0] == 200
+
+
+@pytest.mark.parametrize("num_requests", [1, 200])
+def test_clients_that_do_not_read_are_cut_off(serve, num_requests):
+    live = serve(write_timeout_s=0.3)
+    page = live.client.get("/openapi.json").content
+    asked = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n"
+    last = asked.replace(b"keep-alive", b"close")
+    host, port = live.url.removeprefix("http://").split(":")
+    connections = live.server.server_state.connections
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        connection.connect((host, int(port)))
+        until(lambda: len(connections) == 2)
+        connection.sendall(asked * (num_requests - 1) + last)
+        time.sleep(0.1)
+        until(lambda: len(connections) == 1)
+        assert live.state.num_open == 0
+    assert live.client.get("/openapi.json").content == page
 
 
 @pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00" + b"\0" * 50 + b"\r\n\r\n", b"G@T\r\n\r\n"])

@@ -77,6 +77,7 @@ class BoundsSection(Section):
 
     max_body_bytes: int = setting(2_097_152, "bytes of a request's body", ge=1)
     body_timeout_s: float = setting(15, "seconds in which a request's head, and then its body, must arrive", gt=0)
+    write_timeout_s: float = setting(60, "seconds without reading after which a waiting client is cut off", gt=0)
     max_connections: int = setting(1024, "open connections; further ones are refused with 503", ge=1)
     max_prompts: int = setting(128, "prompts, inputs, items or documents in a request", ge=1)
     max_n: int = setting(32, "samples of a prompt", ge=1)
