@@ -18,7 +18,8 @@ from transformers import (
 from tests.conftest import example_rows
 from workflow.data.packing import pad
 from workflow.inference.batch import generate_all, score_all
-from workflow.inference.engine import Cancelled, EngineLimits, T5Engine
+from workflow.inference.engine import T5Engine
+from workflow.inference.interface import Cancelled, EngineLimits
 from workflow.inference.requests import GenerateRequest, Job, Result, ScoreRequest
 from workflow.inference.runner import T5Runner
 from workflow.inference.sampling import SamplingParams

@@ -232,7 +232,8 @@ def evaluate(job: dict) -> dict:
     from workflow.data.encoders import LengthLimits, Seq2SeqEncoder
     from workflow.data.features import load_features
     from workflow.evaluation.evaluator import TextEvaluator
-    from workflow.inference.engine import EngineLimits, T5Engine
+    from workflow.inference.engine import T5Engine
+    from workflow.inference.interface import EngineLimits
     from workflow.inference.sampling import SamplingParams
     from workflow.models.verbalizers import no_yes_tokens
     from workflow.paths import cache_dir

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workflow.data.encoders import INPUT, TOKEN_TYPES
-from workflow.inference.engine import Engine
+from workflow.inference.interface import Engine
 from workflow.inference.requests import GenerateRequest, Job, Outcome, Result, ScoreRequest
 
 Floats = npt.NDArray[np.float64]

@@ -101,5 +101,3 @@ class Job:
     """Set from any thread when nobody waits for the outcome any more; long work looks at it."""
     state: Any = field(default=None, repr=False)
     """The engine's own notes about the job."""
-    cancelled: bool = False
-    """Set from any thread when nobody waits for the outcome any more; long work looks at it."""

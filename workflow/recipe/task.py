@@ -29,7 +29,7 @@ from workflow.evaluation.evaluator import Evaluation, check_slice_key
 from workflow.evaluation.metrics import Metric
 from workflow.evaluation.report import measured
 from workflow.files import write_json
-from workflow.inference.engine import Together
+from workflow.inference.interface import Together
 from workflow.models.load import LoadedModel, is_path
 from workflow.recipe.place import Place
 from workflow.runtime import collectively, on_first, torch_device

@@ -16,8 +16,9 @@ from workflow import paths
 from workflow.data.scoring import Scoring, read_scoring
 from workflow.errors import ConfigError
 from workflow.evaluation.score_files import read_calibration
-from workflow.inference.engine import Engine, EngineLimits, T5Engine
+from workflow.inference.engine import T5Engine
 from workflow.inference.head_engine import HeadEngine
+from workflow.inference.interface import Engine, EngineLimits
 from workflow.models.load import FAMILIES, load_seq2seq, model_family, quiet_transformers
 from workflow.recipe.scorers import load_scorer
 from workflow.runtime import Ranks, torch_device

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from workflow.errors import ConfigError, EngineFailed, RequestError
-from workflow.inference.engine import Engine
+from workflow.inference.interface import Engine
 from workflow.inference.requests import Chunk, GenerateRequest, Job, Outcome, ScoreRequest
 
 logger = logging.getLogger("workflow.server")
