@@ -278,7 +278,7 @@ def evaluate(job: dict) -> dict:
 
 def main() -> None:
     from workflow.models.load import quiet_transformers
-    from workflow.runtime import join_ranks, leave_ranks, ranks_from_environment
+    from workflow.runtime import exit_process, join_ranks, leave_ranks, ranks_from_environment
 
     quiet_transformers()
     ranks = ranks_from_environment()
@@ -290,6 +290,7 @@ def main() -> None:
     if ranks.is_first:
         Path(sys.argv[2]).write_text(json.dumps(found))
     leave_ranks()
+    exit_process(0)
 
 
 if __name__ == "__main__":
