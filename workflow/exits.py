@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from workflow.errors import BackendError, WorkflowError
-from workflow.runtime import STATUS_VARIABLE, ranks_from_environment
+from workflow.runtime import STATUS_VARIABLE, exit_process, ranks_from_environment
 
 INTERRUPTED = 130
 OUT_OF_MEMORY_ADVICE = (
@@ -44,7 +44,7 @@ def run_main(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> No
         code = 1
         _tell(WorkflowError(str(error)), argv)
     _note_for_launcher(code)
-    sys.exit(code)
+    exit_process(code)
 
 
 def _tell(error: WorkflowError, argv: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ Knows nothing of models or training; imports torch only inside functions, so tha
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import os
@@ -12,12 +13,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from workflow.errors import BackendError, WorkflowError
 
@@ -29,6 +31,8 @@ T = TypeVar("T")
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 PARENT_VARIABLE = "WORKFLOW_LAUNCHER_PID"
 STATUS_VARIABLE = "WORKFLOW_STATUS_FILE"
+
+_joined = threading.Event()
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ def join_ranks(ranks: Ranks, *, device: str, patience: timedelta | None = None) 
     backend = "nccl" if device == "cuda" else "gloo"
     if device == "cuda":
         torch.cuda.set_device(torch_device(device, ranks))
+    _joined.set()
     os.environ["LOCAL_RANK"] = str(ranks.local_rank)  # DeepSpeed reads it
     if ranks.world_size == 1:
         store = dist.HashStore()  # type: ignore[attr-defined]
@@ -111,6 +116,21 @@ def leave_ranks() -> None:
 
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def exit_process(code: int) -> NoReturn:
+    """Ends the process with a code; where it joined torch.distributed, without tearing the interpreter down.
+
+    gloo's threads outlive `destroy_process_group`, and may still hold tensors that Python made. One that lets go of them
+    while the interpreter goes down aborts the process ("terminate called without an active exception"), so that a
+    finished run would now and then end with code 134 (https://github.com/pytorch/pytorch/pull/179291).
+    """
+    if not _joined.is_set():
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def pick_device() -> str:

@@ -6,12 +6,20 @@ import random
 
 import pytest
 import torch
-from transformers import T5Config, T5ForConditionalGeneration, UMT5Config, UMT5ForConditionalGeneration
+from transformers import (
+    MT5Config,
+    MT5ForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+    UMT5Config,
+    UMT5ForConditionalGeneration,
+)
 
 from tests.conftest import example_rows
 from workflow.data.packing import pad
 from workflow.inference.batch import generate_all, score_all
-from workflow.inference.engine import Cancelled, EngineLimits, T5Engine
+from workflow.inference.engine import T5Engine
+from workflow.inference.interface import Cancelled, EngineLimits
 from workflow.inference.requests import GenerateRequest, Job, Result, ScoreRequest
 from workflow.inference.runner import T5Runner
 from workflow.inference.sampling import SamplingParams
@@ -42,10 +50,26 @@ class Numbers:
         return " ".join(map(str, tokens))
 
 
+class BrokenTokenizer:
+    """A tokenizer that has no texts."""
+
+    def __init__(self, tokenizer):
+        self.eos_token_id = tokenizer.eos_token_id
+
+    def decode(self, tokens, **_):
+        raise ValueError("no text")
+
+
 def make(kind: str, scale: float = 2.0):
     """A random model; larger weights make attention decide and answers differ, and amplify the rounding of sums."""
     torch.manual_seed(3)
-    if kind == "umt5":
+    if kind.startswith("mt5"):
+        tied = kind == "mt5 tied"
+        model = MT5ForConditionalGeneration(
+            MT5Config(**SHAPE, feed_forward_proj="gated-gelu", tie_word_embeddings=tied)
+        )
+        model.config.tie_word_embeddings = tied
+    elif kind == "umt5":
         model = UMT5ForConditionalGeneration(UMT5Config(**SHAPE, feed_forward_proj="gated-gelu"))
     elif kind == "t5":
         model = T5ForConditionalGeneration(T5Config(**SHAPE, feed_forward_proj="relu"))
@@ -98,10 +122,10 @@ def assert_same_or_tied(model, prompt, mine, theirs) -> None:
     assert best[0] - best[1] < TIE, f"token {common}: {mine[common : common + 1]} not {theirs[common : common + 1]}"
 
 
-@pytest.mark.parametrize("kind", ["flan", "t5", "umt5", "bytes"])
+@pytest.mark.parametrize("kind", ["flan", "t5", "umt5", "bytes", "mt5", "mt5 tied"])
 @pytest.mark.parametrize("fuse", [True, False])
 def test_a_thousand_mixed_prompts_are_token_equal(kind, fuse):
-    """Random slots, token budgets, lengths, orders and cancellations; 1,000 prompts over the eight cases."""
+    """Random slots, token budgets, lengths, orders and cancellations; more than 1,000 prompts over all cases."""
     model = make(kind)
     rows = prompts(125, seed=len(kind) + 10 * fuse)
     expected = by_transformers(model, rows, 24)
@@ -139,7 +163,7 @@ def test_a_thousand_mixed_prompts_are_token_equal(kind, fuse):
     assert engine.runner.rows == []
 
 
-@pytest.mark.parametrize("kind", ["flan", "t5", "umt5"])
+@pytest.mark.parametrize("kind", ["flan", "t5", "umt5", "mt5", "mt5 tied"])
 def test_scores_are_the_full_forwards_first_logits(kind):
     model, labels = make(kind, scale=1.0), (17, 5, 200)
     rows = prompts(40)
@@ -347,6 +371,72 @@ def test_damaged_weights_fail_the_request_not_the_engine(flan_like, token_ids):
     with torch.no_grad():
         loaded.model.lm_head.weight.copy_(kept)
     assert len(generate_all(engine, [GenerateRequest(token_ids[0], SamplingParams(3))])) == 1
+
+
+def test_what_a_failed_answer_leaves_in_its_slot_harms_nobody(flan_like, token_ids):
+    """A token whose embedding is damaged fails its own request; the slot's next owner decodes beside longer ones."""
+    loaded = load_seq2seq(str(flan_like))
+    with torch.no_grad():
+        loaded.model.get_input_embeddings().weight[7] = torch.nan
+    engine = T5Engine(loaded.model, loaded.tokenizer, fuse=True)
+    clean = [ids for ids in token_ids if 7 not in ids]
+    done: list[object] = []
+
+    def ask(ids, length):
+        engine.submit(Job(GenerateRequest(ids, SamplingParams(length, min_new_tokens=length)), done.append))
+
+    ask(clean[0], 12)
+    ask([7, *max(clean, key=len)], 9)
+    for _ in range(3):
+        engine.step()
+    assert "not finite" in str(done.pop())
+    ask(min(clean, key=len), 4)
+    while engine.step():
+        pass
+    assert [type(outcome) for outcome in done] == [Result, Result]
+
+
+def test_an_answer_that_cannot_be_told_ends_alone(loaded, token_ids):
+    engine = T5Engine(loaded.model, loaded.tokenizer)
+    broken = GenerateRequest(token_ids[0], SamplingParams(4, stop=("x",)))
+    engine.tokenizer = BrokenTokenizer(loaded.tokenizer)
+    done: dict[str, object] = {}
+    engine.submit(Job(broken, lambda outcome: done.setdefault("broken", outcome)))
+    while len(done) < 1:
+        engine.step()
+    assert isinstance(done["broken"], ValueError)
+    engine.tokenizer = loaded.tokenizer
+
+    def fail(chunk):
+        raise RuntimeError("the listener is broken")
+
+    engine.submit(Job(GenerateRequest(token_ids[1], SamplingParams(5)), lambda o: done.setdefault("deaf", o), fail))
+    engine.submit(Job(GenerateRequest(token_ids[2], SamplingParams(5)), lambda o: done.setdefault("good", o)))
+    while engine.step():
+        pass
+    assert isinstance(done["deaf"], RuntimeError)
+    assert isinstance(done["good"], Result)
+    assert engine.runner.rows == []
+
+
+def test_an_unwanted_beam_search_ends_early(loaded, token_ids):
+    engine = T5Engine(loaded.model, loaded.tokenizer)
+    done: list[object] = []
+    job = Job(GenerateRequest(token_ids[0], SamplingParams(400, num_beams=4, min_new_tokens=0)), done.append)
+    job.cancelled = True
+    engine.submit(job)
+    while engine.step():
+        pass
+    assert isinstance(done[0], Result)
+    assert done[0].generations[0].num_tokens <= 3
+
+
+def test_a_failure_cancels_the_rest_of_a_batch(loaded, token_ids):
+    engine = T5Engine(loaded.model, loaded.tokenizer, limits=EngineLimits(max_rows=2))
+    engine.tokenizer = BrokenTokenizer(loaded.tokenizer)
+    with pytest.raises(ValueError, match="no text"):
+        generate_all(engine, [GenerateRequest(ids, SamplingParams(3)) for ids in token_ids])
+    assert not engine.has_work
 
 
 @pytest.mark.parametrize(

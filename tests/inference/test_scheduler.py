@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from workflow.inference.scheduler import Demand, Limits, Scheduler
 
-LIMITS = Limits(max_rows=5, max_tokens=40)
+LIMITS = Limits(max_rows=5, max_tokens=40, max_held=60)
 
 
 class Item:
@@ -44,7 +44,8 @@ def test_budgets_order_and_no_starving(plan):
             _, number = arrivals.pop(0)
             kind, tokens, rows, life, _, cancelled = plan[number]
             item = Item(number, life)
-            scheduler.add(Demand(item, kind, tokens, rows if kind == "generate" else 0))
+            held = min(LIMITS.max_held, 7 * rows) if kind == "generate" else 0
+            scheduler.add(Demand(item, kind, tokens, rows if kind == "generate" else 0, held=held))
             expected[kind].append(number)
             doomed += [item] if cancelled else []
         found = scheduler.admit()
@@ -54,6 +55,7 @@ def test_budgets_order_and_no_starving(plan):
             if demand.kind != "score":
                 running.append((demand.item, demand))
         assert sum(demand.rows for _, demand in running) == scheduler.rows_in_use <= LIMITS.max_rows
+        assert sum(demand.held for _, demand in running) <= LIMITS.max_held
         if any(demand.kind == "exclusive" for _, demand in running):
             assert all(demand.kind == "exclusive" for _, demand in running)
         for item in doomed:
@@ -64,7 +66,7 @@ def test_budgets_order_and_no_starving(plan):
         for entry in list(running):
             entry[0].life -= 1
             if entry[0].life == 0:
-                scheduler.done(entry[0])
+                scheduler.drop(entry[0])
                 running.remove(entry)
         if not arrivals and not running and not scheduler.num_waiting:
             break
@@ -82,7 +84,7 @@ def test_scores_pass_generations_that_wait_for_rows():
     scheduler.add(Demand("score", "score", 10))
     assert [demand.item for demand in scheduler.admit()] == ["long", "score"]
     assert scheduler.admit() == []
-    scheduler.done("long")
+    scheduler.drop("long")
     assert [demand.item for demand in scheduler.admit()] == ["waits"]
 
 
@@ -92,16 +94,22 @@ def test_an_exclusive_job_runs_alone_and_holds_back_what_came_later():
         scheduler.add(Demand(name, kind, 5, 1 if kind == "generate" else 0, group="same"))
     assert [demand.item for demand in scheduler.admit()] == ["a"]
     assert scheduler.admit() == []
-    scheduler.done("a")
+    scheduler.drop("a")
     assert [demand.item for demand in scheduler.admit()] == ["beams", "more"]
     assert scheduler.admit() == []
-    scheduler.done("beams")
-    scheduler.done("more")
+    scheduler.drop("beams")
+    scheduler.drop("more")
     assert [demand.item for demand in scheduler.admit()] == ["b"]
 
 
 @pytest.mark.parametrize(
-    "demand", [Demand("x", "generate", 41, 1), Demand("x", "generate", 1, 6), Demand("x", "score", 0)]
+    "demand",
+    [
+        Demand("x", "generate", 41, 1),
+        Demand("x", "generate", 1, 6),
+        Demand("x", "score", 0),
+        Demand("x", "generate", 1, 1, held=61),
+    ],
 )
 def test_what_can_never_run_is_refused(demand):
     with pytest.raises(ValueError, match="exceeds"):

@@ -11,8 +11,8 @@ import torch
 from tests.fixtures.make_nanogpt import make_nanogpt
 from workflow.errors import ModelError
 from workflow.inference.batch import predictions, score_all
-from workflow.inference.engine import EngineLimits
 from workflow.inference.head_engine import score_engine
+from workflow.inference.interface import EngineLimits
 from workflow.inference.requests import ScoreRequest
 from workflow.models.classifier import label_tokens, load_classifier
 

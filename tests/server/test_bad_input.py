@@ -10,9 +10,14 @@ from contextlib import suppress
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from tests.server.conftest import error_of, write_checkpoint
+from tests.server.conftest import error_of, until, write_checkpoint
+from workflow.server.openai_schemas import CompletionBody
+from workflow.server.ranking_schemas import GenerativeScoringBody, RerankBody
+from workflow.server.schemas import GenerateBody, ScoreBody
 from workflow.server.strict_json import parse
+from workflow.server.tgi_schemas import TgiBody
 
 ROUTES = ("/generate", "/generate_stream", "/score", "/generative_scoring", "/rerank", "/v1/completions", "/")
 JSON = {"content-type": "application/json"}
@@ -55,6 +60,64 @@ def raw(live, body: bytes, route="/generate", **headers):
 )
 def test_broken_bodies(live, route, body):
     error_of(raw(live, body, route), 400)
+
+
+MILLION = 10**6
+MANY = {
+    "/generate": [
+        b'{"prompts": [' + b",".join([b"1"] * (MILLION - 100)) + b"]}",
+        b'{"prompt": "a", "stop": [' + b",".join([b"1"] * (MILLION - 100)) + b"]}",
+        b'{"prompt": "a", "logit_bias": {' + b",".join(b'"%d":[]' % number for number in range(150_000)) + b"}}",
+        b"{" + b",".join(b'"%d":1' % number for number in range(180_000)) + b"}",
+        b'{"inputs": "a", "parameters": {"stop": [' + b",".join([b"1"] * (MILLION - 100)) + b"]}}",
+    ],
+    "/v1/completions": [
+        b'{"model": "echo", "prompt": [' + b",".join([item] * (2_000_000 // (len(item) + 1))) + b"]}"
+        for item in (b'""', b"[]", b"{}", b"null", b"[-1]")
+    ],
+    "/score": [
+        b'{"inputs": [' + b",".join([b"[]"] * (MILLION // 2)) + b"]}",
+        b'{"input": "a", "labels": [' + b",".join([b"1"] * (MILLION - 100)) + b"]}",
+        b'{"input": {' + b",".join(b'"%d":[]' % number for number in range(150_000)) + b"}}",
+    ],
+    "/rerank": [b'{"query": "a", "documents": [' + b",".join([b"1"] * (MILLION - 100)) + b"]}"],
+    "/generative_scoring": [
+        b'{"query": "a", "items": [' + b",".join([b"[]"] * (MILLION // 2)) + b'], "label_token_ids": [1]}',
+        b'{"query": "a", "items": ["b"], "label_token_ids": [' + b",".join([b"-1"] * (MILLION // 2)) + b"]}",
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [(route, body) for route, bodies in MANY.items() for body in bodies],
+    ids=lambda given: given[:60],
+)
+def test_a_million_wrong_items_are_one_error(live, route, body):
+    started = time.monotonic()
+    error_of(raw(live, body, route), 400)
+    assert time.monotonic() - started < 10
+
+
+def test_too_many_token_ids_are_not_even_looked_at(live):
+    flat = b'{"model": "echo", "prompt": [' + b",".join([b"1"] * (MILLION - 100)) + b"]}"
+    for body in (flat, flat.replace(b": [1", b": [[1").replace(b"1]}", b"1]]}")):
+        assert error_of(raw(live, body, "/v1/completions"), 413)["code"] == "prompt_too_long"
+
+
+def test_within_the_bounds_a_list_s_first_error_is_the_only_one():
+    for model, body in (
+        (GenerateBody, {"prompts": [1] * 100, "stop": [1] * 100}),
+        (CompletionBody, {"model": "a", "prompt": [""] * 100, "stop": [1] * 100}),
+        (CompletionBody, {"model": "a", "prompt": [[]] * 100}),
+        (ScoreBody, {"inputs": [[]] * 100, "labels": [1] * 100}),
+        (RerankBody, {"query": "a", "documents": [1] * 100}),
+        (GenerativeScoringBody, {"query": [-1] * 100, "items": [[-1] * 100] * 100, "label_token_ids": [-1] * 100}),
+        (TgiBody, {"inputs": "a", "parameters": {"stop": [1] * 100}}),
+    ):
+        with pytest.raises(ValidationError) as caught:
+            model.model_validate(body)
+        assert caught.value.error_count() < 10, model
 
 
 @pytest.mark.parametrize(
@@ -220,6 +283,25 @@ def test_slow_answers_are_no_slow_heads(serve):
         body = b'{"model": "echo", "prompt": "red green"}'
         connection.sendall(head(len(body), more="Connection: close\r\n") + body)
         assert answer_of(connection)[0] == 200
+
+
+@pytest.mark.parametrize("num_requests", [1, 200])
+def test_clients_that_do_not_read_are_cut_off(serve, num_requests):
+    live = serve(write_timeout_s=0.3)
+    page = live.client.get("/openapi.json").content
+    asked = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n"
+    last = asked.replace(b"keep-alive", b"close")
+    host, port = live.url.removeprefix("http://").split(":")
+    connections = live.server.server_state.connections
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        connection.connect((host, int(port)))
+        until(lambda: len(connections) == 2)
+        connection.sendall(asked * (num_requests - 1) + last)
+        time.sleep(0.1)
+        until(lambda: len(connections) == 1)
+        assert live.state.num_open == 0
+    assert live.client.get("/openapi.json").content == page
 
 
 @pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00" + b"\0" * 50 + b"\r\n\r\n", b"G@T\r\n\r\n"])

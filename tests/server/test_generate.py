@@ -7,6 +7,10 @@ import json
 import pytest
 
 from tests.server.conftest import error_of
+from workflow.errors import RequestError
+from workflow.server.bounds import biases
+from workflow.server.settings import BoundsSection
+from workflow.server.texts import ModelTexts
 
 
 def events(response):
@@ -111,6 +115,7 @@ def test_the_model_must_be_named_where_there_are_several(live):
         ({"prompt": "a", "temperature": -1}, "temperature"),
         ({"prompt": "a", "temperature": "1"}, "temperature"),
         ({"prompt": "a", "top_p": 0}, "top_p"),
+        ({"prompt": "a", "repetition_penalty": 1e-30}, "repetition_penalty"),
         ({"prompt": "a", "n": 0}, "n"),
         ({"prompt": "a", "n": True}, "n"),
         ({"prompt": "a", "max_new_tokens": 0}, "max_new_tokens"),
@@ -129,6 +134,41 @@ def test_wrong_bodies_are_refused_by_field(live, body, param):
     assert error_of(live.post("/generate", {"model": "echo", **body}), 400)["param"] == param
 
 
+def test_a_bias_is_for_tokens_that_can_become_text(vocabulary):
+    texts = ModelTexts(vocabulary, len(vocabulary) + 100)
+    assert texts.num_tokens == len(vocabulary)
+    assert ModelTexts(vocabulary, 5).num_tokens == 5
+    bounds = BoundsSection()
+    assert biases({str(len(vocabulary) - 1): 1}, bounds, texts.num_tokens)
+    with pytest.raises(RequestError) as caught:
+        biases({str(len(vocabulary)): 1}, bounds, texts.num_tokens)
+    assert caught.value.param == "logit_bias"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("min_new_tokens", 1), ("top_k", 3), ("top_p", 0.5), ("min_p", 0.1), ("repetition_penalty", 1.5)),
+        *(("presence_penalty", 1), ("frequency_penalty", 1), ("stop", "a"), ("logit_bias", {"5": 1}), ("logprobs", 0)),
+    ],
+)
+def test_what_beam_search_does_not_know_is_refused_by_name(live, field, value):
+    body = {"model": "echo", "prompt": "red", "num_beams": 2, field: value}
+    assert error_of(live.post("/generate", body), 400)["param"] == field
+
+
+def test_beams_do_not_stream(live):
+    body = {"model": "echo", "prompt": "red", "num_beams": 2}
+    assert error_of(live.post("/generate_stream", body), 400)["param"] == "num_beams"
+
+
+def test_beams_count_as_tokens(serve):
+    live = serve(max_queued_tokens=100)
+    live.post("/generate", {"model": "echo", "prompt": "red", "max_new_tokens": 40}).raise_for_status()
+    body = {"model": "echo", "prompt": "red", "num_beams": 3, "max_new_tokens": 40}
+    assert error_of(live.post("/generate", body), 400)["code"] == "too_many_tokens"
+
+
 def test_to_json_2_0_is_an_integer(live):
     body = live.post("/generate", {"model": "echo", "prompt": "red", "n": 2.0}).raise_for_status().json()
     assert len(body["generations"]) == 2
@@ -145,7 +185,7 @@ def test_a_misspelt_field_gets_a_hint(live):
     [
         ("max_prompts", 2, {"prompts": ["a"] * 3}),
         ("max_n", 2, {"prompt": "a", "n": 3}),
-        ("max_n", 2, {"prompt": "a", "num_beams": 3}),
+        ("max_beams", 2, {"prompt": "a", "num_beams": 3}),
         ("max_new_tokens", 9, {"prompt": "a", "max_new_tokens": 10}),
         ("max_new_tokens", 9, {"prompt": "a", "min_new_tokens": 10}),
         ("max_logprobs", 1, {"prompt": "a", "logprobs": 2}),

@@ -100,7 +100,7 @@ def test_the_deadline(serve):
     assert error_of(live.post("/generate", {"model": "echo", "prompt": "red", "max_new_tokens": 900}), 504)["code"]
     assert time.monotonic() - started < 2
     until(lambda: not engine.has_work)
-    assert queue_of(live).num_requests == 0
+    until(lambda: queue_of(live).num_requests == 0)
 
 
 def test_the_deadline_of_a_stream_is_its_last_event(serve):
@@ -180,6 +180,22 @@ def test_a_dead_engine_turns_health_red_and_ends_the_server(serve, pool):
     assert {future.result().status_code for future in others} == {500}
     until(lambda: live.server.should_exit)
     assert live.server.exit_code == 1
+
+
+def test_an_engine_that_stands_still_turns_health_red(serve, pool, caplog):
+    live = serve(step_timeout_s=0.2)
+    engine = live.engine()
+    engine.hold()
+    answer = later(pool, live, {"model": "echo", "prompt": "red"})
+    assert live.client.get("/health").status_code == 200
+    until(lambda: live.client.get("/health").status_code == 503)
+    until(lambda: "a step takes longer than 0.2 s" in caplog.text)
+    assert live.client.get("/ready").status_code == 503
+    time.sleep(0.2)
+    assert caplog.text.count("a step takes longer") == 1
+    engine.go()
+    assert answer.result().status_code == 200
+    assert live.client.get("/health").status_code == 200
 
 
 def test_draining_answers_what_was_accepted_and_refuses_the_rest(serve, pool):

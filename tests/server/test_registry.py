@@ -8,9 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.server.conftest import WEIGHT_BYTES, error_of, until, write_checkpoint
+from tests.server.conftest import WEIGHT_BYTES, error_of, settings_of, until, write_checkpoint
 from workflow.errors import ModelError
 from workflow.server.checkpoints import RunFolder, is_whole
+from workflow.server.memory import Memory
+
+WEIGHTS = "model.safetensors"
 
 
 def ask(live, name="echo"):
@@ -46,8 +49,7 @@ def test_a_new_run_is_there_at_once(serve, runs):
 
 def test_memory_evicts_the_run_used_least_recently(serve, runs, fake):
     write_checkpoint(runs / "third" / "checkpoint-5")
-    file_bytes = (runs / "third" / "checkpoint-5" / "model.safetensors").stat().st_size
-    live = serve(memory_bytes=WEIGHT_BYTES + file_bytes)
+    live = serve(memory_bytes=2 * WEIGHT_BYTES)
     ask(live, "echo").raise_for_status()
     ask(live, "other").raise_for_status()
     ask(live, "echo").raise_for_status()
@@ -58,7 +60,7 @@ def test_memory_evicts_the_run_used_least_recently(serve, runs, fake):
 
 
 def test_runs_in_use_are_not_evicted(serve, fake):
-    live = serve(memory_bytes=WEIGHT_BYTES + 100)
+    live = serve(memory_bytes=WEIGHT_BYTES + 10)
     ask(live, "echo").raise_for_status()
     fake.engines["echo"].hold()
     with ThreadPoolExecutor(1) as pool:
@@ -69,6 +71,41 @@ def test_runs_in_use_are_not_evicted(serve, fake):
         assert "retry-after" in response.headers
         fake.engines["echo"].go()
         assert answer.result().status_code == 200
+
+
+def test_runs_on_their_way_count_too(serve, fake):
+    fake.delay = threading.Event()
+    live = serve(memory_bytes=WEIGHT_BYTES + 10)
+    memory = live.state.registry.memory
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask, live, "echo")
+        until(lambda: memory.taken() == WEIGHT_BYTES)
+        assert error_of(ask(live, "other"), 503)["code"] == "model_unavailable"
+        fake.delay.set()
+        assert first.result().status_code == 200
+    assert memory.taken() == WEIGHT_BYTES
+    ask(live, "other").raise_for_status()  # which is tried at once, and takes the idle one's place
+    assert memory.taken() == WEIGHT_BYTES
+
+
+def test_a_failed_load_gives_its_room_back(serve, fake):
+    fake.failing["echo"] = ModelError("cannot be read")
+    live = serve(memory_bytes=WEIGHT_BYTES + 10)
+    error_of(ask(live), 400)
+    assert live.state.registry.memory.taken() == 0
+    ask(live, "other").raise_for_status()
+
+
+@pytest.mark.parametrize(("precision", "element_bytes"), [("fp32", 4), ("bf16", 2)])
+@pytest.mark.parametrize("stored", ["F32", "BF16"])
+def test_weights_need_what_they_are_served_in(tmp_path, precision, element_bytes, stored):
+    import torch
+    from safetensors.torch import save_file
+
+    dtype = {"F32": torch.float32, "BF16": torch.bfloat16}[stored]
+    save_file({"a": torch.zeros(3, 5, dtype=dtype), "b": torch.zeros(7, dtype=torch.int64)}, tmp_path / WEIGHTS)
+    settings = settings_of(tmp_path, precision=precision, device="cpu")
+    assert Memory(settings.models, {}).need(tmp_path) == 15 * element_bytes + 7 * 8
 
 
 def test_a_run_larger_than_memory(serve):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tests.server.conftest import error_of
+from tests.server.conftest import error_of, until
 from workflow.data.scoring import Scoring
 from workflow.evaluation.calibration import fit_calibration
 from workflow.models.verbalizers import single_token
@@ -208,3 +208,26 @@ def test_rerank_needs_one_score_and_known_fields(serve):
     error_of(live.post("/rerank", body), 400)
     live = serve(texts={"scoring": Scoring(template="{weather}"), "own_scoring": True})
     assert "{weather}" in error_of(live.post("/rerank", body), 400)["message"]
+
+
+WHOLE = {"model": "echo", "query": [5], "items": [[7, 8]], "label_token_ids": [9, 6], "apply_softmax": False}
+
+
+def test_prompts_that_are_read_twice_are_counted_once(serve):
+    live = serve()
+    live.post("/generative_scoring", WHOLE).raise_for_status()
+    assert len(live.engine().submitted) == 2
+    tokens = len(live.engine().submitted[0].token_ids)
+    assert live.metric("vllm:prompt_tokens_total", model_name="echo") == tokens
+    assert live.metric("vllm:request_success_total", model_name="echo", finished_reason="stop") == 1
+
+
+def test_a_place_is_held_until_the_engine_is_done(serve):
+    live = serve(timeout_s=0.3)
+    engine = live.engine()
+    engine.hold()
+    assert live.post("/generative_scoring", WHOLE).status_code == 504
+    queue = live.state.registry.lanes["echo"].queue
+    assert queue.num_requests == 1
+    engine.go()
+    until(lambda: queue.num_requests == 0)

@@ -89,3 +89,8 @@ def test_key_files(tmp_path):
     with pytest.raises(ConfigError, match="no key"):
         read_keys(tmp_path / "keys")
     assert read_keys(None).accept(None)
+
+
+def test_a_file_of_keys_may_start_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "keys").write_text("secret\n", encoding="utf-8-sig")
+    assert read_keys(tmp_path / "keys").accept("Bearer secret")

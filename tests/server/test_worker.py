@@ -81,6 +81,7 @@ def test_leaving_early_cancels_all_jobs_once(work):
                 await made.outcomes()
         while len(left) == 0:
             await asyncio.sleep(0.01)
+        assert all(job.cancelled for job, _ in fake.cancelled)
         return len(fake.cancelled), left
 
     assert work(scenario, endless=True, step_s=0.01) == (2, [True])
@@ -137,6 +138,22 @@ def test_cancelling_what_has_ended_does_nothing(work):
         return fake.cancelled
 
     assert work(scenario) == []
+
+
+def test_what_is_cancelled_right_before_the_stop_is_told(work):
+    async def scenario(worker, fake, _dead):
+        made, left = call(worker, [work.request("red")])
+        async with made:
+            while not fake.has_work:
+                await asyncio.sleep(0.01)
+            fake.hold()  # so that cancel and stop are taken in together
+        worker.stop()
+        fake.go()
+        await asyncio.to_thread(worker.join, 5)
+        await asyncio.sleep(0)
+        return left
+
+    assert work(scenario, endless=True, step_s=0.01) == [True]
 
 
 def test_callbacks_run_on_the_event_loop(work):

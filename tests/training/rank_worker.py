@@ -257,7 +257,8 @@ def evaluate(job: dict) -> dict:
     from workflow.data.encoders import LengthLimits, Seq2SeqEncoder
     from workflow.data.features import load_features
     from workflow.evaluation.evaluator import TextEvaluator
-    from workflow.inference.engine import EngineLimits, T5Engine
+    from workflow.inference.engine import T5Engine
+    from workflow.inference.interface import EngineLimits
     from workflow.inference.sampling import SamplingParams
     from workflow.models.verbalizers import no_yes_tokens
     from workflow.paths import cache_dir
@@ -302,7 +303,7 @@ def evaluate(job: dict) -> dict:
 
 def main() -> None:
     from workflow.models.load import quiet_transformers
-    from workflow.runtime import join_ranks, leave_ranks, ranks_from_environment
+    from workflow.runtime import exit_process, join_ranks, leave_ranks, ranks_from_environment
 
     quiet_transformers()
     ranks = ranks_from_environment()
@@ -314,6 +315,7 @@ def main() -> None:
     if ranks.is_first:
         Path(sys.argv[2]).write_text(json.dumps(found))
     leave_ranks()
+    exit_process(0)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from workflow.evaluation.metrics import Metric, mean_metric, ratio_metric
 from workflow.evaluation.text_metrics import text_metrics
 from workflow.files import whole_file
 from workflow.inference.batch import generate_all
-from workflow.inference.engine import Engine
+from workflow.inference.interface import Engine
 from workflow.inference.requests import GenerateRequest, Result
 from workflow.inference.sampling import SamplingParams
 from workflow.runtime import Ranks, derived_seed

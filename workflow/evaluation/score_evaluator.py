@@ -19,7 +19,7 @@ from workflow.evaluation.evaluator import Evaluation, gathered, share_by_length,
 from workflow.evaluation.metrics import Floats, Metric, mean_metric
 from workflow.evaluation.score_metrics import score_metrics
 from workflow.inference.batch import predictions, requests_of, score_all
-from workflow.inference.engine import Engine
+from workflow.inference.interface import Engine
 from workflow.runtime import Ranks
 
 LEAST = 1e-7

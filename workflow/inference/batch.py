@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workflow.data.encoders import INPUT, TOKEN_TYPES
-from workflow.inference.engine import Engine
+from workflow.inference.interface import Engine
 from workflow.inference.requests import GenerateRequest, Job, Outcome, Result, ScoreRequest
 
 Floats = npt.NDArray[np.float64]
@@ -39,11 +39,17 @@ def _run(engine: Engine, requests: Sequence[GenerateRequest] | Sequence[ScoreReq
     """Submits all, the longest first so that neighbours are of like length; raises what any of them failed with."""
     outcomes: dict[int, Outcome] = {}
     failures: list[BaseException] = []
-    for number in sorted(range(len(requests)), key=lambda number: -len(requests[number].token_ids)):
-        engine.submit(Job(requests[number], on_done=_keep(outcomes, number, failures)))
-    while engine.step():
-        if failures:
-            raise failures[0]
+    jobs = {number: Job(requests[number], on_done=_keep(outcomes, number, failures)) for number in range(len(requests))}
+    for number in sorted(jobs, key=lambda number: -len(requests[number].token_ids)):
+        engine.submit(jobs[number])
+    told = False
+    while engine.step():  # to the end even after a failure: other ranks may still wait for this one's steps
+        if failures and not told:
+            told = True
+            for job in jobs.values():
+                engine.cancel(job)
+    if failures:
+        raise failures[0]
     return [outcomes[number] for number in range(len(requests))]
 
 

@@ -5,7 +5,7 @@ Knows nothing of slots or other requests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -35,10 +35,28 @@ class _FirstLogits:
         return tuple(self.found[row, list(labels)].softmax(dim=-1).tolist())
 
 
+class _Unwanted:
+    """A stopping criterion: ends the search when nobody waits for any of its answers."""
+
+    def __init__(self, unwanted: Callable[[], bool]) -> None:
+        self.unwanted = unwanted
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:  # noqa: ARG002
+        return torch.full((len(input_ids),), self.unwanted(), dtype=torch.bool, device=input_ids.device)
+
+
 @torch.no_grad()
-def beam_search(model: Any, tokenizer: Any, requests: Sequence[GenerateRequest], *, in_step: bool) -> list[Result]:
+def beam_search(
+    model: Any,
+    tokenizer: Any,
+    requests: Sequence[GenerateRequest],
+    *,
+    in_step: bool,
+    unwanted: Callable[[], bool] = lambda: False,
+) -> list[Result]:
     """The best answer of each request's beams; the requests decode alike.
 
+    When `unwanted` says so, from whatever thread, the search ends with what it has.
     `in_step` keeps ranks generating until all are done, which ZeRO-3 needs; a rank without requests passes none.
     """
     params = requests[0].params if requests else SamplingParams(max_new_tokens=1)
@@ -53,6 +71,7 @@ def beam_search(model: Any, tokenizer: Any, requests: Sequence[GenerateRequest],
             attention_mask=pad([[1] * len(row) for row in rows], 0).to(device),
             generation_config=_config(model.config, params),
             logits_processor=[first],
+            stopping_criteria=[_Unwanted(unwanted)],
             synced_gpus=in_step,
         )
     finally:

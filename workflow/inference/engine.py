@@ -8,68 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from workflow.inference.beams import beam_search
 from workflow.inference.graphs import cuda_capture
+from workflow.inference.interface import Cancelled, EngineLimits, Together
 from workflow.inference.requests import Chunk, GenerateRequest, Job, Outcome, Result, ScoreRequest
 from workflow.inference.runner import T5Runner
 from workflow.inference.sampler import next_tokens
 from workflow.inference.scheduler import Demand, Limits, Scheduler
 from workflow.inference.sequence import Answer
 from workflow.models.ragged_t5 import Encoded
-from workflow.models.t5_weights import Gather, T5Weights, whole_already
-
-
-@dataclass(frozen=True)
-class Together:
-    """How ranks that hold shares of the weights (ZeRO-3) make the same steps; both are collective calls.
-
-    `gather` makes weights whole, `agree` tells which of some kinds of work any rank has.
-    """
-
-    gather: Gather
-    agree: Callable[[Sequence[bool]], Sequence[bool]]
-
-
-@dataclass(frozen=True)
-class EngineLimits:
-    """`max_rows` answers decode at once; a step encodes at most `max_encode_tokens` tokens, so no prompt is longer."""
-
-    max_rows: int = 64
-    max_encode_tokens: int = 16384
-
-    @classmethod
-    def at_least(cls, *, rows: int, tokens: int) -> EngineLimits:
-        """Limits for `rows` answers at once and prompts of `tokens` tokens."""
-        return cls(rows, max(tokens, cls.max_encode_tokens))
-
-
-class Cancelled(Exception):  # noqa: N818
-    """The job was cancelled."""
-
-
-class Engine(Protocol):
-    """What everybody who generates or scores needs of an engine."""
-
-    limits: EngineLimits
-    can_generate: bool
-    can_score: bool
-
-    def submit(self, job: Job) -> None:
-        """Queues a job. Raises ValueError for one that can never run."""
-
-    def cancel(self, job: Job) -> None:
-        """Ends a job with `Cancelled`; its rows are free from the next step on. Jobs that are over are no error."""
-
-    def step(self) -> bool:
-        """Admits and encodes what fits, decodes one position of all answers; False where there was nothing to do."""
-
-    @property
-    def has_work(self) -> bool:
-        """Whether a step would do anything."""
+from workflow.models.t5_weights import T5Weights, whole_already
 
 
 class T5Engine:
@@ -97,7 +49,9 @@ class T5Engine:
         self.label_tokens = tuple(label_tokens) if label_tokens is not None else None
         weights = T5Weights(model, fuse=fuse, gather=together.gather if together else whole_already)
         self.runner = T5Runner(weights, capture=cuda_capture if fuse and weights.device.type == "cuda" else None)
-        self.scheduler: Scheduler[Job] = Scheduler(Limits(self.limits.max_rows, self.limits.max_encode_tokens))
+        self.scheduler: Scheduler[Job] = Scheduler(
+            Limits(self.limits.max_rows, self.limits.max_encode_tokens, self.limits.max_cache_tokens)
+        )
         self.fused = fuse
         self.together = together
         self._open: dict[int, Job] = {}
@@ -120,7 +74,8 @@ class T5Engine:
         if isinstance(request, ScoreRequest):
             return Demand(job, "score", tokens)
         if request.params.num_beams == 1:
-            return Demand(job, "generate", tokens, request.params.n)
+            held = request.params.n * (tokens + request.params.max_new_tokens)
+            return Demand(job, "generate", tokens, request.params.n, held=held)
         if tokens > self.limits.max_encode_tokens:
             raise ValueError(f"a prompt of {tokens} tokens exceeds {self.limits}")
         weight = min(tokens * request.params.num_beams, self.limits.max_encode_tokens)
@@ -220,26 +175,44 @@ class T5Engine:
         for answer, choice in zip(answers, next_tokens(logits, answers), strict=True):
             if isinstance(choice, Exception):
                 failed[id(answer.job)] = answer.job, choice
-            else:
-                answer.add(*choice)
+            elif id(answer.job) not in failed:
+                self._alone(answer.job, lambda: answer.add(*choice))  # noqa: B023  # runs at once
         for job, error in failed.values():
             self._end(job, error)
-        self._publish([answer for answer in answers if id(answer.job) not in failed])
+        self._publish([answer for answer in answers if id(answer.job) in self._open])
 
     def _publish(self, answers: Sequence[_JobAnswer]) -> None:
         """Tells the jobs what is new, and ends those whose answers are all finished."""
         self.runner.stop([answer for answer in answers if answer.finish_reason])
         for answer in answers:
-            if answer.job.on_chunk is not None and (chunk := answer.chunk()) is not None:
-                answer.job.on_chunk(chunk)
+            if answer.job.on_chunk is not None:
+                self._alone(answer.job, lambda: _tell(answer))  # noqa: B023
         for job in {id(answer.job): answer.job for answer in answers if answer.finish_reason}.values():
             if all(answer.finish_reason for answer in job.state.answers):
-                generations = tuple(answer.generation() for answer in job.state.answers)
-                self._end(job, Result(generations, job.state.scores))
+                self._alone(job, lambda: self._complete(job))  # noqa: B023
+
+    def _complete(self, job: Job) -> None:
+        generations = tuple(answer.generation() for answer in job.state.answers)
+        self._end(job, Result(generations, job.state.scores))
+
+    def _alone(self, job: Job, work: Callable[[], None]) -> None:
+        """Does what concerns one job; what it raises ends that job alone."""
+        try:
+            if id(job) in self._open:
+                work()
+        except Exception as error:
+            if id(job) in self._open:
+                self._end(job, error)
 
     def _search(self, jobs: Sequence[Job]) -> None:
         requests = [job.request for job in jobs if isinstance(job.request, GenerateRequest)]
-        results = beam_search(self.model, self.tokenizer, requests, in_step=self.together is not None)
+        results = beam_search(
+            self.model,
+            self.tokenizer,
+            requests,
+            in_step=self.together is not None,
+            unwanted=lambda: bool(jobs) and all(job.cancelled for job in jobs),
+        )
         for job, result in zip(jobs, results, strict=True):
             if job.on_chunk is not None:
                 answer = result.generations[0]
@@ -257,6 +230,11 @@ class T5Engine:
 @dataclass(eq=False)
 class _JobAnswer(Answer):
     job: Job = None  # type: ignore[assignment]  # always given; a field after defaults needs one
+
+
+def _tell(answer: _JobAnswer) -> None:
+    if answer.job.on_chunk is not None and (chunk := answer.chunk()) is not None:
+        answer.job.on_chunk(chunk)
 
 
 @dataclass

@@ -6,6 +6,7 @@ lengths are the whole room of a pool; what is behind the real rows and lengths i
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ Capture = Callable[[Callable[[], torch.Tensor]], Callable[[], torch.Tensor]]
 """Records a function of fixed tensors; what comes back runs it again on their contents of that moment."""
 
 WARM_UPS = 2
+RECORDING = threading.Lock()
 
 
 def cuda_capture(work: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
@@ -29,7 +31,8 @@ def cuda_capture(work: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]
             work()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Another thread may load a model or record a step of its own meanwhile; only this thread's calls are watched.
+    with RECORDING, torch.cuda.graph(graph, capture_error_mode="thread_local"):
         found = work()
 
     def replay() -> torch.Tensor:
@@ -43,6 +46,7 @@ def cuda_capture(work: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]
 class _Recorded:
     """The tensors that a recorded step reads, and the step."""
 
+    pool: Pool
     room: tuple[int, int]
     ids: torch.Tensor
     step: Step
@@ -67,7 +71,7 @@ class DecodeGraphs:
         step = pool.step(tables, rows=rows, whole=True)
         ids = torch.tensor([*tokens, *[0] * (rows - len(tokens))], device=tables.device)
         recorded = self._recorded.get((pool.source, rows))
-        if recorded is None or recorded.room != pool.room:
+        if recorded is None or recorded.pool is not pool or recorded.room != pool.room:
             recorded = self._record(pool, ids, step)
         recorded.ids.copy_(ids)
         for mine, now in zip(_tensors(recorded.step), _tensors(step), strict=True):
@@ -80,10 +84,14 @@ class DecodeGraphs:
         Warming up writes this step's keys and values to the places where the step itself will write them again.
         """
         # Recordings of a smaller room hold on to tensors that the pool has left.
-        gone = [key for key, old in self._recorded.items() if key[0] == pool.source and old.room != pool.room]
+        gone = [
+            key
+            for key, old in self._recorded.items()
+            if key[0] == pool.source and (old.pool is not pool or old.room != pool.room)
+        ]
         for key in gone:
             del self._recorded[key]
-        recorded = _Recorded(pool.room, ids, step, self.capture(lambda: self.forward(ids, [pool], [step])))
+        recorded = _Recorded(pool, pool.room, ids, step, self.capture(lambda: self.forward(ids, [pool], [step])))
         self._recorded[pool.source, step.rows] = recorded
         return recorded
 

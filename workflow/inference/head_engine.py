@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 
 from workflow.data.packing import pad
-from workflow.inference.engine import Cancelled, Engine, EngineLimits, T5Engine, Together
+from workflow.inference.engine import T5Engine
+from workflow.inference.interface import Cancelled, Engine, EngineLimits, Together
 from workflow.inference.requests import Job, Outcome, ScoreRequest
 from workflow.models.classifier import LoadedClassifier
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from workflow.inference.graphs import Capture, DecodeGraphs
-from workflow.inference.slots import Pool, Step, distance_tables, source_bucket
+from workflow.inference.slots import FIRST_ROWS, Pool, Step, distance_tables, source_bucket
 from workflow.models.linear import linear
 from workflow.models.ragged_t5 import Encoded, encode, first_position, logits_of_rows
 from workflow.models.t5_weights import T5Weights
@@ -95,6 +95,8 @@ class T5Runner:
             for row in range(len(pool) - 1, -1, -1):
                 if id(pool.occupants[row]) in gone:
                     pool.remove(row)
+        # A burst's pool is memory that quiet times do not need; a small one is kept, for it is cheap and soon used again.
+        self.pools = {source: pool for source, pool in self.pools.items() if len(pool) or pool.room[0] <= FIRST_ROWS}
 
     def clear(self) -> None:
         """Forgets all slots and biases, with their memory; the weights may have changed since."""

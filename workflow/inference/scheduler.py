@@ -7,8 +7,9 @@ that came before it are done, runs alone or with neighbours of its group, and ho
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Hashable, Iterable
+import math
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
@@ -19,7 +20,8 @@ Kind = Literal["generate", "score", "exclusive"]
 
 @dataclass(frozen=True)
 class Demand(Generic[T]):
-    """What a job asks for: `tokens` to encode, and decode `rows` (0 for a score) until it is finished.
+    """What a job asks for: `tokens` to encode, and decode `rows` (0 for a score) until it is finished, which come to hold
+    the keys and values of up to `held` tokens.
 
     Exclusive jobs of the same `group` that stand next to each other start together.
     """
@@ -29,14 +31,16 @@ class Demand(Generic[T]):
     tokens: int
     rows: int = 0
     group: Hashable = None
+    held: int = 0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """`max_rows` answers decode at once; a step encodes at most `max_tokens` source tokens."""
+    """`max_rows` answers decode at once, holding at most `max_held` tokens; a step encodes at most `max_tokens`."""
 
     max_rows: int
     max_tokens: int
+    max_held: int = 1 << 62
 
 
 class Scheduler(Generic[T]):
@@ -44,16 +48,19 @@ class Scheduler(Generic[T]):
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._waiting: dict[Kind, deque[tuple[int, Demand[T]]]] = {"generate": deque(), "score": deque()}
-        self._exclusive: deque[tuple[int, Demand[T]]] = deque()
+        self._waiting: dict[Kind, OrderedDict[int, Demand[T]]] = {
+            kind: OrderedDict() for kind in ("generate", "score", "exclusive")
+        }
         self._running: dict[int, Demand[T]] = {}
+        self._numbers: dict[int, int] = {}
+        """The item's identity -> its place in the order of arrival, while it waits or runs."""
         self._count = 0
         self._scores_first = False
 
     @property
     def num_waiting(self) -> int:
         """Jobs that are not admitted yet."""
-        return len(self._exclusive) + sum(map(len, self._waiting.values()))
+        return sum(map(len, self._waiting.values()))
 
     @property
     def rows_in_use(self) -> int:
@@ -62,68 +69,71 @@ class Scheduler(Generic[T]):
 
     def add(self, demand: Demand[T]) -> None:
         """Queues a job."""
-        if not 0 < demand.tokens <= self.limits.max_tokens or not 0 <= demand.rows <= self.limits.max_rows:
-            raise ValueError(f"a job of {demand.tokens} tokens and {demand.rows} rows exceeds {self.limits}")
+        limits = self.limits
+        fits = 0 < demand.tokens <= limits.max_tokens and 0 <= demand.rows <= limits.max_rows
+        if not fits or demand.held > limits.max_held:
+            raise ValueError(
+                f"a job of {demand.tokens} tokens to read, {demand.rows} rows and {demand.held} tokens to hold exceeds {limits}"
+            )
         self._count += 1
-        queue = self._exclusive if demand.kind == "exclusive" else self._waiting[demand.kind]
-        queue.append((self._count, demand))
+        self._numbers[id(demand.item)] = self._count
+        self._waiting[demand.kind][self._count] = demand
 
     def drop(self, item: T) -> None:
         """Forgets a job, waiting or running; unknown ones are no error (it may have ended just now)."""
-        for queue in (self._exclusive, *self._waiting.values()):
-            for entry in queue:
-                if entry[1].item is item:
-                    queue.remove(entry)
-                    return
-        self.done(item)
-
-    def done(self, item: T) -> None:
-        """Frees a running job's rows."""
-        for number, demand in self._running.items():
-            if demand.item is item:
-                del self._running[number]
-                return
+        number = self._numbers.pop(id(item), None)
+        if number is not None:
+            for found in (self._running, *self._waiting.values()):
+                found.pop(number, None)
 
     def admit(self) -> list[Demand[T]]:
-        """Chooses what starts now. Scores need no rows and are over after the step; the others run until `done`."""
+        """Chooses what starts now. Scores need no rows and are over after the step; the others run until `drop`."""
         if any(demand.kind == "exclusive" for demand in self._running.values()):
             return []
-        barrier = self._exclusive[0][0] if self._exclusive else None
-        if barrier is not None and not self._running and not self._before(barrier):
-            return self._start(self._exclusive_group())
+        barrier = _first(self._waiting["exclusive"])
+        others = min(_first(self._waiting["generate"]), _first(self._waiting["score"]))
+        if barrier < others and not self._running:
+            return self._start(self._exclusive_group(others))
         return self._start(self._choose(barrier))
 
-    def _before(self, barrier: int) -> bool:
-        return any(queue and queue[0][0] < barrier for queue in self._waiting.values())
-
-    def _exclusive_group(self) -> list[tuple[int, Demand[T]]]:
-        last = min((queue[0][0] for queue in self._waiting.values() if queue), default=self._count + 1)
-        group, tokens = self._exclusive[0][1].group, self.limits.max_tokens
+    def _exclusive_group(self, last: float) -> list[int]:
+        """The first exclusive jobs that are of one group and came before `last`."""
+        queue, tokens = self._waiting["exclusive"], self.limits.max_tokens
+        group = next(iter(queue.values())).group
         chosen = []
-        while self._exclusive and self._exclusive[0][0] < last:
-            demand = self._exclusive[0][1]
-            if demand.group != group or demand.tokens > tokens:
+        for number, demand in queue.items():
+            if number > last or demand.group != group or demand.tokens > tokens:
                 break
             tokens -= demand.tokens
-            chosen.append(self._exclusive.popleft())
+            chosen.append(number)
         return chosen
 
-    def _choose(self, barrier: int | None) -> list[tuple[int, Demand[T]]]:
+    def _choose(self, barrier: float) -> list[int]:
         order: tuple[Kind, Kind] = ("score", "generate") if self._scores_first else ("generate", "score")
         self._scores_first = not self._scores_first
         tokens, rows = self.limits.max_tokens, self.limits.max_rows - self.rows_in_use
+        held = self.limits.max_held - sum(demand.held for demand in self._running.values())
         chosen = []
         for kind in order:
-            queue = self._waiting[kind]
-            while queue and (barrier is None or queue[0][0] < barrier):
-                demand = queue[0][1]
-                if demand.tokens > tokens or demand.rows > rows:
+            for number, demand in self._waiting[kind].items():
+                if number > barrier or demand.tokens > tokens or demand.rows > rows or demand.held > held:
                     break
-                tokens, rows = tokens - demand.tokens, rows - demand.rows
-                chosen.append(queue.popleft())
+                tokens, rows, held = tokens - demand.tokens, rows - demand.rows, held - demand.held
+                chosen.append(number)
         return chosen
 
-    def _start(self, chosen: Iterable[tuple[int, Demand[T]]]) -> list[Demand[T]]:
-        chosen = list(chosen)
-        self._running.update({number: demand for number, demand in chosen if demand.kind != "score"})
-        return [demand for _, demand in chosen]
+    def _start(self, chosen: Sequence[int]) -> list[Demand[T]]:
+        found = []
+        for number in chosen:
+            (demand,) = [queue.pop(number) for queue in self._waiting.values() if number in queue]
+            found.append(demand)
+            if demand.kind == "score":
+                del self._numbers[id(demand.item)]
+            else:
+                self._running[number] = demand
+        return found
+
+
+def _first(queue: Mapping[int, object]) -> float:
+    """The number of a queue's first job."""
+    return next(iter(queue), math.inf)

@@ -31,6 +31,7 @@ class Answer:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: str | None = None
     _published: str = ""
+    _search_from: int = 0
     _published_logprobs: int = 0
     _stopped_text: str | None = None
 
@@ -56,14 +57,17 @@ class Answer:
             self.finish_reason = "stop"
             return
         self.tokens.append(token)
-        if self.params.stop and len(self.tokens) >= self.params.min_new_tokens:
+        if self.params.stop:
             self._look_for_stop()
         if self.finish_reason is None and len(self.tokens) >= self.params.max_new_tokens:
             self.finish_reason = "length"
 
     def _look_for_stop(self) -> None:
-        text = self.detokenize(self.tokens)
-        ends = [text.find(stop, len(self._published)) for stop in self.params.stop]
+        text = self.detokenize(self.tokens).rstrip(UNDECIDED)  # half a character is no stop string
+        if self.must_go_on:
+            self._search_from = len(text)  # what stands here may stay, whether or not it was streamed
+            return
+        ends = [text.find(stop, self._search_from) for stop in self.params.stop]
         if found := [end for end in ends if end >= 0]:
             self._stopped_text = text[: min(found)]
             self.finish_reason = "stop"

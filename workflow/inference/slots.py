@@ -73,15 +73,22 @@ class Pool:
         self.source_lengths.append(length)
 
     def remove(self, row: int) -> None:
-        """Frees a row; the last one takes its place."""
+        """Frees a row; the last one takes its place. What is left is zeros: masked places are still multiplied, and an
+        answer that failed may have left numbers there that are none."""
         last = len(self.occupants) - 1
+        self._wipe(row)
         if row != last:
             length, reached = self.source_lengths[last], self.positions[last]
             self.cross[:, :, row, :, :length] = self.cross[:, :, last, :, :length]
             self.own[:, :, row, :, :reached] = self.own[:, :, last, :, :reached]
+            self._wipe(last)
         for entries in (self.occupants, self.positions, self.source_lengths):
             entries[row] = entries[last]
             entries.pop()
+
+    def _wipe(self, row: int) -> None:
+        self.cross[:, :, row, :, : self.source_lengths[row]] = 0
+        self.own[:, :, row, :, : self.positions[row] + 1] = 0
 
     def _grow(self, *, rows: int | None = None, target: int | None = None) -> None:
         rows, target = rows or self._rows, target or self._target

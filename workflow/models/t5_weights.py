@@ -53,9 +53,11 @@ class Norm:
         self.module = module
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x fp32 [..., d_model]."""
+        """x fp32 [..., d_model]. One pass over x and no copies of its size: `F.rms_norm` on CPUs makes several."""
         weight = self.module.weight
-        return F.rms_norm(x, (x.shape[-1],), weight.float(), self.module.variance_epsilon).to(weight.dtype)
+        mean = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square().mul(1 / x.shape[-1])
+        found: torch.Tensor = (x * mean.add(self.module.variance_epsilon).rsqrt()).mul_(weight.float())
+        return found.to(weight.dtype)
 
 
 class FeedForward:
@@ -148,11 +150,12 @@ class T5Weights:
 
 
 def output_scale(config: Any) -> float:
-    """What the decoder's output is multiplied by before the head, as transformers does.
+    """What the decoder's output is multiplied by before the head, as transformers 5 decides it for each family.
 
     T5 says it by a key of its own, UMT5 by the tie that `load_seq2seq` makes true; mT5 never scales.
     """
-    scaled = config.model_type != "mt5" and getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
+    by_family = {"t5": "scale_decoder_outputs", "umt5": "tie_word_embeddings"}
+    scaled = config.model_type in by_family and bool(getattr(config, by_family[config.model_type]))
     return float(config.d_model**-0.5) if scaled else 1.0
 
 

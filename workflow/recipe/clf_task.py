@@ -30,8 +30,8 @@ from workflow.evaluation.plots import write_plots
 from workflow.evaluation.score_evaluator import CalibrationPlan, ScoreEvaluation, ScoreEvaluator, constant_metrics
 from workflow.evaluation.score_files import read_calibration, read_scores, write_calibration, write_scores
 from workflow.files import replace_by_link, why_not_writable, write_json
-from workflow.inference.engine import EngineLimits, Together
 from workflow.inference.head_engine import score_engine
+from workflow.inference.interface import EngineLimits, Together
 from workflow.models.classifier import LoadedClassifier, load_classifier
 from workflow.models.load import tokenizer_stands_in
 from workflow.models.ragged_training import RaggedScorer

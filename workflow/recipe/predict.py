@@ -19,7 +19,8 @@ from workflow.data.sources import Row, file_rows
 from workflow.errors import DataError
 from workflow.evaluation.evaluator import write_predictions
 from workflow.inference.batch import generate_all
-from workflow.inference.engine import EngineLimits, T5Engine
+from workflow.inference.engine import T5Engine
+from workflow.inference.interface import EngineLimits
 from workflow.inference.requests import GenerateRequest, Result
 from workflow.inference.sampling import SamplingParams
 from workflow.models.load import LoadedModel, load_seq2seq, quiet_transformers

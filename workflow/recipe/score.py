@@ -28,8 +28,8 @@ from workflow.errors import ConfigError, DataError
 from workflow.evaluation.score_files import score_record, write_records
 from workflow.files import read_json, remove_leftovers, whole_file, write_json
 from workflow.inference.batch import predictions, score_all
-from workflow.inference.engine import Engine, EngineLimits
 from workflow.inference.head_engine import score_engine
+from workflow.inference.interface import Engine, EngineLimits
 from workflow.models.load import is_path, quiet_transformers
 from workflow.recipe.place import Place, model_to_use
 from workflow.recipe.score_job import IN_PARTS_ALONE, check_out, describe, differences

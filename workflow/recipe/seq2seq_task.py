@@ -17,7 +17,8 @@ from workflow.data.encoders import LengthLimits, Seq2SeqEncoder
 from workflow.data.examples import SEQ2SEQ, RowFormat
 from workflow.data.features import Features
 from workflow.evaluation.evaluator import Evaluation, TextEvaluation, TextEvaluator, write_predictions
-from workflow.inference.engine import EngineLimits, T5Engine, Together
+from workflow.inference.engine import T5Engine
+from workflow.inference.interface import EngineLimits, Together
 from workflow.inference.sampling import SamplingParams
 from workflow.models.load import LoadedModel, load_seq2seq
 from workflow.models.ragged_training import RaggedT5

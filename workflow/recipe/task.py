@@ -30,7 +30,7 @@ from workflow.evaluation.evaluator import Evaluation, check_slice_key
 from workflow.evaluation.metrics import Metric
 from workflow.evaluation.report import measured
 from workflow.files import write_json
-from workflow.inference.engine import Together
+from workflow.inference.interface import Together
 from workflow.models.load import LoadedModel, is_path
 from workflow.models.ragged_training import RaggedT5, why_not_ragged
 from workflow.recipe.place import Place

@@ -35,7 +35,7 @@ def read_keys(file: Path | None) -> Keys:
     if file is None:
         return Keys([])
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--api_key_file {file}: cannot be read: {error}") from None
     keys = [line for line in lines if line and not line.startswith("#")]

@@ -14,6 +14,10 @@ from workflow.server.schemas import Sampling
 from workflow.server.settings import BoundsSection
 
 BIAS_LIMIT = 100.0
+UNKNOWN_TO_BEAMS = (
+    *("min_new_tokens", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"),
+    *("stop", "logit_bias", "logprobs"),
+)
 
 
 def check_count(count: int, most: int, name: str, *, flag: str) -> None:
@@ -33,15 +37,15 @@ def stop_texts(given: str | Sequence[str] | None, bounds: BoundsSection) -> tupl
     return stops
 
 
-def biases(given: Mapping[str, float] | None, bounds: BoundsSection, vocab_size: int) -> tuple[tuple[int, float], ...]:
+def biases(given: Mapping[str, float] | None, bounds: BoundsSection, num_tokens: int) -> tuple[tuple[int, float], ...]:
     """Token biases, checked."""
     check_count(len(given or {}), bounds.max_logit_bias, "logit_bias", flag="max_logit_bias")
     found: dict[int, float] = {}
     for token, bias in (given or {}).items():
-        known = token.isascii() and token.isdecimal() and len(token) < 10 and int(token) < vocab_size
+        known = token.isascii() and token.isdecimal() and len(token) < 10 and int(token) < num_tokens
         if not known or abs(bias) > BIAS_LIMIT:
             raise RequestError(
-                f"logit_bias: token ids are 0 to {vocab_size - 1}, biases lie within {BIAS_LIMIT:g} of 0",
+                f"logit_bias: token ids are 0 to {num_tokens - 1}, biases lie within {BIAS_LIMIT:g} of 0",
                 param="logit_bias",
             )
         found[int(token)] = bias
@@ -59,17 +63,27 @@ def num_new_tokens(asked: int | None, default: int, bounds: BoundsSection) -> in
 def check_sampling(body: Sampling, bounds: BoundsSection) -> None:
     """Everything that can be told without the model."""
     check_count(body.n, bounds.max_n, "n", flag="max_n")
-    check_count(body.num_beams, bounds.max_n, "num_beams", flag="max_n")
+    check_count(body.num_beams, bounds.max_beams, "num_beams", flag="max_beams")
     check_count(body.logprobs or 0, bounds.max_logprobs, "logprobs", flag="max_logprobs")
     check_count(body.min_new_tokens, bounds.max_new_tokens, "min_new_tokens", flag="max_new_tokens")
     stop_texts(body.stop, bounds)
     num_new_tokens(body.max_new_tokens, 1, bounds)
     if body.num_beams > 1 and (body.temperature >= GREEDY_BELOW or body.n > 1):
         raise RequestError("num_beams needs greedy decoding (temperature 0) and n = 1", param="num_beams")
+    if body.num_beams > 1:
+        _check_plain(body)
+
+
+def _check_plain(body: Sampling) -> None:
+    """Refuses what beam search does not know, rather than leave it out unseen."""
+    for name in UNKNOWN_TO_BEAMS:
+        value = getattr(body, name)
+        if value != Sampling.model_fields[name].default and value not in ([], {}):
+            raise RequestError(f"{name}: beam search does not know it; leave it out, or num_beams", param=name)
 
 
 def sampling_params(
-    body: Sampling, bounds: BoundsSection, *, default_new_tokens: int, vocab_size: int
+    body: Sampling, bounds: BoundsSection, *, default_new_tokens: int, num_tokens: int
 ) -> SamplingParams:
     """The engine's parameters. Raises RequestError."""
     check_sampling(body, bounds)
@@ -91,6 +105,6 @@ def sampling_params(
         n=body.n,
         num_beams=body.num_beams,
         stop=stop_texts(body.stop, bounds),
-        logit_bias=biases(body.logit_bias, bounds, vocab_size),
+        logit_bias=biases(body.logit_bias, bounds, num_tokens),
         logprobs=body.logprobs,
     )

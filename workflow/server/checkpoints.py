@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from workflow.errors import ConfigError
 from workflow.models.load import FAMILIES, WEIGHT_FILES, has_tokenizer
@@ -16,6 +17,7 @@ from workflow.paths import SCORING_NAME, RunPaths, checked_name
 
 HEADER_LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
+FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
@@ -26,7 +28,6 @@ class Checkpoint:
 
     path: Path
     fingerprint: Fingerprint
-    weight_bytes: int
     scores: bool
     """Whether it was trained to score."""
     modified_s: int
@@ -71,7 +72,6 @@ class RunFolder:
         return Checkpoint(
             path,
             fingerprint,
-            weight_bytes=sum(stat.st_size for name, stat in stats if name.endswith((".safetensors", ".bin"))),
             scores=(path / SCORING_NAME).is_file() or not _is_t5(path),
             modified_s=max(int(stat.st_mtime) for _, stat in stats),
         )
@@ -108,14 +108,43 @@ def _tokenizer_readable(path: Path) -> bool:
     return not file.is_file() or isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
 
 
+def weight_sizes(path: Path) -> list[tuple[int, int | None]]:
+    """For each tensor of a checkpoint its bytes and, if they are floating numbers, an element's; files of other formats
+    than safetensors are taken whole."""
+    sizes: list[tuple[int, int | None]] = []
+    for file in _weight_files(path):
+        if file.suffix != ".safetensors":
+            sizes.append((file.stat().st_size, None))
+            continue
+        header, _ = _header(file)
+        for name, entry in header.items():
+            if name != "__metadata__":
+                start, end = entry["data_offsets"]
+                sizes.append((end - start, FLOAT_BYTES.get(entry["dtype"])))
+    return sizes
+
+
 def _weights_whole(path: Path) -> bool:
+    files = _weight_files(path)
+    return bool(files) and all(map(_file_whole, files))
+
+
+def _weight_files(path: Path) -> list[Path]:
     name = next((file for file in WEIGHT_FILES if (path / file).is_file()), None)
-    if name is None:
-        return False
-    shards = [name]
-    if name.endswith(".index.json"):
-        shards = sorted(set(json.loads((path / name).read_text(encoding="utf-8"))["weight_map"].values()))
-    return bool(shards) and all(_file_whole(path / shard) for shard in shards)
+    if name is None or not name.endswith(".index.json"):
+        return [] if name is None else [path / name]
+    shards = json.loads((path / name).read_text(encoding="utf-8"))["weight_map"].values()
+    return [path / shard for shard in sorted(set(shards))]
+
+
+def _header(file: Path) -> tuple[dict[str, Any], int]:
+    """A safetensors file's header, and where it ends. Raises ValueError."""
+    with file.open("rb") as content:
+        length = int.from_bytes(content.read(HEADER_LENGTH_BYTES), "little")
+        if not 0 < length <= min(file.stat().st_size, MAX_HEADER_BYTES):
+            raise ValueError(f"{file.name}: no safetensors file")
+        header: dict[str, Any] = json.loads(content.read(length))
+    return header, HEADER_LENGTH_BYTES + length
 
 
 def _file_whole(file: Path) -> bool:
@@ -123,10 +152,6 @@ def _file_whole(file: Path) -> bool:
     size = file.stat().st_size
     if file.suffix != ".safetensors":
         return size > 0
-    with file.open("rb") as content:
-        length = int.from_bytes(content.read(HEADER_LENGTH_BYTES), "little")
-        if not 0 < length <= min(size, MAX_HEADER_BYTES):
-            return False
-        header = json.loads(content.read(length))
+    header, start = _header(file)
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    return size == HEADER_LENGTH_BYTES + length + max(ends, default=0)
+    return size == start + max(ends, default=0)

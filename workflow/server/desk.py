@@ -18,8 +18,9 @@ from workflow.errors import RequestError
 from workflow.inference.requests import GenerateRequest, ScoreRequest
 from workflow.server.admission import Place
 from workflow.server.calls import Call, deadline, while_wanted
+from workflow.server.lanes import Live
 from workflow.server.metrics import Metrics
-from workflow.server.registry import Live, Registry
+from workflow.server.registry import Registry
 from workflow.server.service import Service
 from workflow.server.settings import ServeSettings
 
@@ -79,8 +80,10 @@ class Desk:
         self.state = state
         self.live = live
         self.note = note
-        self.called = False
         self._place = place
+        self._accepted = False
+        self._num_calls = 0
+        self._last = False
 
     @property
     def service(self) -> Service:
@@ -99,13 +102,30 @@ class Desk:
     def call(
         self, requests: Sequence[GenerateRequest | ScoreRequest], *, stream: bool = False, last: bool = True
     ) -> Call:
-        """Sends the requests to the engine. The `last` call gives the place back when the engine is done with it."""
+        """Sends the requests to the engine. The place is given back when the engine is done with every call, and the
+        `last` one was made or nobody is left to make it."""
         tokens = [len(request.token_ids) for request in requests]
         self.note.prompt_tokens = sum(tokens)
         self._place.correct(sum(tokens) + sum(map(_to_generate, requests)))
-        self.called = last
-        self.state.metrics.accepted(self.service.name, tokens)
-        return Call(self.live.worker, requests, self._place.release if last else _nothing, stream=stream)
+        if not self._accepted:  # a second call reads the same prompts
+            self._accepted = True
+            self.state.metrics.accepted(self.service.name, tokens)
+        self._last = last
+        self._num_calls += 1
+        return Call(self.live.worker, requests, self._call_left, stream=stream)
+
+    def leave(self) -> None:
+        """No further call is made."""
+        self._last = True
+        self._settle()
+
+    def _call_left(self) -> None:
+        self._num_calls -= 1
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._last and not self._num_calls:
+            self._place.release()
 
 
 @asynccontextmanager
@@ -121,8 +141,10 @@ async def at_desk(request: Request, model: str | None, *, tokens: int) -> AsyncI
             desk = Desk(state, live, place, note)
             yield desk
     finally:
-        if desk is None or not desk.called:
+        if desk is None:
             place.release()
+        else:
+            desk.leave()
 
 
 async def answered(request: Request, work: Coroutine[None, None, T]) -> T:
@@ -134,7 +156,7 @@ async def answered(request: Request, work: Coroutine[None, None, T]) -> T:
 
 def estimate(texts: Sequence[str], limit: int) -> int:
     """About how many tokens texts have, at most: a token is a byte or more, and what is longer than `limit` is refused."""
-    return sum(min(limit, len(text) + 1) for text in texts)
+    return sum(min(limit, len(text.encode()) + 1) for text in texts)
 
 
 def needs_generation(service: Service) -> None:
@@ -143,11 +165,7 @@ def needs_generation(service: Service) -> None:
         raise RequestError(f"the run {service.name!r} scores and cannot generate", param="model", code="model_unfit")
 
 
-def _nothing() -> None:
-    return None
-
-
 def _to_generate(request: GenerateRequest | ScoreRequest) -> int:
     if isinstance(request, ScoreRequest):
         return 1
-    return request.params.n * request.params.max_new_tokens
+    return request.params.n * request.params.num_beams * request.params.max_new_tokens

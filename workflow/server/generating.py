@@ -60,17 +60,16 @@ async def prepared(request: Request, wanted: Prompts) -> AsyncIterator[Prepared]
     new_tokens = wanted.sampling.max_new_tokens or min(
         settings.engine.default_new_tokens, settings.bounds.max_new_tokens
     )
+    side_by_side = wanted.sampling.n * wanted.sampling.num_beams  # one of them is 1
     tokens = _estimate(wanted, settings.engine.max_prompt_tokens)
-    async with at_desk(
-        request, wanted.model, tokens=tokens + new_tokens * wanted.sampling.n * len(wanted.prompts)
-    ) as desk:
+    async with at_desk(request, wanted.model, tokens=tokens + new_tokens * side_by_side * len(wanted.prompts)) as desk:
         needs_generation(desk.service)
         with _named(wanted):
             params = sampling_params(
                 wanted.sampling,
                 settings.bounds,
                 default_new_tokens=desk.service.default_new_tokens,
-                vocab_size=desk.service.texts.vocab_size,
+                num_tokens=desk.service.texts.num_tokens,
             )
         rows = await desk.off_loop(lambda: _ids(desk, wanted))
         seed = secrets.randbits(31) if wanted.sampling.seed is None else wanted.sampling.seed

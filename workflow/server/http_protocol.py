@@ -1,4 +1,5 @@
-"""uvicorn's HTTP protocol with what it lacks: a time limit for a request's head, a limit of connections, one shape of errors.
+"""uvicorn's HTTP protocol with what it lacks: time limits for a request's head and for clients that do not read, a limit
+of connections, one shape of errors.
 
 Knows nothing of the app.
 """
@@ -22,6 +23,7 @@ def protocol_class(bounds: BoundsSection) -> type[H11Protocol]:
         """With the server's bounds."""
 
         head_timeout_s = bounds.body_timeout_s
+        write_timeout_s = bounds.write_timeout_s
         max_connections = bounds.max_connections
 
     return BoundProtocol
@@ -31,16 +33,21 @@ LINGER_S = 1.0
 
 
 class PatientProtocol(H11Protocol):
-    """Waits for a request's head so long and no longer."""
+    """Waits for a request's head, and for a client that does not read, so long and no longer."""
 
     head_timeout_s = 15.0
+    write_timeout_s = 60.0
     max_connections = 1024
     _head_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
     _refused = False
+    _paused = False
+    _num_resumed = 0
 
     def connection_made(self, transport: Any) -> None:
         """Refuses one connection too many."""
         super().connection_made(transport)
+        self._watch_writing(None)
         if len(self.connections) > self.max_connections:
             self._refuse(503, "too many connections; try again in a moment")
         else:
@@ -49,7 +56,20 @@ class PatientProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops waiting."""
         self._stop_watching()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client has not read what was written."""
+        self._paused = True
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """The client reads."""
+        self._paused = False
+        self._num_resumed += 1
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """What still comes from a client that was refused is thrown away."""
@@ -67,6 +87,15 @@ class PatientProtocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """What cannot be read as HTTP is answered in the shape of all errors."""
         self._refuse(400, msg)
+
+    def _watch_writing(self, before: tuple[bool, int] | None) -> None:
+        """Cuts off a client for which writing, or the last bytes before closing, has waited since the last look."""
+        closing = self.transport.is_closing()
+        now = (closing, self._num_resumed) if closing or self._paused else None
+        if now is not None and now == before:
+            self.transport.abort()
+        else:
+            self._write_timer = self.loop.call_later(self.write_timeout_s, self._watch_writing, now)
 
     def _watch_head(self) -> None:
         self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_late)

@@ -16,24 +16,24 @@ from workflow import paths
 from workflow.data.scoring import Scoring, read_scoring
 from workflow.errors import ConfigError
 from workflow.evaluation.score_files import read_calibration
-from workflow.inference.engine import Engine, EngineLimits, T5Engine
+from workflow.inference.engine import T5Engine
 from workflow.inference.head_engine import HeadEngine
+from workflow.inference.interface import Engine, EngineLimits
 from workflow.models.load import FAMILIES, load_seq2seq, model_family, quiet_transformers
 from workflow.recipe.scorers import load_scorer
-from workflow.runtime import Ranks, pick_device, torch_device
+from workflow.runtime import Ranks, torch_device
+from workflow.server.memory import serving_place
 from workflow.server.service import LoadService, Service
 from workflow.server.settings import ServeSettings
 from workflow.server.texts import ModelTexts
-from workflow.training.ds_config import torch_dtype
 
 
 def make_loader(settings: ServeSettings) -> LoadService:
     """A function that loads a run by these settings."""
     quiet_transformers()
-    device = pick_device() if settings.models.device == "auto" else settings.models.device
+    device, dtype = serving_place(settings.models)
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: no GPU is visible here")
-    dtype = torch_dtype(settings.models.precision, device)
 
     def load_service(name: str, path: Path) -> Service:
         """The run of a name, from its checkpoint's folder. Raises ModelError."""

@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from workflow.server.schemas import Answer, Body, Natural, Positive, Sampling, Seed, Usage
+from workflow.server.schemas import Answer, Body, Natural, Positive, Sampling, Seed, Strings, Text, Usage
 
-Ids = Annotated[list[Natural], Field(min_length=1)]
-Prompt = Annotated[str, Field(min_length=1)]
+Ids = Annotated[list[Natural], Field(min_length=1, fail_fast=True)]
+SeveralIds = Annotated[list[Ids], Field(min_length=1, fail_fast=True)]
+SeveralTexts = Annotated[list[Text], Field(min_length=1, fail_fast=True)]
 
 UNSUPPORTED = {
     "echo": "an encoder-decoder's prompt is no part of its answer",
@@ -45,7 +46,7 @@ class CompletionBody(Body):
     )
 
     model: str
-    prompt: Prompt | Annotated[list[Prompt], Field(min_length=1)] | Ids | Annotated[list[Ids], Field(min_length=1)]
+    prompt: Text | SeveralTexts | Ids | SeveralIds
     max_tokens: Positive | None = Field(None, description="by default what the run was saved with")
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
@@ -53,7 +54,7 @@ class CompletionBody(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: Natural | None = None
-    stop: str | list[str] | None = None
+    stop: str | Strings | None = None
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[str, float] | None = None

@@ -5,14 +5,12 @@ Knows nothing of models.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from workflow.server.openai_schemas import Ids
-from workflow.server.schemas import Answer, Body, Natural, Usage
-
-Text = Annotated[str, Field(min_length=1)]
+from workflow.server.openai_schemas import Ids, SeveralIds, SeveralTexts
+from workflow.server.schemas import Answer, Body, Natural, Text, Usage
 
 
 class GenerativeScoringBody(Body):
@@ -33,10 +31,8 @@ class GenerativeScoringBody(Body):
 
     model: str | None = None
     query: str | Ids = Field(description="a text, or token ids")
-    items: Annotated[list[Text], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)] = Field(
-        description="texts, or token ids where the query is token ids"
-    )
-    label_token_ids: list[Natural] = Field(min_length=1)
+    items: SeveralTexts | SeveralIds = Field(description="texts, or token ids where the query is token ids")
+    label_token_ids: Ids
     apply_softmax: bool = Field(True, description="over the labels alone; false: over the whole vocabulary")
     item_first: bool = False
     add_special_tokens: bool = Field(True, description="end token ids, too, with the end of sequence")
@@ -82,7 +78,7 @@ class RerankBody(Body):
 
     model: str | None = None
     query: str = Field(min_length=1)
-    documents: list[Text | DocumentBody] = Field(min_length=1)
+    documents: list[Text | DocumentBody] = Field(min_length=1, fail_fast=True)
     top_n: Natural | None = Field(None, description="the best so many; by default, and for 0, all")
     return_documents: bool = True
     truncate: bool = False

@@ -11,12 +11,13 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 from workflow.errors import ModelUnavailable, RequestError, UnknownModel, WorkflowError, did_you_mean
 from workflow.server.admission import Queue
 from workflow.server.checkpoints import Checkpoint, RunFolder
+from workflow.server.lanes import Lane, Live
+from workflow.server.memory import Memory
 from workflow.server.service import LoadService, Service
 from workflow.server.settings import ServeSettings
 from workflow.server.worker import Worker
@@ -31,46 +32,6 @@ FAILURE_S = 10.0
 """How long a run that could not be loaded is not tried again, unless its files change."""
 
 
-@dataclass(eq=False)
-class Live:
-    """A loaded run with its engine's thread, and one thread for its tokenizer, which two must not share."""
-
-    service: Service
-    checkpoint: Checkpoint
-    worker: Worker
-    tokenizing: ThreadPoolExecutor
-    users: int = 0
-    retired: bool = False
-
-    async def off_loop(self, work: Callable[[], T]) -> T:
-        """Work with the run's texts, away from the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self.tokenizing, work)
-
-    def retire(self) -> None:
-        """Ends the threads once nobody uses them."""
-        self.retired = True
-        if not self.users:
-            self.worker.stop()
-            self.tokenizing.shutdown(wait=False)
-
-
-@dataclass(eq=False)
-class Lane:
-    """A run's queue, which is there before the run is loaded, and what is loaded of it."""
-
-    name: str
-    queue: Queue
-    live: Live | None = None
-    loading: asyncio.Task[Live] | None = None
-    failure: tuple[Checkpoint, float, Exception] | None = None
-    used_s: float = field(default_factory=time.monotonic)
-
-    @property
-    def idle(self) -> bool:
-        """Whether it may be evicted."""
-        return self.live is not None and not self.live.users and not self.queue.num_requests and self.loading is None
-
-
 class Registry:
     """All runs of a folder."""
 
@@ -80,6 +41,7 @@ class Registry:
         self.settings = settings
         self.folder = RunFolder(settings.folder)
         self.lanes: dict[str, Lane] = {}
+        self.memory = Memory(settings.models, self.lanes)
         self._load = load
         self._draining = draining
         self._on_dead = on_dead
@@ -89,8 +51,10 @@ class Registry:
 
     @property
     def healthy(self) -> bool:
-        """Whether every engine's thread lives."""
-        return all(lane.live is None or lane.live.worker.alive for lane in self.lanes.values())
+        """Whether every engine's thread lives, and none has been at one step for too long."""
+        workers = [lane.live.worker for lane in self.lanes.values() if lane.live is not None]
+        stuck = [worker.stuck(self.settings.engine.step_timeout_s) for worker in workers]
+        return all(worker.alive for worker in workers) and not any(stuck)
 
     async def names(self) -> list[str]:
         """The runs that can be served."""
@@ -148,6 +112,8 @@ class Registry:
         """Refreshes for ever."""
         while True:
             await asyncio.sleep(self.settings.models.refresh_s)
+            if not self.healthy:
+                continue  # the log says why
             try:
                 await self.refresh()
             except Exception:
@@ -169,15 +135,19 @@ class Registry:
     async def _default(self) -> str:
         if self.settings.models.default_model is not None:
             return self.settings.models.default_model
-        names = await self.names()
+        names = await self._lately_known()
         if len(names) != 1:
             raise RequestError(f"say which model: {_some(names)}", param="model", code="model_required")
         return names[0]
 
-    async def _unknown(self, name: str) -> str:
+    async def _lately_known(self) -> list[str]:
+        """The names of a moment ago: a burst of requests must not mean a burst of looks at the disk."""
         if time.monotonic() > self._known[0] + KNOWN_S:
             self._known = (time.monotonic(), await self.names())
-        names = self._known[1]
+        return self._known[1]
+
+    async def _unknown(self, name: str) -> str:
+        names = await self._lately_known()
         shown = ascii(name[:100])
         return f"no run named {shown} that can be served{did_you_mean(name[:100], names)}; there are: {_some(names)}"
 
@@ -191,14 +161,17 @@ class Registry:
             raise UnknownModel(f"the run {lane.name!r} has no whole checkpoint any more", param="model")
         self._raise_again(lane, found)
         started = time.monotonic()
+        if self.memory.budget:
+            self.memory.make_room(lane, await self._on_disk(lambda: self.memory.need(found.path)))
         try:
-            self._make_room(lane, found.weight_bytes)
             service, loaded = await asyncio.get_running_loop().run_in_executor(
                 self._loader, self._load_whole, lane.name, found
             )
         except Exception as error:
             lane.failure = (found, time.monotonic(), error)
             raise
+        finally:
+            lane.coming_bytes = 0
         worker = Worker(service.engine, name=lane.name, on_dead=self._on_dead, on_stop=service.release)
         before = lane.live
         lane.live, lane.failure = Live(service, loaded, worker, ThreadPoolExecutor(1, f"texts {lane.name}")), None
@@ -237,41 +210,6 @@ class Registry:
             checkpoint, when, error = lane.failure
             if checkpoint == found and time.monotonic() - when < FAILURE_S:
                 raise error
-
-    def _make_room(self, lane: Lane, need: int) -> None:
-        """Evicts idle runs, the one used least recently first, until `need` bytes fit. Raises ModelUnavailable."""
-        budget = self.settings.models.memory_bytes
-        if not budget:
-            return
-        if need > budget:
-            raise RequestError(
-                f"the run {lane.name!r} needs {need:,} bytes, the server has {budget:,} (--memory_bytes)",
-                param="model",
-                code="model_too_large",
-            )
-        others = sorted((other for other in self.lanes.values() if other is not lane), key=lambda other: other.used_s)
-        for other in others:
-            if self.loaded_bytes(but=lane) + need <= budget:
-                return
-            if other.idle:
-                self.evict(other)
-        if self.loaded_bytes(but=lane) + need > budget:
-            raise ModelUnavailable(
-                "all loaded runs are in use and memory is full; try again in a moment", retry_after_s=5
-            )
-
-    def loaded_bytes(self, *, but: Lane | None = None) -> int:
-        """Bytes of the loaded runs' weights. A run's older checkpoint counts no more once a newer is on its way."""
-        return sum(
-            lane.live.service.memory_bytes for lane in self.lanes.values() if lane.live is not None and lane is not but
-        )
-
-    def evict(self, lane: Lane) -> None:
-        """Unloads a run."""
-        if lane.live is not None:
-            logger.info("run %s evicted", lane.name)
-            lane.live.retire()
-            lane.live = None
 
 
 def _log_loaded(name: str, checkpoint: Checkpoint, seconds: float) -> None:

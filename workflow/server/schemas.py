@@ -24,6 +24,11 @@ Natural = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
 Positive = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
 Seed = Annotated[int, Field(ge=0, le=SEED_LIMIT), BeforeValidator(_whole)]
 
+# Lists stop at their first error: a million wrong items must not make a million errors.
+Strings = Annotated[list[str], Field(fail_fast=True)]
+Text = Annotated[str, Field(min_length=1)]
+Texts = Annotated[list[Text], Field(fail_fast=True)]
+
 
 class Body(BaseModel):
     """Base of all bodies."""
@@ -69,13 +74,13 @@ class Sampling(Body):
     top_k: Natural = Field(0, description="sample from this many most likely tokens; 0 for all")
     top_p: float = Field(1.0, gt=0, le=1, description="sample from the smallest set of tokens with this probability")
     min_p: float = Field(0.0, ge=0, le=1, description="sample from tokens this likely, relative to the likeliest")
-    repetition_penalty: float = Field(1.0, gt=0, le=100)
+    repetition_penalty: float = Field(1.0, ge=0.01, le=100)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     n: Positive = Field(1, description="samples of each prompt")
-    num_beams: Positive = Field(1, description="beam search; needs greedy decoding and n = 1")
+    num_beams: Positive = Field(1, description="beam search: greedy, n = 1, with no other field but max_new_tokens")
     seed: Seed | None = Field(None, description="by default another one each time")
-    stop: str | list[str] | None = Field(None, description="texts that end an answer; they are not part of it")
+    stop: str | Strings | None = Field(None, description="texts that end an answer; they are not part of it")
     logit_bias: dict[str, float] | None = Field(None, description="token id -> what is added to its logit")
     logprobs: Natural | None = Field(None, description="log-probabilities of the tokens, and of this many others")
 
@@ -94,7 +99,7 @@ class GenerateBody(Sampling):
 
     model: str | None = Field(None, description="a run's name; may be left out where the server has a default")
     prompt: str | None = Field(None, min_length=1)
-    prompts: list[Annotated[str, Field(min_length=1)]] | None = Field(None, min_length=1)
+    prompts: Texts | None = Field(None, min_length=1)
     truncate: bool = Field(False, description="cut the beginning of too long prompts instead of refusing them")
 
     @model_validator(mode="after")
@@ -143,7 +148,7 @@ class GenerateAnswers(Answer):
     usage: Usage
 
 
-Input = Annotated[str, Field(min_length=1)] | dict[str, str | int | float]
+Input = Text | dict[str, str | int | float]
 
 
 class ScoreBody(Body):
@@ -165,8 +170,8 @@ class ScoreBody(Body):
 
     model: str | None = Field(None, description="a run's name; may be left out where the server has a default")
     input: Input | None = None
-    inputs: list[Input] | None = Field(None, min_length=1)
-    labels: list[Annotated[str, Field(min_length=1)]] | None = Field(
+    inputs: Annotated[list[Input], Field(fail_fast=True)] | None = Field(None, min_length=1)
+    labels: Texts | None = Field(
         None, min_length=2, description="label words, for runs of seq2seq.py; by default no, yes"
     )
     template: str | None = Field(None, min_length=1, description="wraps each input, with {field} for its keys")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from workflow.inference.engine import Engine
+from workflow.inference.interface import Engine
 from workflow.server.texts import ModelTexts
 
 

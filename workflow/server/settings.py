@@ -58,6 +58,7 @@ class EngineSection(Section):
     max_prompt_tokens: int = setting(
         4096, "tokens of a prompt, end of sequence included; longer ones are refused", ge=1
     )
+    step_timeout_s: float = setting(300, "seconds of one step after which /health says that the server is dead", gt=0)
     default_new_tokens: int = setting(256, "max_new_tokens of requests and checkpoints that do not say it", ge=1)
 
 
@@ -76,9 +77,11 @@ class BoundsSection(Section):
 
     max_body_bytes: int = setting(2_097_152, "bytes of a request's body", ge=1)
     body_timeout_s: float = setting(15, "seconds in which a request's head, and then its body, must arrive", gt=0)
+    write_timeout_s: float = setting(60, "seconds without reading after which a waiting client is cut off", gt=0)
     max_connections: int = setting(1024, "open connections; further ones are refused with 503", ge=1)
     max_prompts: int = setting(128, "prompts, inputs, items or documents in a request", ge=1)
-    max_n: int = setting(32, "samples of a prompt, and beams", ge=1)
+    max_n: int = setting(32, "samples of a prompt", ge=1)
+    max_beams: int = setting(8, "beams of a prompt", ge=1)
     max_new_tokens: int = setting(1024, "tokens to generate for a sample", ge=1)
     max_labels: int = setting(64, "labels of a score", ge=2)
     max_logprobs: int = setting(20, "most likely tokens shown for each generated one", ge=0)

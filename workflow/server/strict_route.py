@@ -1,6 +1,7 @@
-"""Routes whose bodies are JSON by the standard, told so by their content type, before anything looks into them.
+"""Routes whose bodies are JSON by the standard, told so by their content type, and not too many things, before anything
+looks into them.
 
-Knows nothing of the bodies' fields.
+Knows nothing of the bodies' fields (`sizes`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from workflow.errors import RequestError
+from workflow.server.desk import state_of
+from workflow.server.sizes import check_sizes
 from workflow.server.strict_json import parse
 
 LARGE_BYTES = 65_536
@@ -42,6 +45,7 @@ class StrictRoute(APIRoute):
             strict = StrictRequest(request.scope, request.receive)
             if has_body:
                 strict.value = await _parsed(strict)
+                check_sizes(strict.value, state_of(request).settings)
             return await inner(strict)
 
         return handle

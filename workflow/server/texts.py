@@ -5,7 +5,7 @@ Knows nothing of engines or HTTP. Nothing is cut unseen: what is too long is ref
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from workflow.evaluation.calibration import Calibration
 from workflow.inference.batch import predictions
 from workflow.inference.requests import ScoreRequest
 from workflow.models.classifier import label_tokens
+from workflow.server.lengths import least_tokens
 
 WORD_START = "▁"
 
@@ -39,6 +40,13 @@ class ModelTexts:
     calibration: Calibration | None = None
     ends_in_eos: bool = True
     has_types: bool = False
+    _fewest: Callable[[str], int] = field(init=False, repr=False)
+    num_tokens: int = field(init=False)
+    """How many tokens can become text; a model's vocabulary may be padded beyond them."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "num_tokens", min(self.vocab_size, len(self.tokenizer)))
+        object.__setattr__(self, "_fewest", least_tokens(self.tokenizer))
 
     @property
     def eos_id(self) -> int | None:
@@ -48,6 +56,9 @@ class ModelTexts:
 
     def prompts(self, prompts: Sequence[str], *, limit: int, truncate: bool | int) -> list[list[int]]:
         """Ids of each prompt. `truncate` cuts their beginnings, to `limit` or to the number it is. Raises PromptTooLong."""
+        if not truncate:
+            for number, prompt in enumerate(prompts):
+                check_length(self._fewest(prompt), limit, number, len(prompts), at_least="at least ")
         rows = encode(self.tokenizer, list(prompts))
         if truncate:
             most = limit if truncate is True else max(2, min(limit, truncate))
@@ -102,6 +113,9 @@ class ModelTexts:
                 raise RequestError(
                     f"input {number}: {problem}", param="input" if len(rows) == 1 else f"inputs.{number}"
                 )
+            if not truncate:
+                least = max(self._fewest(text or "") for text in scoring.texts.of(row))
+                check_length(least, most, number, len(rows), at_least="at least ")
         encoder = ScoreEncoder(
             self.tokenizer,
             scoring.texts,
@@ -124,11 +138,13 @@ class ModelTexts:
         return str(piece).replace(WORD_START, " ") if piece is not None else ""
 
 
-def check_length(length: int, limit: int, number: int, count: int) -> None:
+def check_length(length: int, limit: int, number: int, count: int, *, at_least: str = "") -> None:
     """Raises PromptTooLong, saying which text has how many tokens."""
     if length > limit:
         which = "the prompt" if count == 1 else f"text {number}"
-        raise PromptTooLong(f'{which} has {length} tokens, more than {limit}; shorten it, or pass "truncate": true')
+        raise PromptTooLong(
+            f'{which} has {at_least}{length} tokens, more than {limit}; shorten it, or pass "truncate": true'
+        )
 
 
 def vectors(scoring: Scoring, logits: Sequence[Sequence[float]]) -> list[list[float]]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator
 
 from workflow.config.settings import GREEDY_BELOW
-from workflow.server.schemas import Answer, Body, GenerateBody, Natural, Positive, Sampling, Seed
+from workflow.server.schemas import Answer, Body, GenerateBody, Natural, Positive, Sampling, Seed, Strings
 
 UNSUPPORTED = {
     "adapter_id": "there are no adapters",
@@ -30,9 +30,9 @@ class TgiParameters(Body):
     do_sample: bool | None = None
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     max_new_tokens: Positive | None = None
-    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     seed: Seed | None = None
-    stop: list[str] | None = None
+    stop: Strings | None = None
     temperature: float | None = Field(None, gt=0, le=100)
     top_k: Natural | None = None
     top_n_tokens: Natural | None = None

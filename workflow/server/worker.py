@@ -9,11 +9,12 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from workflow.errors import ConfigError, EngineFailed, RequestError
-from workflow.inference.engine import Engine
+from workflow.inference.interface import Engine
 from workflow.inference.requests import Chunk, GenerateRequest, Job, Outcome, ScoreRequest
 
 logger = logging.getLogger("workflow.server")
@@ -42,6 +43,8 @@ class Worker:
         self._on_stop = on_stop
         self._inbox: queue.SimpleQueue[_Command] = queue.SimpleQueue()
         self._running: set[Job] = set()
+        self._step_since: float | None = None
+        self._told_stuck: float | None = None
         self._published: list[tuple[OnEvent, Chunk | Outcome]] = []
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
         self._thread.start()
@@ -50,6 +53,16 @@ class Worker:
     def alive(self) -> bool:
         """Whether the thread can still answer."""
         return self._thread.is_alive() and not self.dead
+
+    def stuck(self, timeout_s: float) -> bool:
+        """Whether a step takes longer than so many seconds; the log is told once a step."""
+        since = self._step_since
+        if since is None or time.monotonic() - since < timeout_s:
+            return False
+        if self._told_stuck != since:
+            self._told_stuck = since
+            logger.critical("%s: a step takes longer than %g s", self._thread.name, timeout_s)
+        return True
 
     def submit(self, request: GenerateRequest | ScoreRequest, on_event: OnEvent, *, stream: bool = False) -> Job:
         """Sends a request; `on_event` is called on the event loop with chunks, if asked for, and once with the outcome."""
@@ -60,7 +73,8 @@ class Worker:
         return job
 
     def cancel(self, job: Job) -> None:
-        """Ends a job, if it has not ended."""
+        """Ends a job, if it has not ended; long work of the engine's sees it at once."""
+        job.cancelled = True
         self._inbox.put(_Command(job, cancel=True))
 
     def stop(self) -> None:
@@ -82,12 +96,20 @@ class Worker:
 
     def _serve(self) -> None:
         busy = False
-        while True:
-            if not self._take_in(wait=not busy):
-                return
-            self._publish()
-            busy = self.engine.step() if self.engine.has_work else False
-            self._publish()
+        try:
+            while self._take_in(wait=not busy):
+                self._publish()
+                busy = self._step() if self.engine.has_work else False
+                self._publish()
+        finally:
+            self._publish()  # of what was cancelled right before the stop, too
+
+    def _step(self) -> bool:
+        self._step_since = time.monotonic()
+        try:
+            return self.engine.step()
+        finally:
+            self._step_since = None
 
     def _take_in(self, *, wait: bool) -> bool:
         """Every command that is there, or, waiting, the next ones; False to stop."""

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from workflow.errors import BackendError
-from workflow.inference.engine import Together
+from workflow.inference.interface import Together
 from workflow.models.load import guarded_weights
 from workflow.training.ds_config import BackendPlan
 from workflow.training.optim import set_lr

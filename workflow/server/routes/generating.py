@@ -52,6 +52,8 @@ async def generate_stream(request: Request, body: AnyGenerateBody, model: Model 
     wanted = _ours(body, model)
     if len(wanted.prompts) > 1 or body.n > 1:
         raise RequestError("a stream answers one prompt with one sample", param="prompts" if body.prompts else "n")
+    if body.num_beams > 1:
+        raise RequestError("num_beams: beam search has nothing to stream before its end", param="num_beams")
     return await _stream(request, _with_logprobs(wanted))
 
 

@@ -16,8 +16,8 @@ from workflow.server.answers import ERRORS
 from workflow.server.checkpoints import Checkpoint
 from workflow.server.desk import ServerState, state_of
 from workflow.server.docs_page import docs_page
+from workflow.server.lanes import Lane
 from workflow.server.pages import html_response
-from workflow.server.registry import Lane
 from workflow.server.schemas import ErrorAnswer, InfoAnswer, ModelRow, StateAnswer
 
 router = APIRouter(tags=["operations"], responses={401: ERRORS[401]})
@@ -28,7 +28,7 @@ NOT_NOW: dict[int | str, dict[str, Any]] = {503: {"model": StateAnswer, "descrip
 
 @router.get("/health", response_model=StateAnswer, responses=NOT_NOW)
 async def health(request: Request) -> Response:
-    """Whether the server lives: 503 when an engine's thread is dead."""
+    """Whether the server lives: 503 when an engine's thread is dead, or at one step for too long."""
     state = state_of(request)
     alive = not state.dead and state.registry.healthy
     return _state("ok" if alive else "dead", ok=alive)
