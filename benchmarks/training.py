@@ -25,6 +25,7 @@ import numpy as np
 import torch
 import transformers
 
+from workflow.data.division import MicroBatchLimits
 from workflow.data.encoders import LengthLimits, Seq2SeqEncoder
 from workflow.data.packing import collate
 from workflow.data.plan import DataPlan
@@ -35,6 +36,7 @@ from workflow.models.scratch import make_model
 from workflow.models.shapes import SHAPES
 from workflow.runtime import Ranks, current_commit, join_ranks, leave_ranks
 from workflow.training.backend import Backend
+from workflow.training.budget import CPU_TOKENS
 from workflow.training.ds_config import plan_backend
 from workflow.training.objectives import CompletionLoss, token_losses
 from workflow.training.optim import make_optimizer, parameter_groups
@@ -105,7 +107,7 @@ class Ours:
         form = RaggedT5(model) if is_ragged else None
         self.backend = Backend(model, make_optimizer("adamw", groups), plan, max_grad_norm=1.0, device=CPU, form=form)
         objective = CompletionLoss(model.config, rows, pad_id=0, device=CPU, is_ragged=is_ragged)
-        loop = LoopSettings(10**9, 1, "constant", batch, seed=0)
+        loop = LoopSettings(10**9, 1, "constant", MicroBatchLimits(tokens=CPU_TOKENS, padded=not is_ragged), seed=0)
         self.trainer = Trainer(self.backend, objective, DataPlan(len(rows.rows), batch, 0), loop, ranks=Ranks(0, 1, 0))
 
     def turn(self, steps: list[int]) -> float:

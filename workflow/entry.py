@@ -25,16 +25,22 @@ def in_ranks(
 
     `settings` hold `nproc` and `mount`. `patience` is how long ranks wait for each other, by default half an hour.
     """
-    from workflow.launch import launch, ranks_to_start
+    from workflow.errors import StartAgain
+    from workflow.launch import launch, ranks_to_start, start_again
     from workflow.runtime import Ranks, die_with_launcher, ranks_from_environment
 
     die_with_launcher()
     ranks = ranks_from_environment()
-    if ranks is None:
-        nproc = ranks_to_start(settings.nproc)
-        if nproc > 1:
-            return launch(module, argv, nproc=nproc)
-    _run_rank(ranks or Ranks(), settings, work, patience)
+    if ranks is not None:
+        _run_rank(ranks, settings, work, patience)
+        return 0
+    nproc = ranks_to_start(settings.nproc)
+    if nproc > 1:
+        return launch(module, argv, nproc=nproc)
+    try:
+        _run_rank(Ranks(), settings, work, patience)
+    except StartAgain as reason:
+        start_again(module, argv, reason)
     return 0
 
 

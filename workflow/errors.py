@@ -10,6 +10,7 @@ Knows neither exit codes' printing nor HTTP: `cli.py` and the server translate t
     |- ResultsError      a report that cannot be read                               exit 2
     |- CheckpointError   a checkpoint that cannot be written or continued from      exit 1
     |- BackendError      training cannot go on (non-finite loss, a lost rank, ...)  exit 1
+    |  `- StartAgain       ... in this process; a new one can go on                 exit 75
     `- RequestError      what is wrong with a request, or why it cannot be answered
        |- UnknownModel     no such run under the mount                              HTTP 404
        |- PromptTooLong    more tokens than the model or the server takes           HTTP 413
@@ -71,6 +72,12 @@ class CheckpointError(WorkflowError):
 
 class BackendError(WorkflowError):
     """Training cannot go on."""
+
+
+class StartAgain(BackendError):
+    """Training cannot go on in this process; the same command, started again, can. The code is sysexits' EX_TEMPFAIL."""
+
+    exit_code = 75
 
 
 class RequestError(WorkflowError):

@@ -1,4 +1,4 @@
-"""The one place where errors become exit codes: 0 done, 2 the user's input is wrong, 1 the run failed.
+"""The one place where errors become exit codes: 0 done, 2 the user's input is wrong, 1 the run failed, 75 the same command goes on.
 
 Knows nothing of commands. One line on stderr, a traceback only with WORKFLOW_TRACEBACK=1 or --debug, or for a bug.
 """
@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from workflow.errors import BackendError, WorkflowError
+from workflow.errors import BackendError, StartAgain, WorkflowError
 from workflow.runtime import STATUS_VARIABLE, exit_process, ranks_from_environment
 
 INTERRUPTED = 130
 OUT_OF_MEMORY_ADVICE = (
-    "lower --micro_batch_size (the numbers stay the same) or --eval_batch_size, add --gradient_checkpointing, "
+    "lower --micro_batch_tokens (the numbers stay the same) or --eval_batch_size, add --gradient_checkpointing, "
     "or use --deepspeed zero3; the same command with these continues the run"
 )
 
@@ -54,7 +54,8 @@ def _tell(error: WorkflowError, argv: Sequence[str]) -> None:
     if os.environ.get("WORKFLOW_TRACEBACK") == "1" or "--debug" in argv:
         traceback.print_exception(error)
     who = f"rank {ranks.rank}: " if ranks and not ranks.is_first else ""
-    print(f"error: {who}{error}", file=sys.stderr)
+    kind = "notice" if isinstance(error, StartAgain) else "error"
+    print(f"{kind}: {who}{error}", file=sys.stderr)
 
 
 def _note_for_launcher(code: int) -> None:

@@ -12,8 +12,9 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from workflow.errors import BackendError, ConfigError
+from workflow.errors import BackendError, ConfigError, StartAgain
 from workflow.runtime import PARENT_VARIABLE, STATUS_VARIABLE
 
 SIGNALLED = 128
@@ -30,8 +31,23 @@ def ranks_to_start(nproc: int | None) -> int:
     return nproc or max(1, num_gpus)
 
 
+def start_again(module: str, argv: Sequence[str], reason: StartAgain) -> NoReturn:
+    """Replaces this process by a new one that does the same; a new one, because only then is all memory free."""
+    print(f"notice: {reason}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *argv])
+
+
 def launch(module: str, argv: Sequence[str], *, nproc: int) -> int:
-    """Runs `python -m module argv` as `nproc` ranks and gives the exit code of the run."""
+    """Runs `python -m module argv` as `nproc` ranks, again while they ask for it, and gives the exit code of the run."""
+    code = StartAgain.exit_code
+    while code == StartAgain.exit_code:
+        code = _launch_once(module, argv, nproc)
+    return code
+
+
+def _launch_once(module: str, argv: Sequence[str], nproc: int) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

@@ -69,6 +69,11 @@ class RunPaths:
         return self.root / "run.lock"
 
     @property
+    def micro_batches(self) -> Path:
+        """How many tokens a micro-batch may have, where that was found out."""
+        return self.root / "micro_batches.json"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object a line: training and evaluation figures by step."""
         return self.root / "metrics.jsonl"

@@ -29,6 +29,7 @@ FREE_TO_CHANGE = frozenset(
         "nproc",
         "deepspeed",
         "micro_batch_size",
+        "micro_batch_tokens",
         "logging_steps",
         "save_total_limit",
         "eval_batch_size",

@@ -1,4 +1,4 @@
-"""The data plan and the division of an update: nothing but the seed changes which rows train."""
+"""The data plan and tensors of a micro-batch: nothing but the seed changes which rows train."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workflow.data.packing import IGNORED_LABEL, collate, divide, pad
+from workflow.data.packing import IGNORED_LABEL, collate, pad
 from workflow.data.plan import DataPlan, steps_for_epochs
 
 
@@ -29,25 +29,6 @@ def test_a_step_is_a_pure_function():
     assert forward[0] == [84, 45, 22, 1, 34, 23, 87, 42, 72, 96, 49, 81, 67, 46, 98, 35], (
         "the order of data changed: resumed runs break"
     )
-
-
-@given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 9))
-def test_divide_deals_every_row_once_in_equal_calls(num_rows, world_size, micro_batch_size):
-    rows = np.arange(100, 100 + num_rows)
-    costs = np.random.default_rng(num_rows).integers(1, 99, num_rows).astype(np.int32)
-    hands = divide(rows, costs, world_size=world_size, micro_batch_size=micro_batch_size)
-    assert sorted(row for hand in hands for part in hand for row in part) == rows.tolist()
-    assert len({len(hand) for hand in hands}) == 1
-    assert all(len(part) <= micro_batch_size for hand in hands for part in hand)
-
-
-def test_divide_balances_costs():
-    costs = np.arange(1, 65, dtype=np.int32) ** 2
-    sums = [
-        sum(costs[row] for part in hand for row in part)
-        for hand in divide(np.arange(64), costs, world_size=4, micro_batch_size=4)
-    ]
-    assert max(sums) < 1.05 * min(sums)
 
 
 class Rows:

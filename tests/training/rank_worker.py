@@ -61,6 +61,7 @@ def setup(job: dict):
     """(loaded model, backend, trainer, data) of a job."""
     import torch
 
+    from workflow.data.division import MicroBatchLimits
     from workflow.data.plan import DataPlan
     from workflow.models.load import head_names
     from workflow.runtime import ranks_from_environment
@@ -93,7 +94,7 @@ def setup(job: dict):
         max_steps=job.get("max_steps", 6),
         warmup_steps=2,
         lr_scheduler="linear",
-        micro_batch_size=job.get("micro", 4),
+        micro_batches=MicroBatchLimits(job.get("micro", 4)),
         seed=0,
         head_steps=job.get("head_steps", 0),
     )
@@ -193,7 +194,9 @@ def train(job: dict) -> dict:
     if job.get("resume"):
         state = read_state(Path(job["resume"]))
         backend.load_optimizer_state(
-            CheckpointReader(Path(job["resume"])), num_steps=state.step, empty_loss=trainer.empty_loss
+            CheckpointReader(Path(job["resume"])),
+            num_steps=state.step,
+            empty_loss=lambda: trainer.objective.loss_sum(backend.wrapped, ()),
         )
     seen = []
 
@@ -218,6 +221,47 @@ def train(job: dict) -> dict:
         found["own_head"] = weights["head"] is not weights["embeddings"]
     backend.destroy()
     return found
+
+
+class CountedMemory:
+    """Takes 1000 bytes and ten for each token of a pass; rank 1 has less room."""
+
+    def __init__(self, objective, rank: int) -> None:
+        self.objective, self.rank, self.tokens = objective, rank, []
+        inner = objective.loss_sum
+
+        def loss_sum(model, rows):
+            lengths = objective.source_lengths + objective.target_lengths
+            self.tokens.append(int(lengths[list(rows)].sum()))
+            return inner(model, rows)
+
+        objective.loss_sum = loss_sum
+
+    def peak(self, run) -> int:
+        del self.tokens[:]
+        run()
+        return 1000 + 10 * sum(self.tokens)
+
+    def room(self) -> int:
+        return 80_000 if self.rank else 90_000
+
+
+def trial(job: dict) -> dict:
+    """Looks for the room of a pass, then trains; the losses and what was found."""
+    from workflow.data.division import MicroBatchLimits
+    from workflow.training.budget import find_tokens
+    from workflow.training.checkpoint import TrainState
+
+    _, backend, trainer, _ = setup(job)
+    found = {}
+    if job.get("tries"):
+        meter = CountedMemory(trainer.objective, trainer.ranks.rank)
+        found["tokens"] = find_tokens(backend, trainer.objective, meter, MicroBatchLimits())
+        del trainer.objective.loss_sum
+    losses: list[float] = []
+    trainer.run(TrainState(), [lambda _, update: losses.append(update.loss)])
+    backend.destroy()
+    return {"losses": losses, **found}
 
 
 def nonfinite(job: dict) -> dict:
@@ -310,7 +354,8 @@ def main() -> None:
     join_ranks(ranks, device="cpu")
     jobs = json.loads(Path(sys.argv[1]).read_text())
     found = [
-        {"train": train, "nonfinite": nonfinite, "evaluate": evaluate}[job.get("do", "train")](job) for job in jobs
+        {"train": train, "nonfinite": nonfinite, "evaluate": evaluate, "trial": trial}[job.get("do", "train")](job)
+        for job in jobs
     ]
     if ranks.is_first:
         Path(sys.argv[2]).write_text(json.dumps(found))

@@ -1,8 +1,7 @@
-"""Divides the rows of an update over ranks and micro-batches, and makes each micro-batch's tensors.
+"""The tensors of a micro-batch, padded or ragged.
 
-Knows nothing of models. Whatever the division, the rows of an update and its label count are the same, so the
-numbers are too: every rank gets the same number of micro-batches (ranks must make the same collective calls),
-and a rank that runs out of rows gets an empty one, which counts for nothing.
+Knows nothing of models, nor of how rows came together. A micro-batch without rows, which only keeps a rank in step
+with the others, counts for nothing.
 """
 
 from __future__ import annotations
@@ -41,26 +40,6 @@ class Batch:
             t.to(device, non_blocking=True) for t in (self.input_ids, self.attention_mask, self.labels)
         )
         return Batch(self.rows, ids, mask, labels, self.num_source_tokens)
-
-
-def divide(
-    rows: npt.NDArray[np.int64], costs: npt.NDArray[np.int32], *, world_size: int, micro_batch_size: int
-) -> list[list[list[int]]]:
-    """[rank][micro-batch] -> row numbers.
-
-    Rows are dealt to ranks by falling cost, back and forth, so that every rank gets about the same work; within a
-    rank, neighbours in length share a micro-batch, so that little is padded.
-    """
-    order = rows[np.argsort(-costs, kind="stable")].tolist()
-    hands: list[list[int]] = [[] for _ in range(world_size)]
-    for number, row in enumerate(order):
-        turn, seat = divmod(number, world_size)
-        hands[seat if turn % 2 == 0 else world_size - 1 - seat].append(row)
-    num_micro_batches = -(-max(map(len, hands)) // micro_batch_size)
-    return [
-        [hand[start * micro_batch_size : (start + 1) * micro_batch_size] for start in range(num_micro_batches)]
-        for hand in hands
-    ]
 
 
 def collate(features: Features, rows: Sequence[int], *, pad_id: int) -> Batch:

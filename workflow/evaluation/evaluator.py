@@ -17,8 +17,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from workflow.data.division import MicroBatchLimits, divide
 from workflow.data.features import Features
-from workflow.data.packing import divide
 from workflow.data.sources import Row
 from workflow.errors import ConfigError, did_you_mean
 from workflow.evaluation.metrics import Metric, mean_metric, ratio_metric
@@ -153,11 +153,10 @@ class TextEvaluator:
     def _losses(self) -> dict[int, float]:
         """The summed loss of each of this rank's rows."""
         rows = np.arange(len(self.rows))
-        costs = (self.features.lengths("prompt") + self.features.lengths("completion"))[: len(rows)]
+        sources, targets = (self.features.lengths(field)[: len(rows)] for field in ("prompt", "completion"))
+        limits = MicroBatchLimits(rows=self.batch_size)
         found: dict[int, float] = {}
-        for part in divide(rows, costs, world_size=self.ranks.world_size, micro_batch_size=self.batch_size)[
-            self.ranks.rank
-        ]:
+        for part in divide(rows, sources, targets, world_size=self.ranks.world_size, limits=limits)[self.ranks.rank]:
             found.update(zip(part, self.row_losses(part).double().tolist(), strict=True))
         return found
 

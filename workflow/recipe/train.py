@@ -6,6 +6,7 @@ Reads top to bottom. Knows nothing of how a step, an evaluation or a checkpoint 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,19 @@ from rich.console import Console
 from rich.markup import escape
 
 from workflow import paths as names
+from workflow.data.division import MicroBatchLimits
 from workflow.data.plan import DataPlan, steps_for_epochs
 from workflow.data.sources import Source, find_source
 from workflow.errors import ConfigError, DataError
 from workflow.evaluation.report import read_report, result_table
 from workflow.models.load import head_names, quiet_transformers
+from workflow.recipe.micro_batches import MicroBatchSizes, circumstances_of
 from workflow.recipe.run import Run
 from workflow.recipe.task import Task
 from workflow.run_folder import Claim, claim
 from workflow.runtime import on_first
 from workflow.training.backend import Backend
+from workflow.training.budget import CudaMeter, find_tokens
 from workflow.training.checkpoint import (
     CheckpointReader,
     TrainState,
@@ -31,9 +35,10 @@ from workflow.training.checkpoint import (
     recover,
 )
 from workflow.training.ds_config import BackendPlan, pick_precision, plan_backend
+from workflow.training.objectives import Objective
 from workflow.training.optim import make_optimizer, parameter_groups
 from workflow.training.schedule import Steps, plan_steps
-from workflow.training.trainer import LoopSettings, Trainer
+from workflow.training.trainer import LoopSettings, MicroBatchMemoryError, Trainer
 
 DEFAULT_STEPS = 3000
 """Updates of a run, and between evaluations, where neither steps nor epochs are set (clf.py alone allows that)."""
@@ -90,25 +95,39 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> N
     if place.ranks.is_first:
         _say_run(task, paths.root, plan, steps, update_size, state)
 
-    backend = _start_backend(task, plan)
+    backend, objective = _start_backend(task, plan), task.objective()
+    checkpointing = settings.model.gradient_checkpointing
+    sizes = MicroBatchSizes(
+        paths, circumstances_of(task.device, place.ranks, plan, checkpointing=checkpointing), place.ranks
+    )
     try:
+        if start_from:
+            backend.load_optimizer_state(
+                CheckpointReader(start_from),
+                num_steps=state.step,
+                empty_loss=lambda: objective.loss_sum(backend.wrapped, ()),
+            )
+        trial = partial(_trial, backend, objective) if task.device.type == "cuda" else None
+        micro_batches = sizes.plan(settings.training, padded=task.why_padded is not None, trial=trial)
+        place.console.print(f"memory    {micro_batches}")
         loop = LoopSettings(
             steps.max_steps,
             steps.warmup_steps,
             settings.optim.lr_scheduler,
-            plan.config["train_micro_batch_size_per_gpu"],
+            micro_batches.limits,
             settings.run.seed,
             head_steps=task.head_steps(steps.max_steps),
         )
         order = DataPlan(len(task.data.train), update_size, settings.run.seed)
-        trainer = Trainer(backend, task.objective(), order, loop, ranks=place.ranks)
-        if start_from:
-            backend.load_optimizer_state(
-                CheckpointReader(start_from), num_steps=state.step, empty_loss=trainer.empty_loss
-            )
-        Run(task, held.paths, backend, steps).train(trainer, state)
+        Run(task, paths, backend, steps).train(Trainer(backend, objective, order, loop, ranks=place.ranks), state)
+    except MicroBatchMemoryError as error:
+        raise sizes.after_out_of_memory(error) from error
     finally:
         backend.destroy()
+
+
+def _trial(backend: Backend, objective: Objective, limits: MicroBatchLimits) -> int:
+    return find_tokens(backend, objective, CudaMeter(backend.device, backend.bytes_to_come()), limits)
 
 
 def _checkpoint_to_continue(resume: str, held: Claim) -> Path | None:

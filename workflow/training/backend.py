@@ -24,6 +24,7 @@ from workflow.models.load import guarded_weights
 from workflow.training.ds_config import BackendPlan
 from workflow.training.optim import set_lr
 
+ADAM_BYTES = 8
 ADAM_KEYS = ("exp_avg", "exp_avg_sq")
 SAMPLE_SIZE = 4096
 
@@ -103,6 +104,13 @@ class Backend:
         flags = torch.tensor(mine, dtype=torch.int32, device=next(self.module.parameters()).device)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         return [bool(flag) for flag in flags.tolist()]
+
+    def bytes_to_come(self) -> int:
+        """What the first step will allocate for good on this rank: Adam's two moments in fp32, shared by ZeRO."""
+        if self.optimizer.state:
+            return 0
+        count: int = sum(getattr(weight, "ds_numel", weight.numel()) for _, weight in self._trainable())
+        return ADAM_BYTES * count // (1 if self.plan.stage == 0 else self.world_size)
 
     # ---- one update
 

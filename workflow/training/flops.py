@@ -9,6 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
 PEAK_FLOPS = {
     "A100": 312e12,
     "H100 PCIe": 756e12,
@@ -24,8 +29,8 @@ PEAK_FLOPS = {
 class Dimensions(Protocol):
     """What the FLOPs of a model depend on."""
 
-    def training_flops(self, source: int, target: int) -> float:
-        """FLOPs of a forward and a backward pass over one example."""
+    def training_flops(self, sources: Floats, targets: Floats) -> Floats:
+        """FLOPs of a forward and a backward pass over each example, from its numbers of tokens."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +58,17 @@ class T5Dimensions:
             vocab_size=config.vocab_size if num_outputs is None else num_outputs,
         )
 
-    def forward_flops(self, source: int, target: int) -> float:
-        """FLOPs of one forward pass over an example of `source` encoder and `target` decoder tokens."""
+    def forward_flops(self, source: Floats, target: Floats) -> Floats:
+        """FLOPs of one forward pass over examples of `source` encoder and `target` decoder tokens each."""
         d, inner, mlp = self.d_model, self.inner, (6 if self.gated else 4) * self.d_model * self.d_ff
         encoder = self.num_layers * (source * (8 * d * inner + mlp) + 4 * inner * source**2)
         decoder = target * (12 * d * inner + mlp) + 2 * inner * target * (target + 1)
         cross = 4 * d * inner * source + 4 * inner * target * source
-        return float(encoder + self.num_decoder_layers * (decoder + cross) + 2 * target * d * self.vocab_size)
+        return encoder + self.num_decoder_layers * (decoder + cross) + 2 * target * d * self.vocab_size
 
-    def training_flops(self, source: int, target: int) -> float:
+    def training_flops(self, sources: Floats, targets: Floats) -> Floats:
         """Forward and backward."""
-        return 3.0 * self.forward_flops(source, target)
+        return 3.0 * self.forward_flops(sources, targets)
 
 
 @dataclass(frozen=True)
@@ -86,15 +91,15 @@ class EncoderDimensions:
         d_ff = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None)
         return cls(d_model, d_ff, num_layers, is_causal=False) if d_ff else None
 
-    def forward_flops(self, source: int) -> float:
-        """FLOPs of one forward pass over `source` tokens; causal attention sees half of the pairs."""
+    def forward_flops(self, source: Floats) -> Floats:
+        """FLOPs of one forward pass over `source` tokens each; causal attention sees half of the pairs."""
         pairs = source * (source + 1) / 2 if self.is_causal else source**2
         token_wise = source * (8 * self.d_model**2 + 4 * self.d_model * self.d_ff)
-        return float(self.num_layers * (token_wise + 4 * self.d_model * pairs))
+        return self.num_layers * (token_wise + 4 * self.d_model * pairs)
 
-    def training_flops(self, source: int, target: int) -> float:  # noqa: ARG002
+    def training_flops(self, sources: Floats, targets: Floats) -> Floats:  # noqa: ARG002
         """Forward and backward."""
-        return 3.0 * self.forward_flops(source)
+        return 3.0 * self.forward_flops(sources)
 
 
 def dimensions_of(config: Any, *, num_outputs: int | None = None) -> Dimensions | None:

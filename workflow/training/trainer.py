@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
-from workflow.data.packing import divide
+from workflow.data.division import MicroBatchLimits, divide
 from workflow.data.plan import DataPlan
 from workflow.errors import BackendError
 from workflow.runtime import Ranks, derived_seed
@@ -55,13 +56,21 @@ class LoopSettings:
     max_steps: int
     warmup_steps: int
     lr_scheduler: str
-    micro_batch_size: int
+    micro_batches: MicroBatchLimits
     seed: int
     head_steps: int = 0
     """Updates in which the output head alone learns."""
 
 
 Hook = Callable[[TrainState, Update], None]
+
+
+class MicroBatchMemoryError(BackendError):
+    """Memory ran out in a micro-batch of `rows` examples, whose forward pass computes `tokens` tokens."""
+
+    def __init__(self, step: int, *, rows: int, tokens: int) -> None:
+        super().__init__(f"step {step}: out of memory in a micro-batch of {rows} example(s), {tokens} tokens")
+        self.step, self.rows, self.tokens = step, rows, tokens
 
 
 class Trainer:
@@ -91,14 +100,23 @@ class Trainer:
         rows = self.plan.rows(step)
         sources, targets = self.objective.source_lengths[rows], self.objective.target_lengths[rows]
         divisor = self.objective.divisor(rows)
+        flops = self._flops(sources, targets)
         micro_batches = divide(
-            rows, sources + targets, world_size=self.ranks.world_size, micro_batch_size=self.settings.micro_batch_size
+            rows,
+            sources,
+            targets,
+            world_size=self.ranks.world_size,
+            limits=self.settings.micro_batches,
+            costs=flops,
         )[self.ranks.rank]
         torch.manual_seed(derived_seed(self.settings.seed, "dropout", step, self.ranks.rank))
         losses = []
         for number, micro_rows in enumerate(micro_batches, start=1):
-            loss = self.objective.loss_sum(self.backend.wrapped, micro_rows)
-            self.backend.backward(loss / divisor, is_last=number == len(micro_batches))
+            try:
+                loss = self.objective.loss_sum(self.backend.wrapped, micro_rows)
+                self.backend.backward(loss / divisor, is_last=number == len(micro_batches))
+            except torch.OutOfMemoryError as error:
+                raise self._too_large(step, micro_rows) from error
             losses.append(loss.detach())
         mean_loss = self._loss_over_ranks(step, micro_batches, torch.stack(losses).double()) / divisor
         grad_norm, lr = self.backend.step(self._lr_multiplier(step), head_only=step <= self.settings.head_steps)
@@ -114,13 +132,9 @@ class Trainer:
             examples=len(rows),
             source_tokens=int(sources.sum()),
             target_tokens=int(targets.sum()),
-            flops=self._flops(sources, targets),
+            flops=0.0 if flops is None else float(flops.sum()),
             seconds=time.perf_counter() - started,
         )
-
-    def empty_loss(self) -> torch.Tensor:
-        """A forward pass over nothing, whose loss is zero."""
-        return self.objective.loss_sum(self.backend.wrapped, ())
 
     def _lr_multiplier(self, step: int) -> float:
         settings = self.settings
@@ -147,13 +161,16 @@ class Trainer:
             f"step {step}: the loss is not finite; training rows of the micro-batches at fault: {_shown(rows)}{ADVICE}"
         )
 
-    def _flops(self, sources: np.ndarray, targets: np.ndarray) -> float:
+    def _flops(self, sources: np.ndarray, targets: np.ndarray) -> npt.NDArray[np.float64] | None:
+        """Of each example; None where the model's dimensions are not known."""
         dimensions = self.objective.dimensions
         if dimensions is None:
-            return 0.0
-        return sum(
-            dimensions.training_flops(int(source), int(target)) for source, target in zip(sources, targets, strict=True)
-        )
+            return None
+        return dimensions.training_flops(sources.astype(np.float64), targets.astype(np.float64))
+
+    def _too_large(self, step: int, rows: Sequence[int]) -> MicroBatchMemoryError:
+        lengths = [of[list(rows)].tolist() for of in (self.objective.source_lengths, self.objective.target_lengths)]
+        return MicroBatchMemoryError(step, rows=len(rows), tokens=self.settings.micro_batches.computed(*lengths))
 
 
 ADVICE = "; the weights of the last checkpoint are good; look at these rows, or lower --lr"
