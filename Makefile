@@ -4,6 +4,8 @@ VENV ?= .venv
 # More arguments for pip. To download less where there is no GPU, name the index of PyTorch's CPU builds here
 # (it stands on PyTorch's installation page): make quickstart PIP_ARGS="--extra-index-url URL"
 PIP_ARGS ?=
+# A file's tests stay together, because they share what was made for them.
+SIDE_BY_SIDE ?= -n auto --maxprocesses 8 --dist loadfile
 PROMPT ?= Normalise the date: the 3rd of March 2021
 
 .PHONY: quickstart install test test-fast lint clean
@@ -14,10 +16,10 @@ quickstart: $(VENV)/.installed
 install: $(VENV)/.installed
 
 test: lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE)
 
 test-fast: lint
-	$(VENV)/bin/python -m pytest -m "not slow"
+	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

@@ -1,12 +1,13 @@
 """How fast an update is: ours on ragged batches, ours on padded ones, and transformers' Seq2SeqTrainer; prints one JSON line.
 
-    python benchmarks/training.py [DATA --tokenizer FOLDER] [--like t5-small] [--batch 16] [--updates 2] [--rounds 2]
-        [--contenders trainer padded ragged trainer-bf16 ragged-bf16]
+    python benchmarks/training.py [DATA --tokenizer FOLDER] [--scores] [--even] [--like t5-small] [--batch 16] [--updates 2]
+        [--rounds 2] [--contenders trainer trainer-grouped padded ragged trainer-bf16 ragged-bf16]
 
-DATA is a data set of prompts and completions under mount/data; without it, random tokens of instruction-like lengths. All
-contenders train on the same rows, dropout on, AdamW; CPU seconds of one thread, the contenders interleaved, one update of
-warming up before each turn, the minimum and the median over turns. The gates: without dropout, loss and gradients of the ragged
-forward are those of transformers' eager one (fp32: 1e-5 of the largest; bf16: their cosine above 0.999).
+DATA is a file of prompts and completions, or (--scores) of inputs and targets, which Seq2SeqTrainer learns as the texts yes and no;
+without it, random tokens of instruction-like lengths, or (--even) of one length: no padding at all. All contenders train on the same
+rows, dropout on, AdamW; CPU seconds of one thread, the contenders interleaved, one update of warming up before each turn (but for
+trainer-grouped, which has its longest rows there), the minimum and the median over turns. The gates: without dropout, loss and gradients of
+the ragged forward are those of transformers' eager one (fp32: 1e-5 of the largest; bf16: their cosine above 0.999).
 """
 
 from __future__ import annotations
@@ -18,27 +19,26 @@ import os
 import statistics
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from training_rows import Rows, Vocabulary, instruction_like, of_scores, of_texts, random_tokens
 
 from workflow.data.division import MicroBatchLimits
-from workflow.data.encoders import LengthLimits, Seq2SeqEncoder
 from workflow.data.packing import collate
 from workflow.data.plan import DataPlan
-from workflow.data.sources import find_source
+from workflow.models.classifier import LabelRows, LoadedClassifier
 from workflow.models.load import head_names, load_tokenizer, quiet_transformers
-from workflow.models.ragged_training import RaggedT5
+from workflow.models.ragged_training import RaggedScorer, RaggedT5
 from workflow.models.scratch import make_model
 from workflow.models.shapes import SHAPES
 from workflow.runtime import Ranks, current_commit, join_ranks, leave_ranks
 from workflow.training.backend import Backend
 from workflow.training.budget import CPU_TOKENS
 from workflow.training.ds_config import plan_backend
-from workflow.training.objectives import CompletionLoss, token_losses
+from workflow.training.objectives import CompletionLoss, ScoreLoss
 from workflow.training.optim import make_optimizer, parameter_groups
 from workflow.training.trainer import LoopSettings, Trainer
 
@@ -46,55 +46,24 @@ CPU = torch.device("cpu")
 LR = 5e-5
 
 
-class Vocabulary:
-    """As much of a tokenizer as the model's shape and transformers' collator need, where there are no texts."""
-
-    pad_token_id, eos_token_id, padding_side = 0, 1, "right"
-
-    def __len__(self) -> int:
-        return 32100
-
-
-class Rows:
-    """Token ids of rows, as `Features` gives them."""
-
-    def __init__(self, rows: list[tuple[list[int], list[int]]]) -> None:
-        self.rows = [{"prompt": np.array(a, np.int32), "completion": np.array(b, np.int32)} for a, b in rows]
-
-    def row(self, field: str, row: int) -> np.ndarray:
-        """Ids of one field of a row."""
-        return self.rows[row][field]
-
-    def lengths(self, field: str) -> np.ndarray:
-        """Tokens of each row."""
-        return np.array([len(row[field]) for row in self.rows], np.int32)
-
-
-def instruction_like(count: int) -> Rows:
-    """Log-normal lengths: prompts about 60 tokens, up to 512; completions about 30, up to 114."""
-    rng = np.random.default_rng(0)
-    sources = np.clip(rng.lognormal(4.1, 0.9, count), 4, 512).astype(int)
-    targets = np.clip(rng.lognormal(3.4, 0.9, count), 2, 114).astype(int)
-    return Rows(
-        [
-            (rng.integers(3, 32000, a).tolist(), rng.integers(3, 32000, b).tolist())
-            for a, b in zip(sources, targets, strict=True)
-        ]
-    )
-
-
-def of_texts(name: str, tokenizer: Any, count: int) -> Rows:
-    """The first training rows of a data set."""
-    encoder = Seq2SeqEncoder(tokenizer, LengthLimits(512, 512))
-    chosen = [row for split, _, row in find_source(name, Path("mount")).rows() if split == "train"][:count]
-    encoded = encoder.encode(chosen)
-    return Rows(list(zip(encoded["prompt"].ids, encoded["completion"].ids, strict=True)))
+def objective_of(model: Any, rows: Rows, *, is_ragged: bool) -> tuple[Any, Any]:
+    """(what is minimised, what is called for it); scores get a head of two rows."""
+    if rows.targets is None:
+        return CompletionLoss(model.config, rows, pad_id=0, device=CPU, is_ragged=is_ragged), (
+            RaggedT5(model) if is_ragged else model
+        )
+    tokens = [int(rows.rows[int(np.argmax(rows.targets == target))]["completion"][0]) for target in (0, 1)]
+    model.lm_head = LabelRows(model.lm_head.weight, tokens)
+    loaded = LoadedClassifier(model, Vocabulary(), problem="binary", start_token=model.config.decoder_start_token_id)
+    objective = ScoreLoss(loaded, rows, pad_id=0, device=CPU, is_ragged=is_ragged)
+    return objective, RaggedScorer(model) if is_ragged else model
 
 
 class Ours:
     """Our loop and backend, on one rank."""
 
     def __init__(self, model: Any, rows: Rows, batch: int, *, is_ragged: bool, precision: str = "fp32") -> None:
+        objective, form = objective_of(model, rows, is_ragged=is_ragged)
         plan = plan_backend(
             deepspeed="auto",
             precision=precision,
@@ -104,9 +73,7 @@ class Ours:
             micro_batch_size=batch,
         )
         groups = parameter_groups(model, lr=LR, weight_decay=0.0, head=head_names(model))
-        form = RaggedT5(model) if is_ragged else None
         self.backend = Backend(model, make_optimizer("adamw", groups), plan, max_grad_norm=1.0, device=CPU, form=form)
-        objective = CompletionLoss(model.config, rows, pad_id=0, device=CPU, is_ragged=is_ragged)
         loop = LoopSettings(10**9, 1, "constant", MicroBatchLimits(tokens=CPU_TOKENS, padded=not is_ragged), seed=0)
         self.trainer = Trainer(self.backend, objective, DataPlan(len(rows.rows), batch, 0), loop, ranks=Ranks(0, 1, 0))
 
@@ -151,22 +118,24 @@ def arguments_of(batch: int, **more: Any) -> transformers.Seq2SeqTrainingArgumen
 class Theirs:
     """Seq2SeqTrainer with its defaults, on the rows that our data plan names."""
 
-    def __init__(self, model: Any, rows: Rows, batch: int, *, bf16: bool = False) -> None:
-        self.model, self.rows, self.batch, self.bf16 = model, rows, batch, bf16
+    def __init__(self, model: Any, rows: Rows, batch: int, **arguments: Any) -> None:
+        self.model, self.rows, self.batch, self.arguments = model, rows, batch, arguments
         self.plan = DataPlan(len(rows.rows), batch, 0)
 
     def turn(self, steps: list[int]) -> float:
         """CPU seconds of all steps but the first."""
-        clock = Clock()
+        clock, arguments = Clock(), self.arguments
         chosen = [row for step in steps for row in self.plan.rows(step).tolist()]
 
         class InOrder(transformers.Seq2SeqTrainer):
-            def _get_train_sampler(self, *_: Any) -> torch.utils.data.Sampler:
+            def _get_train_sampler(self, *given: Any) -> torch.utils.data.Sampler:
+                if "train_sampling_strategy" in arguments:
+                    return super()._get_train_sampler(*given)
                 return torch.utils.data.SequentialSampler(range(len(chosen)))
 
         trainer = InOrder(
             model=self.model,
-            args=arguments_of(self.batch, max_steps=len(steps), bf16=self.bf16),
+            args=arguments_of(self.batch, max_steps=len(steps), **arguments),
             train_dataset=[
                 {"input_ids": one["prompt"], "labels": one["completion"]}
                 for one in map(self.rows.rows.__getitem__, chosen)
@@ -174,7 +143,10 @@ class Theirs:
             data_collator=self.padded,
             callbacks=[clock],
         )
+        began = time.process_time()
         trainer.train()
+        if "train_sampling_strategy" in arguments:
+            return (clock.ends[-1] - began) * (len(steps) - 1) / len(steps)
         return clock.ends[-1] - clock.ends[0]
 
     def padded(self, rows: list[dict]) -> dict:
@@ -187,13 +159,15 @@ def gates(model: Any, rows: Rows, chosen: list[int]) -> dict:
     """How far the ragged forward is from transformers' eager one, without dropout."""
     eager = copy.deepcopy(model).eval()
     eager.set_attn_implementation("eager")
-    expected_loss = token_losses(eager, collate(rows, chosen, pad_id=0), eager.config).sum()
+    objective, call = objective_of(eager, rows, is_ragged=False)
+    expected_loss = objective.loss_sum(call, chosen)
     expected = gradients(eager, expected_loss)
     found = {}
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        form = RaggedT5(copy.deepcopy(model).to(dtype)).eval()
-        loss = CompletionLoss(model.config, rows, pad_id=0, device=CPU, is_ragged=True).loss_sum(form, chosen)
-        found[precision] = (loss.item(), gradients(form.model, loss))
+        other = copy.deepcopy(model).to(dtype).eval()
+        objective, call = objective_of(other, rows, is_ragged=True)
+        loss = objective.loss_sum(call.eval(), chosen)
+        found[precision] = (loss.item(), gradients(other, loss))
     loss, mine = found["fp32"]
     largest = max(float(gradient.abs().max()) for gradient in expected.values())
     worst = max(float((mine[name] - expected[name]).abs().max()) for name in expected) / largest
@@ -207,7 +181,7 @@ def gates(model: Any, rows: Rows, chosen: list[int]) -> dict:
 def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     """In fp32, by name."""
     loss.backward()
-    return {name: parameter.grad.float() for name, parameter in model.named_parameters()}
+    return {name: one.grad.float() for name, one in model.named_parameters() if one.grad is not None}
 
 
 def main() -> None:
@@ -215,11 +189,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data", nargs="?")
     parser.add_argument("--tokenizer")
+    parser.add_argument("--scores", action="store_true")
+    parser.add_argument("--even", action="store_true")
     parser.add_argument("--like", default="t5-small", choices=list(SHAPES))
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--updates", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
-    names = ["trainer", "padded", "ragged", "trainer-bf16", "ragged-bf16"]
+    names = ["trainer", "trainer-grouped", "padded", "ragged", "trainer-bf16", "ragged-bf16"]
     parser.add_argument("--contenders", nargs="+", default=names, choices=names)
     given = parser.parse_args()
 
@@ -228,11 +204,15 @@ def main() -> None:
     join_ranks(Ranks(0, 1, 0), device="cpu")
     tokenizer = load_tokenizer(given.tokenizer) if given.tokenizer else Vocabulary()
     count = 50 * given.batch
-    rows = of_texts(given.data, tokenizer, count) if given.data else instruction_like(count)
+    if given.data:
+        rows = (of_scores if given.scores else of_texts)(given.data, tokenizer, count)
+    else:
+        rows = random_tokens([128] * count, [32] * count) if given.even else instruction_like(count)
     model = make_model(SHAPES[given.like], tokenizer, seed=0)
     gate = gates(model, rows, DataPlan(len(rows.rows), given.batch, 0).rows(1).tolist()[:4])
     make = {
         "trainer": lambda model: Theirs(model, rows, given.batch),
+        "trainer-grouped": lambda model: Theirs(model, rows, given.batch, train_sampling_strategy="group_by_length"),
         "trainer-bf16": lambda model: Theirs(model, rows, given.batch, bf16=True),
         "padded": lambda model: Ours(model, rows, given.batch, is_ragged=False),
         "ragged": lambda model: Ours(model, rows, given.batch, is_ragged=True),
@@ -252,7 +232,7 @@ def main() -> None:
         json.dumps(
             {
                 "what": "an update of seq2seq training, CPU seconds of one thread",
-                "data": given.data or "instruction-like lengths",
+                "data": given.data or ("one length" if given.even else "instruction-like lengths"),
                 "shape": given.like,
                 "examples_an_update": given.batch,
                 "tokens_an_update": tokens / len(rounds) / given.updates,

@@ -110,6 +110,7 @@ def test_losses_spread_as_those_of_transformers(kind):
     assert 0.75 < ours.std() / theirs.std() < 1.33
 
 
+@pytest.mark.slow
 def test_training_falls_as_with_transformers():
     """Two hundred updates on the same rows, dropout on: the same curve up to noise."""
     sources, targets = (rows_of(lengths, seed) for seed, lengths in enumerate(MIXES["mixed"]))
