@@ -5,6 +5,7 @@ Knows nothing of commands. One line on stderr, a traceback only with WORKFLOW_TR
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from workflow.errors import BackendError, StartAgain, WorkflowError
-from workflow.runtime import STATUS_VARIABLE, exit_process, ranks_from_environment
+from workflow.runtime import START_AGAIN, STATUS_VARIABLE, exit_process, ranks_from_environment
 
 INTERRUPTED = 130
 OUT_OF_MEMORY_ADVICE = (
@@ -24,10 +25,11 @@ OUT_OF_MEMORY_ADVICE = (
 
 def run_main(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> NoReturn:
     """Runs a command and exits with its code, or its error's."""
+    again = False
     try:
         code = command(argv)
     except WorkflowError as error:
-        code = error.exit_code
+        code, again = error.exit_code, isinstance(error, StartAgain)
         _tell(error, argv)
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -43,7 +45,7 @@ def run_main(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> No
     except OSError as error:  # a full disk, a folder that cannot be written
         code = 1
         _tell(WorkflowError(str(error)), argv)
-    _note_for_launcher(code)
+    _note_for_launcher(START_AGAIN if again else str(code) if code else "")
     exit_process(code)
 
 
@@ -58,7 +60,11 @@ def _tell(error: WorkflowError, argv: Sequence[str]) -> None:
     print(f"{kind}: {who}{error}", file=sys.stderr)
 
 
-def _note_for_launcher(code: int) -> None:
-    """Ranks write their exit code down for the launcher that waits for them."""
-    if ranks_from_environment() is not None and (name := os.environ.get(STATUS_VARIABLE)) and code:
-        Path(name).write_text(str(code), encoding="utf-8")
+def _note_for_launcher(note: str) -> None:
+    """Ranks write down for the launcher that waits for them how they ended: an exit code, or that they want to start again.
+
+    The first one's word counts: the others may only have lost it.
+    """
+    if note and ranks_from_environment() is not None and (name := os.environ.get(STATUS_VARIABLE)):
+        with contextlib.suppress(FileExistsError), Path(name).open("x", encoding="utf-8") as file:
+            file.write(note)

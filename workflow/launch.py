@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from workflow.errors import BackendError, ConfigError, StartAgain
-from workflow.runtime import PARENT_VARIABLE, STATUS_VARIABLE
+from workflow.runtime import PARENT_VARIABLE, START_AGAIN, STATUS_VARIABLE
 
 SIGNALLED = 128
 """What shells add to a signal's number to make an exit code."""
@@ -41,13 +41,13 @@ def start_again(module: str, argv: Sequence[str], reason: StartAgain) -> NoRetur
 
 def launch(module: str, argv: Sequence[str], *, nproc: int) -> int:
     """Runs `python -m module argv` as `nproc` ranks, again while they ask for it, and gives the exit code of the run."""
-    code = StartAgain.exit_code
-    while code == StartAgain.exit_code:
-        code = _launch_once(module, argv, nproc)
+    while (code := _launch_once(module, argv, nproc)) is None:
+        pass
     return code
 
 
-def _launch_once(module: str, argv: Sequence[str], nproc: int) -> int:
+def _launch_once(module: str, argv: Sequence[str], nproc: int) -> int | None:
+    """None: a rank wants all of them to start again."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -73,7 +73,8 @@ def _launch_once(module: str, argv: Sequence[str], nproc: int) -> int:
             return SIGNALLED + int(stop.sigval)
         except ChildFailedError as error:
             if status.is_file():
-                return int(status.read_text())
+                note = status.read_text(encoding="utf-8")
+                return None if note == START_AGAIN else int(note)
             rank, failure = error.get_first_failure()
             raise BackendError(
                 f"rank {rank} ended with exit code {failure.exitcode} without a word; its output above may say why"

@@ -31,6 +31,7 @@ T = TypeVar("T")
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 PARENT_VARIABLE = "WORKFLOW_LAUNCHER_PID"
 STATUS_VARIABLE = "WORKFLOW_STATUS_FILE"
+START_AGAIN = "start again"
 
 _joined = threading.Event()
 
