@@ -272,7 +272,10 @@ def test_models_that_it_does_not_know():
     odd = make("bert")
     odd.base_model.encoder.layer[1].attention.self = torch.nn.Identity()
     assert "layers" in why_padded(odd)
-    longer = transformers.AutoModelForSequenceClassification.from_config(
+    odd = make("bert")
+    del odd.base_model.embeddings.position_embeddings
+    assert "embeddings" in why_padded(odd)
+    other = transformers.AutoModelForSequenceClassification.from_config(
         transformers.MPNetConfig(**{**SIZES, "max_position_embeddings": LONGEST})
     )
-    assert "mpnet" in why_padded(longer)
+    assert "mpnet" in why_padded(other)

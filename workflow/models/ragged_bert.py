@@ -16,20 +16,14 @@ from workflow.models.checkpointing import checkpointed
 from workflow.models.dropout import dropped
 from workflow.models.linear import use_onednn
 from workflow.models.ragged_attention import Pairing, attend, pairing_of
+from workflow.models.ragged_training import Packed
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "electra", "distilbert")
+EMBEDDING_PARTS = ("word_embeddings", "position_embeddings", "LayerNorm", "dropout")
 
 
-class Typed(Protocol):
-    """Sequences one after another."""
-
-    @property
-    def ids(self) -> torch.Tensor:
-        """int64 [tokens]."""
-
-    @property
-    def lengths(self) -> Sequence[int]:
-        """Tokens of each sequence."""
+class Typed(Packed, Protocol):
+    """Sequences one after another, maybe with token types."""
 
     @property
     def token_types(self) -> torch.Tensor | None:
@@ -75,7 +69,7 @@ class RaggedBert(torch.nn.Module):
         firsts = (lengths.cumsum(0) - lengths).to(device)
         one_each = pairing_of([1] * len(lengths), source.lengths, num_heads=self.num_heads, device=device)
         layer, parts = self.layers[-1]
-        x = checkpointed(layer, self._layer, parts, x[firsts], x, one_each)
+        x = checkpointed(layer, self._layer, parts, x.index_select(0, firsts), x, one_each)
         return self._scored(x).float()
 
     def _embedded(self, source: Typed) -> torch.Tensor:
@@ -152,6 +146,8 @@ def why_not_ragged(model: Any) -> str | None:
         return "it has no classification head"
     if getattr(model.config, "is_decoder", False):
         return "its tokens look back only"
+    if not all(hasattr(model.base_model.embeddings, name) for name in EMBEDDING_PARTS):
+        return "its embeddings are not built as BERT's"
     try:
         layers = [_parts(layer) for layer in _layers(model)]
     except AttributeError:
