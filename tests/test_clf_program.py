@@ -167,6 +167,8 @@ def test_other_heads_from_the_same_data_file(kind, mount, request, tmp_path, gpt
     flags = ("--max_steps", 150, "--eval_steps", 150, "--lr", 3e-3, "--warmup_steps", 10, "--dropout", 0, *more)
     done = clf(mount, model, *flags, data="more")
     assert done.returncode == 0, done.stderr
+    batches = "ragged: no padding" if kind == "bert" else "padded: gpt2 models are"
+    assert f"batches   {batches}" in done.stdout
     report = read(mount / "models/run/report.json")
     assert report["final"]["metrics"]["eval_loss"]["high"] < report["baseline"]["eval_loss"]["low"]
     assert report["final"]["metrics"]["auc"]["low"] > 0.6

@@ -15,7 +15,8 @@ import transformers
 from workflow.data.packing import Ragged
 from workflow.models import head_loss
 from workflow.models.classifier import LabelRows
-from workflow.models.ragged_training import RaggedScorer, RaggedT5, why_not_ragged
+from workflow.models.ragged import why_padded
+from workflow.models.ragged_training import RaggedScorer, RaggedT5
 
 SIZES = {"d_model": 32, "d_kv": 8, "num_heads": 4, "d_ff": 48, "vocab_size": 101, "num_layers": 2}
 KINDS = {
@@ -170,6 +171,9 @@ def test_logits_of_a_few_labels_at_a_time(monkeypatch):
 
 
 def test_models_that_it_does_not_know():
-    assert why_not_ragged(make("umt5")) is None
-    bert = transformers.BertModel(transformers.BertConfig(num_hidden_layers=1, hidden_size=8, num_attention_heads=1))
-    assert "bert" in why_not_ragged(bert)
+    assert why_padded(make("umt5")) is None
+    gpt2 = transformers.GPT2Model(transformers.GPT2Config(n_layer=1, n_embd=8, n_head=1))
+    assert "gpt2" in why_padded(gpt2)
+    odd = make("t5")
+    odd.encoder.block[0].layer[0].SelfAttention = torch.nn.Identity()
+    assert "attention" in why_padded(odd)

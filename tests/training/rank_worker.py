@@ -104,17 +104,17 @@ def setup(job: dict):
 
 def form_of(job: dict, loaded):
     """What training calls, by the job's task; None for the model itself, on padded batches."""
-    from workflow.models.ragged_training import RaggedScorer, RaggedT5
+    from workflow.models.ragged import ragged_form_of
 
     if not takes_ragged(job, loaded):
         return None
-    return (RaggedScorer if job.get("task") == "clf" else RaggedT5)(loaded.model)
+    return ragged_form_of(loaded.model, scores=job.get("task") == "clf")
 
 
 def takes_ragged(job: dict, loaded) -> bool:
-    from workflow.models.ragged_training import why_not_ragged
+    from workflow.models.ragged import why_padded
 
-    return not job.get("padded") and why_not_ragged(loaded.model) is None
+    return not job.get("padded") and why_padded(loaded.model) is None
 
 
 def completion_parts(job: dict):

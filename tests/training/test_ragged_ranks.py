@@ -6,10 +6,31 @@ import pytest
 
 from tests.training.rank_worker import run_group
 from tests.training.test_ranks import STAGES
+from workflow.runtime import seeded
 
 pytestmark = pytest.mark.slow
 
-MODELS = {"flan": ("flan_like", "seq2seq"), "tied": ("t5_like", "seq2seq"), "scores": ("flan_like", "clf")}
+MODELS = {
+    "flan": ("flan_like", "seq2seq"),
+    "tied": ("t5_like", "seq2seq"),
+    "scores": ("flan_like", "clf"),
+    "bert": ("bert_like", "clf"),
+    "roberta": ("roberta_like", "clf"),
+}
+
+
+@pytest.fixture
+def roberta_like(bert_like, tmp_path):
+    """A RoBERTa body, small, with the tokenizer of the BERT."""
+    from transformers import AutoTokenizer, RobertaConfig, RobertaModel
+
+    tokenizer = AutoTokenizer.from_pretrained(bert_like)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "type_vocab_size": 1}
+    with seeded(1):
+        RobertaModel(RobertaConfig(**sizes, **vocabulary)).save_pretrained(tmp_path / "roberta")
+    tokenizer.save_pretrained(tmp_path / "roberta")
+    return tmp_path / "roberta"
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -60,23 +60,33 @@ def collate(features: Features, rows: Sequence[int], *, pad_id: int) -> Batch:
 
 @dataclass(frozen=True)
 class Ragged:
-    """Sequences one after another, without padding: `ids` int64 [tokens], and the number of tokens of each."""
+    """Sequences one after another, without padding: `ids` and (or None) `token_types` int64 [tokens]; tokens of each."""
 
     ids: torch.Tensor
     lengths: tuple[int, ...]
+    token_types: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Ragged:
         """The same sequences on a device."""
-        return Ragged(self.ids.to(device, non_blocking=True), self.lengths)
+        types = self.token_types.to(device, non_blocking=True) if self.token_types is not None else None
+        return Ragged(self.ids.to(device, non_blocking=True), self.lengths, types)
 
 
 def ragged(features: Features, field: str, rows: Sequence[int], *, pad_id: int) -> Ragged:
-    """A field of some rows; without rows, one sequence of one padding token, for batches that only keep ranks in step."""
+    """A field of some rows; an input comes with its token types where there are any.
+
+    Without rows, one sequence of one padding token, for batches that only keep ranks in step.
+    """
     if not rows:
         return Ragged(torch.tensor([pad_id]), (1,))
     found = [features.row(field, row) for row in rows]
-    ids = torch.from_numpy(np.concatenate(found).astype(np.int64))
-    return Ragged(ids, tuple(map(len, found)))
+    has_types = field == INPUT and TOKEN_TYPES in features.fields
+    types = _one_after_another([features.row(TOKEN_TYPES, row) for row in rows]) if has_types else None
+    return Ragged(_one_after_another(found), tuple(map(len, found)), types)
+
+
+def _one_after_another(rows: Sequence[npt.NDArray[np.int32]]) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate(rows).astype(np.int64))
 
 
 @dataclass(frozen=True)

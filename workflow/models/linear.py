@@ -17,25 +17,26 @@ import torch.nn.functional as F
 def _onednn_works() -> bool:
     """Whether this build of torch has the product, and gets one right."""
     x, weight = torch.eye(2), torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    bias = torch.tensor([1.0, 2.0, 3.0])
     try:
-        return bool(torch.equal(_onednn(x, weight), weight.T))
+        return torch.equal(_onednn(x, weight), weight.T) and torch.equal(_onednn(x, weight, bias), weight.T + bias)
     except (AttributeError, RuntimeError, NotImplementedError, TypeError):
         return False
 
 
-def _onednn(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+def _onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return found
 
 
 ONEDNN = _onednn_works()
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x [..., in] times the transpose of weight [out, in]; without a gradient where oneDNN does it."""
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x [..., in] times the transpose of weight [out, in], plus bias [out]; without a gradient where oneDNN does it."""
     if not ONEDNN or x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled():
-        return F.linear(x, weight)
-    return _onednn(x, weight)
+        return F.linear(x, weight, bias)
+    return _onednn(x, weight, bias)
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -46,7 +47,7 @@ def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 class Linear(torch.nn.Linear):
-    """A linear map without a bias whose product, and both products of its gradient, are oneDNN's.
+    """A linear map whose product, and both products of its gradient, are oneDNN's.
 
     Made of a module of transformers by its class alone, so parameters, names and hooks stay.
     """
@@ -54,23 +55,24 @@ class Linear(torch.nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [tokens, in] -> [tokens, out]; other shapes, types and devices as torch does them."""
         if not torch.is_grad_enabled() or x.dim() != 2 or x.dtype != torch.float32 or x.device.type != "cpu":
-            return linear(x, self.weight)
-        found: torch.Tensor = _Product.apply(x, self.weight)  # type: ignore[no-untyped-call]
+            return linear(x, self.weight, self.bias)
+        found: torch.Tensor = _Product.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return found
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
-        return _onednn(x, weight)
+        return _onednn(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         d_x = product(gradient, weight) if ctx.needs_input_grad[0] else None
         d_weight = product(gradient.t(), x) if ctx.needs_input_grad[1] else None
-        return d_x, d_weight
+        d_bias = gradient.sum(dim=0) if ctx.needs_input_grad[2] else None
+        return d_x, d_weight, d_bias
 
 
 def use_onednn(model: torch.nn.Module) -> None:
@@ -78,5 +80,5 @@ def use_onednn(model: torch.nn.Module) -> None:
     if not ONEDNN:
         return
     for module in model.modules():
-        if type(module) is torch.nn.Linear and module.bias is None:
+        if type(module) is torch.nn.Linear:
             module.__class__ = Linear

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from workflow.models.absorbed import AbsorbedCross
+from workflow.models.checkpointing import checkpointed
 from workflow.models.dropout import dropped
 from workflow.models.head_loss import HeadLoss
 from workflow.models.linear import use_onednn
@@ -72,7 +73,7 @@ class RaggedT5(torch.nn.Module):
         biases: list[torch.Tensor] | None = None
         for block in stack.block:
             biases = self._biases(block, pairing, biases, bidirectional=True)
-            x = _checkpointed(block, self._encoder_block, block, x, pairing, biases)
+            x = checkpointed(block, self._encoder_block, block, x, pairing, biases)
         return dropped(stack.final_layer_norm(x), stack.dropout)
 
     def _encoder_block(self, block: Any, x: torch.Tensor, pairing: Pairing, biases: list[torch.Tensor]) -> torch.Tensor:
@@ -87,7 +88,7 @@ class RaggedT5(torch.nn.Module):
         biases: list[torch.Tensor] | None = None
         for block in stack.block:
             biases = self._biases(block, pairing, biases, bidirectional=False)
-            x = _checkpointed(block, self._decoder_block, block, x, states, pairing, biases, look_across)
+            x = checkpointed(block, self._decoder_block, block, x, states, pairing, biases, look_across)
         return dropped(stack.final_layer_norm(x), stack.dropout) * self.output_scale
 
     def _decoder_block(
@@ -177,19 +178,8 @@ class RaggedScorer(RaggedT5):
         return pairing_of(queries, keys, num_heads=self.num_heads, device=device)
 
 
-def _checkpointed(block: Any, run: Callable[..., torch.Tensor], *arguments: Any) -> torch.Tensor:
-    """Runs a block, to be run again in the backward pass where transformers was asked for that."""
-    if block.gradient_checkpointing and block.training and torch.is_grad_enabled():
-        found: torch.Tensor = block._gradient_checkpointing_func(run, *arguments)
-        return found
-    return run(*arguments)
-
-
 def why_not_ragged(model: Any) -> str | None:
-    """What of a model this forward does not know; None where it knows all."""
-    family = model.config.model_type
-    if family not in FAMILIES:
-        return f"{family} models are trained on padded batches"
+    """What of a model of these families this forward does not know; None where it knows all."""
     blocks = [*model.encoder.block, *model.decoder.block]
     attentions = [part for block in blocks for part in _attentions(block)]
     if not all(hasattr(part, name) for part in attentions for name in ATTENTION_PARTS):

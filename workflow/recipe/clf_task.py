@@ -34,7 +34,6 @@ from workflow.inference.head_engine import score_engine
 from workflow.inference.interface import EngineLimits, Together
 from workflow.models.classifier import LoadedClassifier, load_classifier
 from workflow.models.load import tokenizer_stands_in
-from workflow.models.ragged_training import RaggedScorer
 from workflow.models.save import write_model
 from workflow.recipe.place import init_model_folder, inside_run
 from workflow.recipe.scorers import check_finite, row_losses, score_encoder, scoring_notes, unfit_notes
@@ -54,7 +53,7 @@ class ClfTask(Task[ClfSettings]):
 
     name = "clf"
     settings_file = "args.json"
-    ragged_form = RaggedScorer
+    scores = True
     loaded: LoadedClassifier
     _last: tuple[int, ScoreEvaluation] | None = None
     """The newest evaluation and its step: a checkpoint of that step takes its calibration."""

@@ -21,7 +21,6 @@ from workflow.inference.engine import T5Engine
 from workflow.inference.interface import EngineLimits, Together
 from workflow.inference.sampling import SamplingParams
 from workflow.models.load import LoadedModel, load_seq2seq
-from workflow.models.ragged_training import RaggedT5
 from workflow.models.save import write_model
 from workflow.models.verbalizers import no_yes_tokens
 from workflow.recipe.place import init_model_folder, inside_run
@@ -35,7 +34,7 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
 
     name = "seq2seq"
     settings_file = "training_args.json"
-    ragged_form = RaggedT5
+    scores = False
     row_format: RowFormat = SEQ2SEQ
     reading: Reading = PROMPTS_AND_COMPLETIONS
     loaded: LoadedModel

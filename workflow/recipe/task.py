@@ -32,7 +32,7 @@ from workflow.evaluation.report import measured
 from workflow.files import write_json
 from workflow.inference.interface import Together
 from workflow.models.load import LoadedModel, is_path
-from workflow.models.ragged_training import RaggedT5, why_not_ragged
+from workflow.models.ragged import ragged_form_of, why_padded
 from workflow.recipe.place import Place
 from workflow.runtime import collectively, on_first, torch_device
 from workflow.training.checkpoint import TrainState
@@ -66,6 +66,8 @@ class Task(ABC, Generic[S]):
 
     name: ClassVar[str]
     settings_file: ClassVar[str]
+    scores: ClassVar[bool]
+    """Whether the model scores its inputs, rather than writing texts."""
     loaded: LoadedModel
     data: Data
 
@@ -175,14 +177,13 @@ class Task(ABC, Generic[S]):
     @functools.cached_property
     def why_padded(self) -> str | None:
         """Why the loaded model is trained on padded batches; None where it takes ragged ones."""
-        return why_not_ragged(self.loaded.model)
+        return why_padded(self.loaded.model)
 
     @functools.cached_property
     def form(self) -> Any:
         """What training calls: a form of the loaded model that takes ragged batches, else the model."""
-        return self.ragged_form(self.loaded.model) if self.why_padded is None else self.loaded.model
-
-    ragged_form: ClassVar[type[RaggedT5]]
+        model = self.loaded.model
+        return ragged_form_of(model, scores=self.scores) if self.why_padded is None else model
 
     @property
     @abstractmethod
