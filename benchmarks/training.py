@@ -52,7 +52,7 @@ def objective_of(model: Any, rows: Rows, *, is_ragged: bool) -> tuple[Any, Any]:
         return CompletionLoss(model.config, rows, pad_id=0, device=CPU, is_ragged=is_ragged), (
             RaggedT5(model) if is_ragged else model
         )
-    tokens = [int(rows.rows[int(np.argmax(rows.targets == target))]["completion"][0]) for target in (0, 1)]
+    tokens = [int(rows.rows[int(np.argmax(rows.targets[:, target]))]["completion"][0]) for target in range(2)]
     model.lm_head = LabelRows(model.lm_head.weight, tokens)
     loaded = LoadedClassifier(model, Vocabulary(), problem="binary", start_token=model.config.decoder_start_token_id)
     objective = ScoreLoss(loaded, rows, pad_id=0, device=CPU, is_ragged=is_ragged)

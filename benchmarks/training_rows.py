@@ -24,12 +24,17 @@ class Vocabulary:
 class Rows:
     """Token ids of rows, as `Features` gives them."""
 
+    fields = ("prompt", INPUT, "completion")
+
     def __init__(self, rows: list[tuple[list[int], list[int]]]) -> None:
         self.rows = [
             {"prompt": np.array(a, np.int32), INPUT: np.array(a, np.int32), "completion": np.array(b, np.int32)}
             for a, b in rows
         ]
-        self.targets: np.ndarray | None = None
+        self.targets: np.ndarray | None = None  # [rows, 2]: of no and of yes
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def row(self, field: str, row: int) -> np.ndarray:
         """Ids of one field of a row."""
@@ -78,5 +83,5 @@ def of_scores(name: str, tokenizer: Any, count: int) -> Rows:
     inputs = [tokenizer(row["input"], truncation=True, max_length=512).input_ids for row in chosen]
     targets = np.array([float(row["target"]) for row in chosen], np.float32)
     rows = Rows([(ids, [yes if target > 0.5 else no, 1]) for ids, target in zip(inputs, targets, strict=True)])
-    rows.targets = targets
+    rows.targets = np.stack([1 - targets, targets], axis=1)
     return rows
