@@ -123,6 +123,13 @@ def test_auto_stages():
     )
 
 
+def test_gradients_are_summed_in_fp32_unless_a_file_says_otherwise(tmp_path):
+    assert backend(precision="bf16").config["communication_data_type"] == "fp32"
+    (tmp_path / "ds.json").write_text('{"zero_optimization": {"stage": 2}, "communication_data_type": "bf16"}')
+    told = backend(precision="bf16", deepspeed=str(tmp_path / "ds.json"))
+    assert told.config["communication_data_type"] == "bf16"
+
+
 def test_combinations_that_would_train_wrongly_are_refused():
     """F5: Adafactor under ZeRO is not Adafactor. F10: fp16 overflows."""
     for bad in ({"deepspeed": "zero1"}, {"deepspeed": "zero3"}, {"world_size": 2}, {"precision": "bf16"}):

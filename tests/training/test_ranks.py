@@ -90,6 +90,17 @@ def test_bf16_keeps_fp32_masters(job, reference, tmp_path):
         assert found["losses"][-1] < found["losses"][0] - 0.05
 
 
+def test_bf16_gradients_are_summed_in_fp32(job, tmp_path):
+    """One example at a time the gradients are the same on any rank; DeepSpeed by itself would round their sums to bf16."""
+    jobs = [
+        {**job, "deepspeed": stage, "precision": "bf16", "micro": 1, "max_steps": 1}
+        for stage in ("zero1", "zero2", "zero3")
+    ]
+    alone, together = (run_group(world_size, jobs, tmp_path / str(world_size)) for world_size in (1, 2))
+    for one, other in zip(alone, together, strict=True):
+        assert other["norms"] == pytest.approx(one["norms"], rel=2e-6)
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_resume_is_bitwise_at_the_same_topology(job, tmp_path, dropout):
     """F17, F19: 6 steps equal 3 steps, a new process, 3 steps; dropout included, for each stage and precision."""

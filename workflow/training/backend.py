@@ -68,6 +68,8 @@ class Backend:
         before = {name: _sample(weight) for name, weight in guarded_weights(model).items()}
         was_tied = _is_tied(model)
         self.wrapped = _initialize(form if form is not None else model, optimizer, plan)
+        if self.world_size == 1 and plan.stage == 0:
+            self.wrapped.enable_backward_allreduce = False  # it would copy all gradients to and fro for nobody
         self._check_guarded(before, was_tied=was_tied)
         self.wrapped.train()  # from_pretrained leaves the model in eval mode, and DeepSpeed does not change it
 

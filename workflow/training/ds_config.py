@@ -91,6 +91,8 @@ def plan_backend(
     if precision == "bf16":
         config["bf16"] = {"enabled": True}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
+        # Else sums over micro-batches, kept in fp32, are rounded to bf16 before they are summed over ranks.
+        config.setdefault("communication_data_type", "fp32")
     return BackendPlan(stage=stage, precision=precision, config=config, name=name)
 
 
