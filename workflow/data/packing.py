@@ -88,7 +88,8 @@ class Ragged:
 
     def to(self, device: torch.device) -> Ragged:
         """The same sequences on a device."""
-        return Ragged(self.ids.to(device, non_blocking=True), self.lengths)
+        ids = self.ids.pin_memory() if device.type == "cuda" else self.ids  # else the host waits for the copy
+        return Ragged(ids.to(device, non_blocking=True), self.lengths)
 
 
 def ragged(features: Features, field: str, rows: Sequence[int], *, pad_id: int) -> Ragged:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from workflow.models.dropout import keep_mask
-from workflow.models.ragged_attention import Pairing, spread
+from workflow.models.pairing import Pairing, spread
 
 
 class AbsorbedCross(torch.nn.Module):

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from workflow.models.fused_attention import aligned
 from workflow.models.spans import Spans, sent, spans_of
 
 CPU_SLACK, GPU_SLACK = 2048, 1 << 18
@@ -76,6 +77,11 @@ class Pairing:
         self._spans: dict[bool, Spans] = {}
         self._masks: dict[torch.dtype, list[torch.Tensor | None]] = {}
 
+    @functools.cached_property
+    def starts(self) -> torch.Tensor:
+        """int64 [sequences]: where each sequence of queries begins."""
+        return sent([np.cumsum(self.query_lengths) - self.query_lengths], self.device)[0]
+
     @property
     def reach(self) -> int:
         """The longest sequence of keys."""
@@ -101,13 +107,18 @@ class Pairing:
         queries, keys, device = self.query_lengths, self.key_lengths, self.device
         members = _group(queries, keys, CPU_SLACK if device.type == "cpu" else GPU_SLACK)
         lengths = [queries] if self.is_own else [queries, keys]
-        places = [_places(each, members, self.num_heads) for each in lengths]
-        order = np.concatenate(members)
-        real, *indexes = sent([keys[order], *(index for spread, collect, _ in places for index in (spread, collect))], device)
-        made = [Places(*indexes[2 * n : 2 * n + 2], sizes) for n, (_, _, sizes) in enumerate(places)]
-        parts = zip(members, real.split([len(rows) for rows in members]), strict=True)
-        groups = tuple(_group_of(queries[rows], keys[rows], on_device) for rows, on_device in parts)
-        return Grouped(groups, made[0], made[-1])
+        numbers = [_places(each, members, self.num_heads) for each in lengths]
+        flat = [index for there, back, _ in numbers for index in (there, back)]
+        real, *indexes = sent([keys[np.concatenate(members)], *flat], device)
+        places = [
+            Places(there, back, sizes)
+            for there, back, (_, _, sizes) in zip(indexes[::2], indexes[1::2], numbers, strict=True)
+        ]
+        on_device = torch.split(real, [len(rows) for rows in members])
+        groups = tuple(
+            _group_of(queries[rows], keys[rows], there) for rows, there in zip(members, on_device, strict=True)
+        )
+        return Grouped(groups, places[0], places[-1])
 
     def spans(self, *, is_causal: bool) -> Spans:
         """The pairing as a kernel's tiles; `is_causal` where a query sees no key behind it."""
@@ -186,7 +197,7 @@ def _places(lengths: Lengths, members: Sequence[Lengths], num_heads: int) -> tup
 def _additive(valid: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
     if valid is None:
         return None
-    return torch.zeros(valid.shape, dtype=dtype, device=valid.device).masked_fill_(~valid, float("-inf"))
+    return aligned(torch.zeros(valid.shape, dtype=dtype, device=valid.device).masked_fill_(~valid, float("-inf")))
 
 
 class _Moved(torch.autograd.Function):

@@ -54,9 +54,9 @@ def spans_of(queries: Numbers, keys: Numbers | None, *, is_causal: bool, device:
         query_last, key_first = np.arange(len(query_last)) + 1, np.arange(len(key_first))
         query_tiles[:, 3] = query_tiles[:, 1]
         key_tiles[:, 2] = key_tiles[:, 0]
-    flat = [_largest_first(tiles).ravel() for tiles in (query_tiles, key_tiles)]
-    found = sent([part.astype(np.int32) for part in (query_first, query_last, key_first, key_last, *flat)], device)
-    return Spans(*found[:4], found[4].view(-1, 4), found[5].view(-1, 4))
+    arrays = [query_first, query_last, key_first, key_last, *map(_largest_first, (query_tiles, key_tiles))]
+    first, last, seen_first, seen_last, *tiles = sent([array.astype(np.int32).ravel() for array in arrays], device)
+    return Spans(first, last, seen_first, seen_last, tiles[0].view(-1, 4), tiles[1].view(-1, 4))
 
 
 def _tiles(starts: Numbers, ends: Numbers, other_starts: Numbers, other_ends: Numbers) -> Numbers:

@@ -19,7 +19,9 @@ from workflow.models.spans import BLOCK, Spans
 
 WIDTHS = (32, 64, 128)
 """Head widths that the kernels take."""
-WARPS, STAGES = 4, 2
+WARPS = {32: 4, 64: 4, 128: 8}
+"""By width, so that on Hopper nothing of a tile leaves the registers."""
+STAGES = 2
 
 
 @functools.cache
@@ -103,18 +105,19 @@ class _Attended(torch.autograd.Function):
         return d_q, d_k, d_v, d_table, None, None, None, None
 
 
-def _settings(
-    q: torch.Tensor, table: torch.Tensor | None, num_heads: int, dropped: int
-) -> tuple[int, dict[str, Any]]:
+def _settings(q: torch.Tensor, table: torch.Tensor | None, num_heads: int, dropped: int) -> tuple[int, dict[str, Any]]:
     """(the longest distance and one, what the kernels are compiled for)."""
     reach = (table.shape[1] + 1) // 2 if table is not None else 0
+    width = q.shape[1] // num_heads
     return reach, {
         "HAS_BIAS": table is not None,
         "DROPPED": dropped,
-        "WIDTH": q.shape[1] // num_heads,
+        "WIDTH": width,
         "BLOCK": BLOCK,
-        "PRECISION": "ieee" if q.dtype == torch.float32 else "tf32",  # of fp32 products; others are what their operands are
-        "num_warps": WARPS,
+        "PRECISION": "ieee"
+        if q.dtype == torch.float32
+        else "tf32",  # of fp32 products; others are what their operands are
+        "num_warps": WARPS[width],
         "num_stages": STAGES,
     }
 

@@ -50,7 +50,7 @@ def _bounds(tiles):
     return tl.load(row), tl.load(row + 1), tl.load(row + 2), tl.load(row + 3)
 
 
-@triton.jit(do_not_specialize=["seed", "reach"])
+@triton.jit(do_not_specialize=["seed", "reach", "num_queries"])
 def forward(
     q, k, v, out, lse, table, first, last, tiles, seed, reach, num_queries, q_stride, k_stride, v_stride, out_stride,
     HAS_BIAS: tl.constexpr, DROPPED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
@@ -93,7 +93,7 @@ def forward(
     tl.store(lse + head * num_queries + rows, highest + tl.log2(total), mask=live)
 
 
-@triton.jit(do_not_specialize=["seed", "reach"])
+@triton.jit(do_not_specialize=["seed", "reach", "num_queries"])
 def backward_queries(
     q, k, v, out, d_out, d_q, lse, delta, table, d_table, first, last, tiles, seed, reach, num_queries, q_stride, k_stride, v_stride,
     out_stride,
@@ -144,7 +144,7 @@ def backward_queries(
     _put_rows(d_q, d_query, rows, live, head, out_stride, WIDTH)
 
 
-@triton.jit(do_not_specialize=["seed", "reach"])
+@triton.jit(do_not_specialize=["seed", "reach", "num_queries"])
 def backward_keys(
     q, k, v, d_out, d_k, d_v, lse, delta, table, first, last, tiles, seed, reach, num_queries, q_stride, k_stride, v_stride, out_stride,
     HAS_BIAS: tl.constexpr, DROPPED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
