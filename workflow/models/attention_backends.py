@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -47,6 +48,12 @@ def choose(device: torch.device, dtype: torch.dtype, *, width: int) -> Choice:
         return Choice(MATMUL, "the others' gradients do not repeat to the bit")
     why_not = _why_not_triton(device, dtype, width)
     return Choice(TRITON, "it passed its check here") if why_not is None else Choice(SDPA, why_not)
+
+
+def head_width(config: Any) -> int:
+    """Of a transformers configuration: T5's own setting, or a share of the model's width."""
+    found: int = config.d_kv if hasattr(config, "d_kv") else config.hidden_size // config.num_attention_heads
+    return found
 
 
 @functools.cache

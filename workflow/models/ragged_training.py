@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from workflow.models.absorbed import AbsorbedCross
-from workflow.models.attention_backends import Choice, choose
+from workflow.models.attention_backends import Choice, choose, head_width
 from workflow.models.dropout import dropped
 from workflow.models.head_loss import HeadLoss
 from workflow.models.linear import use_onednn
@@ -146,7 +146,7 @@ class RaggedT5(torch.nn.Module):
     def choice(self) -> Choice:
         """Which attention suits the weights as they are now, and why."""
         weight = self.model.lm_head.weight
-        return choose(weight.device, weight.dtype, width=self.model.config.d_kv)
+        return choose(weight.device, weight.dtype, width=head_width(self.model.config))
 
     def _shifted(self, target: Packed, own: Pairing) -> torch.Tensor:
         """The decoder's input: each sequence moved by one behind the start token."""
