@@ -13,6 +13,9 @@ import torch
 from workflow.models.dropout import keep_mask
 from workflow.models.pairing import Pairing, spread
 
+GPU_SLACK = 1 << 14
+"""Scores that a group may compute in vain on a GPU: each of them moves a whole state."""
+
 
 class AbsorbedCross(torch.nn.Module):
     """Shares the projections of a cross-attention, so that ZeRO-3 gathers them for it; its output goes to `o`."""

@@ -66,7 +66,14 @@ class Pairing:
     """Which queries meet which keys. In self-attention, the places of `queries` are those of `keys`."""
 
     def __init__(
-        self, queries: Lengths, keys: Lengths | None, *, num_heads: int, device: torch.device, backend: str
+        self,
+        queries: Lengths,
+        keys: Lengths | None,
+        *,
+        num_heads: int,
+        device: torch.device,
+        backend: str,
+        slack: int,
     ) -> None:
         self.query_lengths = queries
         self.key_lengths = queries if keys is None else keys
@@ -74,6 +81,7 @@ class Pairing:
         self.num_heads = num_heads
         self.device = device
         self.backend = backend
+        self.slack = slack
         self._spans: dict[bool, Spans] = {}
         self._masks: dict[torch.dtype, list[torch.Tensor | None]] = {}
 
@@ -105,7 +113,7 @@ class Pairing:
     @functools.cached_property
     def _grouped(self) -> Grouped:
         queries, keys, device = self.query_lengths, self.key_lengths, self.device
-        members = _group(queries, keys, CPU_SLACK if device.type == "cpu" else GPU_SLACK)
+        members = _group(queries, keys, self.slack)
         lengths = [queries] if self.is_own else [queries, keys]
         numbers = [_places(each, members, self.num_heads) for each in lengths]
         flat = [index for there, back, _ in numbers for index in (there, back)]
@@ -141,11 +149,16 @@ def pairing_of(
     num_heads: int,
     device: torch.device,
     backend: str = MATMUL,
+    gpu_slack: int = GPU_SLACK,
 ) -> Pairing:
-    """Pairs the i-th sequence of queries with the i-th of keys (None: with itself); no sequence is empty."""
+    """Pairs the i-th sequence of queries with the i-th of keys (None: with itself); no sequence is empty.
+
+    On a GPU, up to `gpu_slack` scores of a group may be computed in vain.
+    """
+    slack = CPU_SLACK if device.type == "cpu" else gpu_slack
     keys = None if key_lengths is None else np.asarray(key_lengths, dtype=np.int64)
     queries = np.asarray(query_lengths, dtype=np.int64)
-    return Pairing(queries, keys, num_heads=num_heads, device=device, backend=backend)
+    return Pairing(queries, keys, num_heads=num_heads, device=device, backend=backend, slack=slack)
 
 
 def _group(queries: Lengths, keys: Lengths, slack: int) -> list[Lengths]:

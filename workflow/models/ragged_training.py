@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from workflow.models.absorbed import AbsorbedCross
+from workflow.models.absorbed import GPU_SLACK, AbsorbedCross
 from workflow.models.attention_backends import Choice, choose, head_width
 from workflow.models.dropout import dropped
 from workflow.models.head_loss import HeadLoss
@@ -166,7 +166,7 @@ class RaggedScorer(RaggedT5):
         """fp32 logits [sequences, labels]."""
         states = self.encode(source)
         ones = [1] * len(source.lengths)
-        cross = pairing_of(ones, source.lengths, num_heads=1, device=states.device)
+        cross = pairing_of(ones, source.lengths, num_heads=1, device=states.device, gpu_slack=GPU_SLACK)
         across = {
             id(block.layer[1]): module for block, module in zip(self.model.decoder.block, self.cross, strict=True)
         }

@@ -21,6 +21,7 @@ WIDTHS = (32, 64, 128)
 """Head widths that the kernels take."""
 WARPS = {32: 4, 64: 4, 128: 8}
 """By width, so that on Hopper nothing of a tile leaves the registers."""
+WARPS_IN_FP32 = 8
 STAGES = 2
 
 
@@ -77,7 +78,7 @@ class _Attended(torch.autograd.Function):
         lse = torch.empty(num_heads, len(q), device=q.device)
         reach, settings = _settings(q, table, num_heads, dropped)
         _kernels().forward[(len(spans.query_tiles), num_heads)](
-            q, k, v, out, lse, table, spans.query_first, spans.query_last, spans.query_tiles, seed, reach, len(q),
+            q, k, v, out, lse, table, spans.query_first, spans.query_last, spans.query_tiles, seed, dropped, reach, len(q),
             q.stride(0), k.stride(0), v.stride(0), out.stride(0), **settings,
         )  # fmt: skip
         ctx.save_for_backward(q, k, v, table, out, lse)
@@ -96,11 +97,11 @@ class _Attended(torch.autograd.Function):
         strides = (q.stride(0), k.stride(0), v.stride(0), out.stride(0))
         _kernels().backward_queries[(len(spans.query_tiles), num_heads)](
             q, k, v, out, gradient, d_q, lse, delta, table, d_table, spans.query_first, spans.query_last,
-            spans.query_tiles, seed, reach, len(q), *strides, **settings,
+            spans.query_tiles, seed, dropped, reach, len(q), *strides, **settings,
         )  # fmt: skip
         _kernels().backward_keys[(len(spans.key_tiles), num_heads)](
             q, k, v, gradient, d_k, d_v, lse, delta, table, spans.key_first, spans.key_last, spans.key_tiles, seed,
-            reach, len(q), *strides, **settings,
+            dropped, reach, len(q), *strides, **settings,
         )  # fmt: skip
         return d_q, d_k, d_v, d_table, None, None, None, None
 
@@ -111,13 +112,13 @@ def _settings(q: torch.Tensor, table: torch.Tensor | None, num_heads: int, dropp
     width = q.shape[1] // num_heads
     return reach, {
         "HAS_BIAS": table is not None,
-        "DROPPED": dropped,
+        "DROPS": dropped > 0,
         "WIDTH": width,
         "BLOCK": BLOCK,
         "PRECISION": "ieee"
         if q.dtype == torch.float32
         else "tf32",  # of fp32 products; others are what their operands are
-        "num_warps": WARPS[width],
+        "num_warps": WARPS_IN_FP32 if q.dtype == torch.float32 else WARPS[width],
         "num_stages": STAGES,
     }
 

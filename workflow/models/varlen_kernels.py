@@ -4,7 +4,7 @@ Knows nothing of autograd or of sequences: `spans` says which tokens a program h
 softmax and the division of the backward pass are FlashAttention-2's (Dao 2023). Scores are not scaled; T5's bias comes
 from a table by distance. All sums and the softmax are in fp32. Must be imported only where Triton is installed.
 
-Dropout draws 16 bits an element from Philox4x32-7, which passes BigCrush (Salmon et al. 2011), as a function of seed, head, query and
+Dropout draws 16 bits an element (`dropped` of their 65536 values drop it) from Philox4x32-7, which passes BigCrush (Salmon et al. 2011), as a function of seed, head, query and
 key alone, so that every kernel finds the same mask.
 """
 
@@ -14,11 +14,11 @@ import triton.language as tl
 LOG2E = tl.constexpr(1.4426950408889634)
 ROUNDS = tl.constexpr(7)
 STEP = tl.constexpr(8)
-BITS = tl.constexpr(65536)
+BITS = tl.constexpr(65536.0)
 
 
 @triton.jit
-def _kept(seed, head, rows, start, DROPPED: tl.constexpr, BLOCK: tl.constexpr):
+def _kept(seed, dropped, head, rows, start, BLOCK: tl.constexpr):
     """Whether weights survive, [BLOCK rows, BLOCK keys from `start` on, a multiple of STEP]: eight keys a draw."""
     groups = start // STEP + tl.arange(0, BLOCK // STEP)
     query = rows[:, None] + tl.zeros([BLOCK, BLOCK // STEP], tl.int32)
@@ -26,7 +26,7 @@ def _kept(seed, head, rows, start, DROPPED: tl.constexpr, BLOCK: tl.constexpr):
     a, b, c, d = tl.philox(seed, group, query, tl.zeros_like(query) + head, tl.zeros_like(query), ROUNDS)
     words = tl.join(tl.join(a, b), tl.join(c, d))
     halves = tl.join((words & 0xFFFF).to(tl.int32), (words >> 16).to(tl.int32))
-    return tl.reshape(halves >= DROPPED, [BLOCK, BLOCK])
+    return tl.reshape(halves >= dropped, [BLOCK, BLOCK])
 
 
 @triton.jit
@@ -50,10 +50,10 @@ def _bounds(tiles):
     return tl.load(row), tl.load(row + 1), tl.load(row + 2), tl.load(row + 3)
 
 
-@triton.jit(do_not_specialize=["seed", "reach", "num_queries"])
+@triton.jit(do_not_specialize=["seed", "dropped", "reach", "num_queries"])
 def forward(
-    q, k, v, out, lse, table, first, last, tiles, seed, reach, num_queries, q_stride, k_stride, v_stride, out_stride,
-    HAS_BIAS: tl.constexpr, DROPPED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+    q, k, v, out, lse, table, first, last, tiles, seed, dropped, reach, num_queries, q_stride, k_stride, v_stride, out_stride,
+    HAS_BIAS: tl.constexpr, DROPS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one head: `out`, and `lse` [heads, queries], the logarithm (to base 2) of the softmax's sum."""
     head = tl.program_id(1)
@@ -80,24 +80,24 @@ def forward(
         weights = tl.exp2(scores - base[:, None])
         fading = tl.exp2(highest - base)
         total = total * fading + tl.sum(weights, 1)
-        if DROPPED:
-            weights = tl.where(_kept(seed, head, rows, start, DROPPED, BLOCK), weights, 0.0)
+        if DROPS:
+            weights = tl.where(_kept(seed, dropped, head, rows, start, BLOCK), weights, 0.0)
         value = _rows_of(v, cols, within, head, v_stride, WIDTH)
         mixed = tl.dot(weights.to(value.dtype), value, mixed * fading[:, None], input_precision=PRECISION)
         highest = higher
     total = tl.where(live, total, 1.0)
     mixed = mixed / total[:, None]
-    if DROPPED:
-        mixed *= BITS / (BITS - DROPPED)
+    if DROPS:
+        mixed *= BITS / (BITS - dropped)
     _put_rows(out, mixed, rows, live, head, out_stride, WIDTH)
     tl.store(lse + head * num_queries + rows, highest + tl.log2(total), mask=live)
 
 
-@triton.jit(do_not_specialize=["seed", "reach", "num_queries"])
+@triton.jit(do_not_specialize=["seed", "dropped", "reach", "num_queries"])
 def backward_queries(
-    q, k, v, out, d_out, d_q, lse, delta, table, d_table, first, last, tiles, seed, reach, num_queries, q_stride, k_stride, v_stride,
+    q, k, v, out, d_out, d_q, lse, delta, table, d_table, first, last, tiles, seed, dropped, reach, num_queries, q_stride, k_stride, v_stride,
     out_stride,
-    HAS_BIAS: tl.constexpr, DROPPED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_BIAS: tl.constexpr, DROPS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one head: `d_q`, `delta` [heads, queries] for the other kernel, and its part of `d_table`."""
     head = tl.program_id(1)
@@ -126,9 +126,9 @@ def backward_queries(
             scores += tl.load(table + places, mask=seen, other=0.0)
         weights = tl.exp2(tl.where(seen, scores * LOG2E - own_lse[:, None], float("-inf")))
         d_weights = tl.dot(gradient, tl.trans(value), input_precision=PRECISION)
-        if DROPPED:
-            kept = _kept(seed, head, rows, start, DROPPED, BLOCK)
-            d_weights = tl.where(kept, d_weights * (BITS / (BITS - DROPPED)), 0.0)
+        if DROPS:
+            kept = _kept(seed, dropped, head, rows, start, BLOCK)
+            d_weights = tl.where(kept, d_weights * (BITS / (BITS - dropped)), 0.0)
         d_scores = weights * (d_weights - own_delta[:, None])
         d_query = tl.dot(d_scores.to(key.dtype), key, d_query, input_precision=PRECISION)
         if HAS_BIAS:
@@ -144,10 +144,10 @@ def backward_queries(
     _put_rows(d_q, d_query, rows, live, head, out_stride, WIDTH)
 
 
-@triton.jit(do_not_specialize=["seed", "reach", "num_queries"])
+@triton.jit(do_not_specialize=["seed", "dropped", "reach", "num_queries"])
 def backward_keys(
-    q, k, v, d_out, d_k, d_v, lse, delta, table, first, last, tiles, seed, reach, num_queries, q_stride, k_stride, v_stride, out_stride,
-    HAS_BIAS: tl.constexpr, DROPPED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+    q, k, v, d_out, d_k, d_v, lse, delta, table, first, last, tiles, seed, dropped, reach, num_queries, q_stride, k_stride, v_stride, out_stride,
+    HAS_BIAS: tl.constexpr, DROPS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One tile of keys of one head: `d_k` and `d_v`; scores stand transposed, [keys, queries]."""
     head = tl.program_id(1)
@@ -176,10 +176,10 @@ def backward_keys(
         weights = tl.exp2(tl.where(seen, scores * LOG2E - row_lse[None, :], float("-inf")))
         d_weights = tl.dot(value, tl.trans(gradient), input_precision=PRECISION)
         thinned = weights
-        if DROPPED:
-            kept = tl.trans(_kept(seed, head, rows, key_start, DROPPED, BLOCK))
-            thinned = tl.where(kept, weights * (BITS / (BITS - DROPPED)), 0.0)
-            d_weights = tl.where(kept, d_weights * (BITS / (BITS - DROPPED)), 0.0)
+        if DROPS:
+            kept = tl.trans(_kept(seed, dropped, head, rows, key_start, BLOCK))
+            thinned = tl.where(kept, weights * (BITS / (BITS - dropped)), 0.0)
+            d_weights = tl.where(kept, d_weights * (BITS / (BITS - dropped)), 0.0)
         d_value = tl.dot(thinned.to(gradient.dtype), gradient, d_value, input_precision=PRECISION)
         d_scores = weights * (d_weights - row_delta[None, :])
         d_key = tl.dot(d_scores.to(query.dtype), query, d_key, input_precision=PRECISION)
