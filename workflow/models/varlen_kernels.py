@@ -4,8 +4,8 @@ Knows nothing of autograd or of sequences: `spans` says which tokens a program h
 softmax and the division of the backward pass are FlashAttention-2's (Dao 2023). Scores are not scaled; T5's bias comes
 from a table by distance. All sums and the softmax are in fp32. Must be imported only where Triton is installed.
 
-Dropout draws 16 bits an element (`dropped` of their 65536 values drop it) from Philox4x32-7, which passes BigCrush (Salmon et al. 2011), as a function of seed, head, query and
-key alone, so that every kernel finds the same mask.
+Dropout draws 16 bits an element, of whose 65536 values `dropped` drop it, from Philox4x32-7, which passes BigCrush (Salmon
+et al. 2011), as a function of seed, head, query and key alone, so that every kernel finds the same mask.
 """
 
 import triton
