@@ -113,7 +113,7 @@ class ThroughBackend:
         from workflow.training.ds_config import plan_backend
         from workflow.training.optim import make_optimizer, parameter_groups
 
-        precision = "bf16" if torch.bfloat16 == DTYPE else "fp32"
+        precision = "bf16" if place.dtype == torch.bfloat16 else "fp32"
         plan = plan_backend(
             deepspeed="auto",
             precision=precision,
