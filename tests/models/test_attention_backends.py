@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +70,46 @@ def test_the_kernel_under_tritons_interpreter():
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(INTERPRETED, reason="nothing is compiled for the interpreter")
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("name", ["forward", "backward_queries", "backward_keys"])
+def test_kernels_compile_for_hopper_and_stay_in_its_registers(name, width, tmp_path, monkeypatch):
+    """Without a GPU; the sizes of tiles and numbers of warps were chosen by this."""
+    triton = pytest.importorskip("triton", reason="Triton is not installed")
+    from triton.backends import compiler, nvidia
+
+    from workflow.models import varlen_kernels
+
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")  # as Triton does without it, but for a warning
+    kernel = getattr(varlen_kernels, name)
+    constants = {"HAS_BIAS": True, "DROPS": True, "WIDTH": width, "BLOCK": BLOCK, "PRECISION": "tf32"}
+    types = {**dict.fromkeys(("lse", "delta", "table", "d_table"), "*fp32"), "seed": "i64"}
+    types |= dict.fromkeys(("first", "last", "tiles"), "*i32") | dict.fromkeys(
+        ("dropped", "reach", "num_queries"), "i32"
+    )
+    signature, aligned_arguments = {}, {}
+    for place, argument in enumerate(kernel.arg_names):
+        default = "i32" if argument.endswith("_stride") else "*bf16"
+        signature[argument] = "constexpr" if argument in constants else types.get(argument, default)
+        if signature[argument].startswith("*") or argument.endswith("_stride"):
+            aligned_arguments[(place,)] = [["tt.divisibility", 16]]
+    source = triton.compiler.ASTSource(
+        kernel,
+        signature,
+        {(kernel.arg_names.index(key),): value for key, value in constants.items()},
+        aligned_arguments,
+    )
+    options = {"num_warps": varlen_attention.WARPS[width], "num_stages": varlen_attention.STAGES}
+    found = triton.compile(source, target=compiler.GPUTarget("cuda", 90, 32), options=options)
+    assert found.metadata.shared <= 227 * 1024
+    cubin = tmp_path / "kernel.cubin"
+    cubin.write_bytes(found.asm["cubin"])
+    tool = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
+    usage = subprocess.run([tool, "-res-usage", cubin], capture_output=True, text=True, check=True)
+    assert int(re.search(r"STACK:(\d+)", usage.stdout + usage.stderr)[1]) <= 128
 
 
 class Case:
