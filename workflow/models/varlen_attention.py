@@ -120,6 +120,7 @@ def _settings(q: torch.Tensor, table: torch.Tensor | None, num_heads: int, dropp
         else "tf32",  # of fp32 products; others are what their operands are
         "num_warps": WARPS_IN_FP32 if q.dtype == torch.float32 else WARPS[width],
         "num_stages": STAGES,
+        "enable_fp_fusion": True,  # as it has been by default; newer Tritons ask for a word
     }
 
 
