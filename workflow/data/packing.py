@@ -68,8 +68,14 @@ class Ragged:
 
     def to(self, device: torch.device) -> Ragged:
         """The same sequences on a device."""
-        types = self.token_types.to(device, non_blocking=True) if self.token_types is not None else None
-        return Ragged(self.ids.to(device, non_blocking=True), self.lengths, types)
+        # Pinned: else the host waits for the copy.
+        ids, types = (
+            part.pin_memory() if part is not None and device.type == "cuda" else part
+            for part in (self.ids, self.token_types)
+        )
+        assert ids is not None
+        types = types.to(device, non_blocking=True) if types is not None else None
+        return Ragged(ids.to(device, non_blocking=True), self.lengths, types)
 
 
 def ragged(features: Features, field: str, rows: Sequence[int], *, pad_id: int) -> Ragged:

@@ -11,7 +11,10 @@ from typing import Any
 import torch
 
 from workflow.models.dropout import keep_mask
-from workflow.models.ragged_attention import Pairing, spread
+from workflow.models.pairing import Pairing, spread
+
+GPU_SLACK = 1 << 14
+"""Scores that a group may compute in vain on a GPU: each of them moves a whole state."""
 
 
 class AbsorbedCross(torch.nn.Module):

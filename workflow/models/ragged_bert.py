@@ -12,10 +12,12 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from workflow.models.attention_backends import choose
 from workflow.models.checkpointing import checkpointed
 from workflow.models.dropout import dropped
 from workflow.models.linear import use_onednn
-from workflow.models.ragged_attention import Pairing, attend, pairing_of
+from workflow.models.pairing import Pairing, pairing_of
+from workflow.models.ragged_attention import attend
 from workflow.models.ragged_training import Packed
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "electra", "distilbert")
@@ -55,19 +57,22 @@ class RaggedBert(torch.nn.Module):
         self.model = model
         self.num_heads = model.config.num_attention_heads
         self.layers = [(layer, _parts(layer)) for layer in _layers(model)]
-        self.scale = (self.layers[0][1].query.out_features // self.num_heads) ** -0.5
+        self.width = self.layers[0][1].query.out_features // self.num_heads
+        self.scale = self.width**-0.5
         use_onednn(model)
 
     def forward(self, source: Typed) -> torch.Tensor:
         """fp32 logits [sequences, labels]. Raises ValueError for a sequence longer than the model's positions."""
         x = self._embedded(source)
         device = x.device
-        own = pairing_of(source.lengths, num_heads=self.num_heads, device=device)
+        backend = choose(device, x.dtype, width=self.width).name
+        own = pairing_of(source.lengths, num_heads=self.num_heads, device=device, backend=backend)
         for layer, parts in self.layers[:-1]:
             x = checkpointed(layer, self._layer, parts, x, x, own)
         lengths = torch.tensor(source.lengths)
         firsts = (lengths.cumsum(0) - lengths).to(device)
-        one_each = pairing_of([1] * len(lengths), source.lengths, num_heads=self.num_heads, device=device)
+        ones = [1] * len(lengths)
+        one_each = pairing_of(ones, source.lengths, num_heads=self.num_heads, device=device, backend=backend)
         layer, parts = self.layers[-1]
         x = checkpointed(layer, self._layer, parts, x.index_select(0, firsts), x, one_each)
         return self._scored(x).float()

@@ -11,12 +11,14 @@ from typing import Any, Protocol
 
 import torch
 
-from workflow.models.absorbed import AbsorbedCross
+from workflow.models.absorbed import GPU_SLACK, AbsorbedCross
+from workflow.models.attention_backends import Choice, choose, head_width
 from workflow.models.checkpointing import checkpointed
 from workflow.models.dropout import dropped
 from workflow.models.head_loss import HeadLoss
 from workflow.models.linear import use_onednn
-from workflow.models.ragged_attention import Pairing, attend, group_biases, pairing_of
+from workflow.models.pairing import Pairing, pairing_of
+from workflow.models.ragged_attention import Biases, attend, group_biases
 from workflow.models.t5_weights import activation, output_scale
 
 FAMILIES = ("t5", "mt5", "umt5")
@@ -36,7 +38,12 @@ class Packed(Protocol):
 
 
 class RaggedT5(torch.nn.Module):
-    """What training calls in the place of a T5. It holds no weight of its own."""
+    """What training calls in the place of a T5. It holds no weight of its own.
+
+    `attention` names a back end of `pairing`; None leaves the choice to `attention_backends`.
+    """
+
+    attention: str | None = None
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -62,7 +69,7 @@ class RaggedT5(torch.nn.Module):
         def look_across(layer: Any, x: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
             return self._attention(layer.EncDecAttention, x, states, cross, None)
 
-        x = self._decode(self._shifted(target), states, own, look_across)
+        x = self._decode(self._shifted(target, own), states, own, look_across)
         return self.head(x, target.ids)  # type: ignore[no-any-return]
 
     def encode(self, source: Packed) -> torch.Tensor:
@@ -70,13 +77,13 @@ class RaggedT5(torch.nn.Module):
         stack = self.model.encoder
         pairing = self._pairing(source.lengths, None)
         x = dropped(stack.embed_tokens(source.ids).float(), stack.dropout)
-        biases: list[torch.Tensor] | None = None
+        biases: Biases | None = None
         for block in stack.block:
             biases = self._biases(block, pairing, biases, bidirectional=True)
             x = checkpointed(block, self._encoder_block, block, x, pairing, biases)
         return dropped(stack.final_layer_norm(x), stack.dropout)
 
-    def _encoder_block(self, block: Any, x: torch.Tensor, pairing: Pairing, biases: list[torch.Tensor]) -> torch.Tensor:
+    def _encoder_block(self, block: Any, x: torch.Tensor, pairing: Pairing, biases: Biases) -> torch.Tensor:
         return self._feed_forward(block.layer[1], self._self_attention(block.layer[0], x, pairing, biases))
 
     def _decode(
@@ -85,7 +92,7 @@ class RaggedT5(torch.nn.Module):
         """The decoder's output, ready for the head; `look_across(layer, x, states)` is its cross-attention."""
         stack = self.model.decoder
         x = dropped(stack.embed_tokens(ids).float(), stack.dropout)
-        biases: list[torch.Tensor] | None = None
+        biases: Biases | None = None
         for block in stack.block:
             biases = self._biases(block, pairing, biases, bidirectional=False)
             x = checkpointed(block, self._decoder_block, block, x, states, pairing, biases, look_across)
@@ -97,7 +104,7 @@ class RaggedT5(torch.nn.Module):
         x: torch.Tensor,
         states: torch.Tensor,
         pairing: Pairing,
-        biases: list[torch.Tensor],
+        biases: Biases,
         look_across: Callable[..., torch.Tensor],
     ) -> torch.Tensor:
         own, cross, last = block.layer
@@ -105,14 +112,12 @@ class RaggedT5(torch.nn.Module):
         x = x + dropped(look_across(cross, cross.layer_norm(x), states), cross.dropout)
         return self._feed_forward(last, x)
 
-    def _self_attention(
-        self, layer: Any, x: torch.Tensor, pairing: Pairing, biases: list[torch.Tensor]
-    ) -> torch.Tensor:
+    def _self_attention(self, layer: Any, x: torch.Tensor, pairing: Pairing, biases: Biases) -> torch.Tensor:
         normed = layer.layer_norm(x)
         return x + dropped(self._attention(layer.SelfAttention, normed, normed, pairing, biases), layer.dropout)
 
     def _attention(
-        self, module: Any, x: torch.Tensor, keys: torch.Tensor, pairing: Pairing, biases: list[torch.Tensor] | None
+        self, module: Any, x: torch.Tensor, keys: torch.Tensor, pairing: Pairing, biases: Biases | None
     ) -> torch.Tensor:
         q, k, v = module.q(x), module.k(keys), module.v(keys)
         rate = module.dropout if module.training else 0.0
@@ -125,9 +130,7 @@ class RaggedT5(torch.nn.Module):
         )
         return x + dropped(dense.wo(dropped(inner, dense.dropout)), layer.dropout)
 
-    def _biases(
-        self, block: Any, pairing: Pairing, before: list[torch.Tensor] | None, *, bidirectional: bool
-    ) -> list[torch.Tensor]:
+    def _biases(self, block: Any, pairing: Pairing, before: Biases | None, *, bidirectional: bool) -> Biases:
         """Of the block's own table where it has one (UMT5: every block), else those of the blocks before."""
         attention = block.layer[0].SelfAttention
         if attention.has_relative_attention_bias:
@@ -137,15 +140,18 @@ class RaggedT5(torch.nn.Module):
         return before
 
     def _pairing(self, queries: Sequence[int], keys: Sequence[int] | None) -> Pairing:
-        device = self.head.weight.device
-        return pairing_of(queries, keys, num_heads=self.num_heads, device=device)
+        device = self.model.lm_head.weight.device
+        backend = self.attention or self.choice().name
+        return pairing_of(queries, keys, num_heads=self.num_heads, device=device, backend=backend)
 
-    def _shifted(self, target: Packed) -> torch.Tensor:
+    def choice(self) -> Choice:
+        """Which attention suits the weights as they are now, and why."""
+        weight = self.model.lm_head.weight
+        return choose(weight.device, weight.dtype, width=head_width(self.model.config))
+
+    def _shifted(self, target: Packed, own: Pairing) -> torch.Tensor:
         """The decoder's input: each sequence moved by one behind the start token."""
-        shifted = torch.roll(target.ids, 1)
-        lengths = torch.tensor(target.lengths, device=shifted.device)
-        shifted[lengths.cumsum(0) - lengths] = self.start_token
-        return shifted
+        return torch.roll(target.ids, 1).index_fill_(0, own.starts, self.start_token)
 
 
 class RaggedScorer(RaggedT5):
@@ -161,7 +167,7 @@ class RaggedScorer(RaggedT5):
         """fp32 logits [sequences, labels]."""
         states = self.encode(source)
         ones = [1] * len(source.lengths)
-        cross = pairing_of(ones, source.lengths, num_heads=1, device=states.device)
+        cross = pairing_of(ones, source.lengths, num_heads=1, device=states.device, gpu_slack=GPU_SLACK)
         across = {
             id(block.layer[1]): module for block, module in zip(self.model.decoder.block, self.cross, strict=True)
         }
@@ -172,10 +178,6 @@ class RaggedScorer(RaggedT5):
         start = source.ids.new_full((len(ones),), self.start_token)
         x = self._decode(start, states, self._pairing(ones, None), look_across)
         return self.model.lm_head(x).float()  # type: ignore[no-any-return]
-
-    def _pairing(self, queries: Sequence[int], keys: Sequence[int] | None) -> Pairing:
-        device = self.model.lm_head.weight.device
-        return pairing_of(queries, keys, num_heads=self.num_heads, device=device)
 
 
 def why_not_ragged(model: Any) -> str | None:

@@ -19,6 +19,7 @@ from workflow.data.plan import DataPlan, steps_for_epochs
 from workflow.data.sources import Source, find_source
 from workflow.errors import ConfigError, DataError
 from workflow.evaluation.report import read_report, result_table
+from workflow.models.attention_backends import choose, head_width
 from workflow.models.load import head_names, quiet_transformers
 from workflow.recipe.micro_batches import MicroBatchSizes, circumstances_of
 from workflow.recipe.run import Run
@@ -34,7 +35,7 @@ from workflow.training.checkpoint import (
     read_state,
     recover,
 )
-from workflow.training.ds_config import BackendPlan, pick_precision, plan_backend
+from workflow.training.ds_config import BackendPlan, pick_precision, plan_backend, torch_dtype
 from workflow.training.objectives import Objective
 from workflow.training.optim import make_optimizer, parameter_groups
 from workflow.training.schedule import Steps, plan_steps
@@ -204,6 +205,12 @@ def _start_backend(task: Task[Any], plan: BackendPlan) -> Backend:
     )
 
 
+def _ragged_text(task: Task[Any], plan: BackendPlan) -> str:
+    dtype = torch_dtype(plan.precision, task.device.type)
+    choice = choose(task.device, dtype, width=head_width(task.loaded.model.config))
+    return f"ragged: no padding is computed; attention: {choice}"
+
+
 def _say_run(task: Task[Any], root: Path, plan: BackendPlan, steps: Steps, update_size: int, state: TrainState) -> None:
     """The run's header: every decision that was made for the user, and what is odd about the data."""
     place, training = task.place, task.settings.training
@@ -213,7 +220,7 @@ def _say_run(task: Task[Any], root: Path, plan: BackendPlan, steps: Steps, updat
     for number, line in enumerate(task.header()):
         console.print(f"{'' if number else 'model':<10}{escape(line)}")
     why_padded = task.why_padded
-    console.print(f"batches   {'ragged: no padding is computed' if why_padded is None else f'padded: {why_padded}'}")
+    console.print(f"batches   {_ragged_text(task, plan) if why_padded is None else f'padded: {why_padded}'}")
     console.print(f"backend   DeepSpeed {plan.name}, {precision}, {place.ranks.world_size} rank(s) on {place.device}")
     console.print(
         f"batch     {training.train_batch_size} x {training.gradient_accumulation_steps} = {update_size} examples an update over all ranks; "
