@@ -28,13 +28,15 @@ def _onednn(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 ONEDNN = _onednn_works()
 FEW = 4
+LARGE = 1 << 17
+"""Elements of a weight that is read from memory; of what a cache holds, the order of a product's sides matters little."""
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """x [..., in] times the transpose of weight [out, in]; without a gradient where oneDNN does it."""
     if not ONEDNN or x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled():
         return F.linear(x, weight)
-    if 2 <= x.numel() // x.shape[-1] <= FEW:
+    if 2 <= x.numel() // x.shape[-1] <= FEW and weight.numel() >= LARGE:
         return _few(x, weight)
     return _onednn(x, weight)
 
