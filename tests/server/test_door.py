@@ -228,8 +228,13 @@ def test_logged_prompts_are_logged_of_refused_requests_too(full, caplog):
     caplog.set_level(logging.INFO, "workflow.server")
     live = full(log_prompts=True)
     error_of(live.post("/generate", BODIES["/generate"], headers={"x-request-id": "read"}), 429)
-    (line,) = [record for record in caplog.records if getattr(record, "request_id", "") == "read"]
-    assert line.prompts == ["red"]
+
+    def lines():  # written once the answer has been sent
+        return [record for record in caplog.records if getattr(record, "request_id", "") == "read"]
+
+    until(lines)
+    assert [line.prompts for line in lines()] == [["red"]]
+    assert not live.answered_at_door
 
 
 def test_a_connection_goes_on_after_refusals(full):
