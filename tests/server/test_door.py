@@ -375,6 +375,8 @@ SPOILERS = [
 
 @given(st.lists(st.tuples(st.integers(0, len(GOOD)), st.integers(0, 12), st.sampled_from(SPOILERS)), max_size=3))
 @example([])
+@example([(6, 0, b"\n")])
+@example([(6, 0, b"\0")])
 def test_the_door_reads_requests_as_h11_does(changes):
     data = GOOD
     for place, cut, spoiler in changes:

@@ -13,6 +13,7 @@ from enum import Enum
 LONGEST = 65_536
 """Bytes of a head and a body that are looked at."""
 HEADER = re.compile(rb"([A-Za-z0-9-]+):([ -~\t]*)")
+PATH = re.compile(rb"/[!-$&-~]*")
 LENGTH = re.compile(rb"\d{1,6}")
 UNREAD = {b"transfer-encoding", b"expect", b"upgrade", b"origin", b"content-encoding"}
 """Headers that ask for more than a plain answer to a plain body."""
@@ -51,7 +52,7 @@ def read_plain(data: bytes) -> Plain | Reading:
     method, _, rest = line.partition(b" ")
     path, _, version = rest.partition(b" ")
     headers = _headers(lines)
-    if method != b"POST" or version != b"HTTP/1.1" or headers is None or not path.isascii() or b"%" in path:
+    if method != b"POST" or version != b"HTTP/1.1" or headers is None or not PATH.fullmatch(path):
         return Reading.NOT_PLAIN
     length = headers.get(b"content-length", b"")
     if not LENGTH.fullmatch(length) or end + 4 + int(length) > LONGEST:
