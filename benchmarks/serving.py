@@ -238,9 +238,14 @@ async def post(port: int, path: str, body: Any) -> int:
         writer.close()
 
 
-async def overload(server: Server, bodies: list[Any], rate: float, seconds: float) -> dict[str, Any]:
-    """Requests at a rate of their own, whatever becomes of them: what is answered, what is refused and how fast."""
+async def overload(server: Server, bodies: list[Any], rate: float, seconds: float, rows: int) -> dict[str, Any]:
+    """Requests at a rate of their own, whatever becomes of them: what is answered, what is refused and how fast.
+
+    `steady_answers_per_s` leaves out the first `rows` answers, which found an idle server, and ends with the last answer
+    in time: answers of one length come in waves, and a wave more or less in the time measured is a tenth of all.
+    """
     took: dict[str, list[float]] = {}
+    answered: list[float] = []
     port = int(server.url.rsplit(":", 1)[1])
 
     async def one(body: Any) -> None:
@@ -250,15 +255,19 @@ async def overload(server: Server, bodies: list[Any], rate: float, seconds: floa
         except (OSError, IndexError, ValueError) as error:
             status = type(error).__name__
         took.setdefault(status, []).append(time.perf_counter() - started)
+        if status == "200":
+            answered.append(time.perf_counter() - begin)
 
-    before, started, tasks = server.cpu_s, time.perf_counter(), []
-    while (now := time.perf_counter() - started) < seconds:
+    before, begin, tasks = server.cpu_s, time.perf_counter(), []
+    while (now := time.perf_counter() - begin) < seconds:
         while len(tasks) < now * rate:
             tasks.append(asyncio.create_task(one(bodies[len(tasks) % len(bodies)])))
         await asyncio.sleep(0.002)
-    in_time, cpu = len(took.get("200", [])), (server.cpu_s - before) / seconds
+    in_time, cpu = list(answered), (server.cpu_s - before) / seconds
     await asyncio.gather(*tasks)
-    found: dict[str, Any] = {"sent": len(tasks), "answered_per_s": in_time / seconds, "cpu_share": cpu}
+    found: dict[str, Any] = {"sent": len(tasks), "answered_per_s": len(in_time) / seconds, "cpu_share": cpu}
+    if len(in_time) > rows:
+        found["steady_answers_per_s"] = (len(in_time) - rows) / (in_time[-1] - in_time[rows - 1])
     for status, values in sorted(took.items()):
         values.sort()
         p99 = values[int(0.99 * (len(values) - 1))]
@@ -322,7 +331,7 @@ def scenarios(ours: Server, naive: Server) -> None:
         most = max(given.clients)
         full = asyncio.run(load(ours, "/generate", bodies(4 * most, (FIXED, FIXED), 4), most))
         rate = 10 * full["requests_per_s"]
-        found = asyncio.run(overload(ours, bodies(200, (FIXED, FIXED), 5), rate, given.overload_s))
+        found = asyncio.run(overload(ours, bodies(200, (FIXED, FIXED), 5), rate, given.overload_s, most))
         full.pop("answers")
         report("overload at 10x", {"full_load": full, "rate": rate, **found})
 

@@ -7,7 +7,7 @@ import torch
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from workflow.models.attention import bias_matrix, layout_of, packed_attention, relative_buckets
-from workflow.models.linear import ONEDNN, linear
+from workflow.models.linear import LARGE, ONEDNN, linear
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
@@ -35,6 +35,16 @@ def test_packed_equals_one_by_one(lengths, waste):
         weights = (part[0] @ part[1].transpose(1, 2) + bias[:, :length, :length]).softmax(-1)
         expected = (weights @ part[2]).transpose(0, 1)
         torch.testing.assert_close(found[start : start + length], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1,), (2,), (3,), (4,), (5,), (1, 3), (2, 2)])
+def test_few_rows_of_large_weights(shape):
+    weight = torch.randn(LARGE // 512, 512, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(*shape, 512, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found = linear(x, weight)
+        assert found.is_contiguous()
+        torch.testing.assert_close(found, x @ weight.T, atol=1e-4, rtol=1e-5)
 
 
 def test_linear_is_linear_and_keeps_gradients():

@@ -7,13 +7,13 @@ import threading
 
 import pytest
 
-from tests.server.fake_engine import FakeEngine
+from tests.server.fake_engine import FakeEngine, FakeLimits
 from workflow.errors import ConfigError, EngineFailed, RequestError, RequestTimeout
 from workflow.inference.requests import Chunk, GenerateRequest, Result, ScoreRequest
 from workflow.inference.sampling import SamplingParams
 from workflow.server.admission import Queue
 from workflow.server.calls import Call, deadline
-from workflow.server.worker import Worker
+from workflow.server.worker import AT_ONCE, Worker
 
 
 @pytest.fixture
@@ -188,3 +188,47 @@ def test_places():
         for _ in range(100):
             queue.note_duration(seconds)
         assert 1 <= queue.retry_after_s <= 30
+
+
+def test_answers_of_one_step_leave_room_for_others(work):
+    """A connection that becomes readable need not wait until all of a step's answers are written."""
+
+    async def scenario(worker, fake, _dead):
+        fake.hold()
+        loop, order = asyncio.get_running_loop(), []
+
+        def heard(number):
+            def on_event(_event):
+                if not order:
+                    loop.call_soon(order.append, "other")
+                order.append(number)
+                if number == 2:
+                    raise RuntimeError("one listener's fault")
+
+            return on_event
+
+        loop.set_exception_handler(lambda *_: None)
+        for number in range(20):
+            worker.submit(ScoreRequest([number, 1]), heard(number))
+        fake.limits = FakeLimits(max_rows=20)
+        fake.go()
+        while len(order) < 21:
+            await asyncio.sleep(0.01)
+        return order
+
+    order = work(scenario)
+    assert [number for number in order if number != "other"] == list(range(20))
+    assert order.index("other") <= AT_ONCE
+
+
+def test_pieces_of_many_streams_keep_their_order(work):
+    async def scenario(worker, _fake, _dead):
+        made, _ = call(worker, [work.request("red green blue") for _ in range(12)], stream=True)
+        async with made:
+            return [event async for event in made.events()]
+
+    found = work(scenario)
+    for number in range(12):
+        mine = [event for which, event in found if which == number]
+        assert "".join(event.text for event in mine[:-1]) == "red green blue"
+        assert isinstance(mine[-1], Result)

@@ -142,14 +142,11 @@ class T5Runner:
 
     def _layer(self, number: int, x: torch.Tensor, pools: Sequence[Pool], steps: Sequence[Step]) -> torch.Tensor:
         weights, layer = self.weights, self.weights.decoder[number]
-        with weights.gather(list(layer.module.parameters())):
-            q, k, v = (weights.heads(part) for part in layer.qkv(layer.norm(x)))
+        with weights.whole(layer.module):
+            qkv = layer.qkv.side_by_side(layer.norm(x)).view(-1, 3, weights.num_heads, weights.d_kv)
             table = number if self._distances().shape[0] > 1 else 0
-            own = [
-                pool.attend_own(number, step, *(part[rows] for part in (q, k, v)), table=table)
-                for pool, step, rows in _shares(pools, steps)
-            ]
-            x = x + linear(_joined(own, q), layer.attention.o.weight)
+            own = [pool.attend_own(number, step, qkv[rows], table=table) for pool, step, rows in _shares(pools, steps)]
+            x = x + linear(_joined(own, qkv[:, 0]), layer.attention.o.weight)
             q = weights.heads(linear(layer.cross_norm(x), layer.cross.q.weight))
             over = [pool.attend_cross(number, step, q[rows]) for pool, step, rows in _shares(pools, steps)]
             x = x + linear(_joined(over, q), layer.cross.o.weight)

@@ -137,15 +137,12 @@ class Pool:
         """After a step: every answer is one position further."""
         self.positions = [position + 1 for position in self.positions]
 
-    def attend_own(
-        self, layer: int, step: Step, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, table: int
-    ) -> torch.Tensor:
-        """Self-attention of one new position, q, k, v [rows, heads, d_kv]; keeps k and v."""
-        keys, values = self.own[0, layer], self.own[1, layer]
-        keys[step.row_numbers, :, step.positions] = k
-        values[step.row_numbers, :, step.positions] = v
-        rows, target = step.rows, step.target
-        return one_query_attention(q, keys[:rows, :, :target], values[:rows, :, :target], step.self_bias[table])
+    def attend_own(self, layer: int, step: Step, qkv: torch.Tensor, *, table: int) -> torch.Tensor:
+        """Self-attention of one new position, queries, keys and values [rows, 3, heads, d_kv]; keeps the latter two."""
+        own = self.own[:, layer]
+        own[:, step.row_numbers, :, step.positions] = qkv[:, 1:]
+        keys, values = own[:, : step.rows, :, : step.target]
+        return one_query_attention(qkv[:, 0], keys, values, step.self_bias[table])
 
     def attend_cross(self, layer: int, step: Step, q: torch.Tensor) -> torch.Tensor:
         """Attention over the prompts, q [rows, heads, d_kv]."""

@@ -39,7 +39,7 @@ def encode(weights: T5Weights, prompts: Sequence[Sequence[int]]) -> Encoded:
         x = weights.embed(torch.tensor(flat, device=device))
     bias = None
     for layer in weights.encoder:
-        with weights.gather(list(layer.module.parameters())):
+        with weights.whole(layer.module):
             if (table := bias_table(layer.attention)) is not None:
                 bias = bias_matrix(
                     table,
@@ -62,7 +62,7 @@ def first_position(weights: T5Weights, encoded: Encoded) -> torch.Tensor:
     with weights.gather([weights.embeddings.weight]):
         x = weights.embed(start)
     for layer in weights.decoder:
-        with weights.gather(list(layer.module.parameters())):
+        with weights.whole(layer.module):
             value = linear(layer.norm(x), layer.attention.v.weight)
             x = x + linear(value, layer.attention.o.weight)
             x = x + _absorbed_cross_attention(weights, layer, layer.cross_norm(x), encoded)

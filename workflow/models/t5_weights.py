@@ -45,6 +45,10 @@ class Joined:
             return torch.split(linear(x, self.weight), self.sizes, dim=-1)
         return tuple(linear(x, module.weight) for module in self.modules)
 
+    def side_by_side(self, x: torch.Tensor) -> torch.Tensor:
+        """The outputs of all maps in one tensor, of x [..., d_in]."""
+        return linear(x, self.weight) if self.weight is not None else torch.cat(self(x), dim=-1)
+
 
 class Norm:
     """T5's layer norm (root mean square, no shift), computed in fp32 and given in the weights' type."""
@@ -139,6 +143,10 @@ class T5Weights:
         """The type of the weights."""
         dtype: torch.dtype = self.embeddings.weight.dtype
         return dtype
+
+    def whole(self, module: Any) -> AbstractContextManager[Any]:
+        """`gather` of all of a module; to list its parameters takes as long as some of its products, so nobody does in vain."""
+        return nullcontext() if self.gather is whole_already else self.gather(list(module.parameters()))
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """fp32 [..., d_model]: the residual stream stays in fp32 whatever the weights are."""

@@ -32,14 +32,26 @@ class Queue:
         tokens = min(tokens, self.max_tokens)
         if self._draining():
             raise Draining("the server is shutting down; try again elsewhere, or in a moment")
-        if self.num_requests and (self.num_requests >= self.max_requests or self.num_tokens + tokens > self.max_tokens):
-            raise QueueFull(
-                f"{self.num_requests} requests with {self.num_tokens} tokens are running and waiting; try again in a moment",
-                retry_after_s=self.retry_after_s,
-            )
+        if (refusal := self.refusal(tokens)) is not None:
+            raise refusal
         self.num_requests += 1
         self.num_tokens += tokens
         return Place(self, tokens)
+
+    def full(self, tokens: int = 1) -> bool:
+        """Whether there is no room for a request of so many tokens; by default, for any request."""
+        return bool(self.num_requests) and (
+            self.num_requests >= self.max_requests or self.num_tokens + tokens > self.max_tokens
+        )
+
+    def refusal(self, tokens: int = 1) -> QueueFull | None:
+        """What a request of so many tokens is told; None where there is room. By default, what every request is told."""
+        if not self.full(tokens):
+            return None
+        return QueueFull(
+            f"{self.num_requests} requests with {self.num_tokens} tokens are running and waiting; try again in a moment",
+            retry_after_s=self.retry_after_s,
+        )
 
     @property
     def retry_after_s(self) -> int:

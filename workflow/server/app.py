@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 
 from workflow import __version__
-from workflow.server.access import read_keys
+from workflow.server.access import Keys, read_keys
 from workflow.server.desk import ServerState
+from workflow.server.door import Door
 from workflow.server.error_table import add_handlers, logger
 from workflow.server.middleware import Access, BodyGate, Envelope
 from workflow.server.registry import Registry
@@ -67,19 +69,26 @@ def create_app(
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    app.state.server = state
+    keys = read_keys(settings.access.api_key_file)
+    app.state.server, app.state.door = state, Door(state, keys, _queued_paths())
     for module in (generating, scoring, openai, operations):
         app.include_router(module.router)
     add_handlers(app)
-    _surround(app, state)
+    _surround(app, state, keys)
     return app
 
 
-def _surround(app: FastAPI, state: ServerState) -> None:
+def _queued_paths() -> set[str]:
+    """Where requests for an engine are posted to; every other route answers at once."""
+    routes = [route for module in (generating, scoring, openai) for route in module.router.routes]
+    return {route.path for route in routes if isinstance(route, APIRoute) and "POST" in (route.methods or ())}
+
+
+def _surround(app: FastAPI, state: ServerState, keys: Keys) -> None:
     """Each middleware stands around those before it."""
     access = state.settings.access
     app.add_middleware(BodyGate, bounds=state.settings.bounds)
-    app.add_middleware(Access, keys=read_keys(access.api_key_file), protect_all=access.protect_all)
+    app.add_middleware(Access, keys=keys, protect_all=access.protect_all)
     if access.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=[*access.cors_origins], allow_methods=["GET", "POST"], allow_headers=["*"]

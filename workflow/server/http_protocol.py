@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol with what it lacks: time limits for a request's head and for clients that do not read, a limit
-of connections, one shape of errors.
+of connections, one shape of errors, and an answer at the door for requests whose run's queue is full.
 
-Knows nothing of the app.
+Knows nothing of the app, nor of why the door turns somebody away.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from workflow.server.door import Door
 from workflow.server.error_table import HTTP, INVALID, encode, error_body
+from workflow.server.heads import Plain, Reading, read_plain
 from workflow.server.settings import BoundsSection
 
 
-def protocol_class(bounds: BoundsSection) -> type[H11Protocol]:
-    """The protocol with these bounds."""
+def protocol_class(bounds: BoundsSection, at_door: Door) -> type[H11Protocol]:
+    """The protocol with these bounds and this door."""
 
     class BoundProtocol(PatientProtocol):
         """With the server's bounds."""
@@ -25,11 +27,14 @@ def protocol_class(bounds: BoundsSection) -> type[H11Protocol]:
         head_timeout_s = bounds.body_timeout_s
         write_timeout_s = bounds.write_timeout_s
         max_connections = bounds.max_connections
+        door = at_door
 
     return BoundProtocol
 
 
 LINGER_S = 1.0
+HOLD_S = 0.05
+"""How long the door waits for a body that comes after its head, as most clients send them."""
 
 
 class PatientProtocol(H11Protocol):
@@ -38,11 +43,14 @@ class PatientProtocol(H11Protocol):
     head_timeout_s = 15.0
     write_timeout_s = 60.0
     max_connections = 1024
+    door: Door
     _head_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
     _refused = False
     _paused = False
     _num_resumed = 0
+    _held = b""
+    _hold_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Refuses one connection too many."""
@@ -56,8 +64,9 @@ class PatientProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops waiting."""
         self._stop_watching()
-        if self._write_timer is not None:
-            self._write_timer.cancel()
+        for timer in (self._write_timer, self._hold_timer):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -73,7 +82,7 @@ class PatientProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """What still comes from a client that was refused is thrown away."""
-        if not self._refused:
+        if not self._refused and (data := self._past_door(data)):
             super().data_received(data)
 
     def handle_events(self) -> None:
@@ -87,6 +96,55 @@ class PatientProtocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """What cannot be read as HTTP is answered in the shape of all errors."""
         self._refuse(400, msg)
+
+    def _past_door(self, data: bytes) -> bytes:
+        """What goes on to the app: everything, or nothing while the door answers or waits for the rest of a body."""
+        if not (self._held or (self.door.crowded and self._between_requests)):
+            return data
+        data, self._held = self._held + data, b""
+        found = read_plain(data)
+        if found is Reading.INCOMPLETE:
+            self._hold(data)
+            return b""
+        self._end_hold()
+        answer = self.door.answer(found, self.server_state.default_headers) if isinstance(found, Plain) else None
+        if answer is None:
+            return data
+        self._stop_watching()
+        self._unset_keepalive_if_required()
+        self.transport.write(answer)
+        self.server_state.total_requests += 1
+        if isinstance(found, Plain) and found.closes:
+            self.transport.close()
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        return b""
+
+    @property
+    def _between_requests(self) -> bool:
+        """Whether what comes now is the beginning of a request, and its answer can be written at once."""
+        idle = self.conn.our_state is h11.IDLE and self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
+        return idle and not self._paused and not self.transport.is_closing()
+
+    def _hold(self, data: bytes) -> None:
+        self._held = data
+        self._unset_keepalive_if_required()
+        if self._hold_timer is None:
+            self._hold_timer = self.loop.call_later(HOLD_S, self._let_in)
+
+    def _end_hold(self) -> None:
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
+            self._hold_timer = None
+
+    def _let_in(self) -> None:
+        """The body takes longer: the common way has the patience for it."""
+        self._hold_timer = None
+        data, self._held = self._held, b""
+        if not self.transport.is_closing():
+            super().data_received(data)
 
     def _watch_writing(self, before: tuple[bool, int] | None) -> None:
         """Cuts off a client for which writing, or the last bytes before closing, has waited since the last look."""

@@ -119,7 +119,7 @@ def make_server(app: FastAPI, settings: ServeSettings) -> Server:
         app,
         host=settings.server.host,
         port=settings.server.port,
-        http=protocol_class(settings.bounds),
+        http=protocol_class(settings.bounds, app.state.door),
         log_config=None,
         access_log=False,
         server_header=False,

@@ -28,6 +28,8 @@ T = TypeVar("T")
 NUM_TRIES = 3
 KNOWN_S = 1.0
 """How old the list of runs may be in an error text, so that wrong names do not keep the disk busy."""
+AT_HAND_S = 10.0
+"""How old it may be where it only tells which run a request without a name is for."""
 FAILURE_S = 10.0
 """How long a run that could not be loaded is not tried again, unless its files change."""
 
@@ -75,6 +77,13 @@ class Registry:
             lane = self.lanes.setdefault(name, Lane(name, self._queue()))
         lane.used_s = time.monotonic()
         return lane
+
+    def lane_at_hand(self, name: str | None) -> Lane | None:
+        """The lane of a run, or of the default one, where that can be told without a look at the disk."""
+        name = self.settings.models.default_model if name is None else name
+        if name is None and len(self._known[1]) == 1 and time.monotonic() < self._known[0] + AT_HAND_S:
+            name = self._known[1][0]
+        return self.lanes.get(name) if name is not None else None
 
     @asynccontextmanager
     async def use(self, lane: Lane) -> AsyncIterator[Live]:

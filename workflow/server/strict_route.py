@@ -19,6 +19,7 @@ from workflow.server.desk import state_of
 from workflow.server.sizes import check_sizes
 from workflow.server.strict_json import parse
 
+JSON_TYPE = "application/json"
 LARGE_BYTES = 65_536
 """Bodies above this are parsed away from the event loop."""
 
@@ -51,9 +52,13 @@ class StrictRoute(APIRoute):
         return handle
 
 
+def media_type(header: str) -> str:
+    """What a `Content-Type` says, without its parameters."""
+    return header.partition(";")[0].strip().lower()
+
+
 async def _parsed(request: Request) -> Any:
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    if media_type(request.headers.get("content-type", "")) != JSON_TYPE:
         raise HTTPException(415, "the body must be JSON, with `Content-Type: application/json`")
     raw = await request.body()
     if not raw:
