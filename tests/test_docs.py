@@ -35,7 +35,7 @@ def check_program(words: list[str], monkeypatch) -> None:
     assert words[0].endswith("workflow")
     assert words[1] in COMMANDS
     from workflow import cli, entry
-    from workflow.recipe import check_data, distill, evaluate, init_model, predict, quickstart
+    from workflow.recipe import check_data, distill, evaluate, init_model, plan, predict, quickstart
     from workflow.server import main
 
     ran = []
@@ -48,6 +48,7 @@ def check_program(words: list[str], monkeypatch) -> None:
         (evaluate, "evaluate"),
         (entry, "in_ranks"),
         (main, "serve"),
+        (plan, "plan"),
     ):
         monkeypatch.setattr(module, name, lambda *given, **more: ran.append(given) or 0)
     assert cli.workflow(words[1:]) == 0

@@ -23,6 +23,10 @@ EXAMPLE = "python3 clf.py --model_pretrain_name google/flan-t5-small --data_name
 def clf(argv: Sequence[str]) -> int:
     """Parses, then runs here as one rank, or launches the ranks. Returns an exit code."""
     resolved = parse(ClfSettings, argv, prog="clf.py", example=EXAMPLE)
+    if resolved.settings.run.dry_run:
+        from workflow.recipe.plan import dry_run
+
+        return dry_run(resolved.settings)
 
     def work(place: Place) -> None:
         from workflow.recipe.clf_task import ClfTask

@@ -27,6 +27,7 @@ class Command:
 COMMANDS = {
     "seq2seq": Command("Training", "fine-tune a T5-family model on prompts and completions", "seq2seq:seq2seq"),
     "clf": Command("Training", "fine-tune a T5, BERT or GPT-2 that scores or classifies inputs", "clf:clf"),
+    "plan": Command("Training", "what a run needs: memory under every ZeRO stage, hours", "commands.planning:plan"),
     "distill": Command(
         "Training", "train a student on a teacher's scores of unlabelled rows", "commands.scoring:distill"
     ),

@@ -26,6 +26,7 @@ FREE_TO_CHANGE = frozenset(
         "mount",
         "resume",
         "overwrite_output_dir",
+        "dry_run",
         "nproc",
         "deepspeed",
         "micro_batch_size",

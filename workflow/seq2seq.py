@@ -23,6 +23,10 @@ EXAMPLE = "python3 seq2seq.py --model_init_path google/flan-t5-small --data_name
 def seq2seq(argv: Sequence[str]) -> int:
     """Parses, then runs here as one rank, or launches the ranks. Returns an exit code."""
     resolved = parse(Seq2SeqSettings, argv, prog="seq2seq.py", example=EXAMPLE)
+    if resolved.settings.run.dry_run:
+        from workflow.recipe.plan import dry_run
+
+        return dry_run(resolved.settings)
 
     def work(place: Place) -> None:
         from workflow.recipe.seq2seq_task import Seq2SeqTask

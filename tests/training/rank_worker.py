@@ -264,6 +264,45 @@ def trial(job: dict) -> dict:
     return {"losses": losses, **found}
 
 
+def allocate(job: dict) -> dict:
+    """Three updates of a model from scratch on next to no tokens, counting bytes: what states take, but for activations."""
+    import torch
+    import transformers
+
+    from tests.training.allocations import Allocations
+    from workflow.data.packing import Ragged
+    from workflow.models.ragged_training import RaggedT5
+    from workflow.runtime import ranks_from_environment
+    from workflow.training.backend import Backend
+    from workflow.training.ds_config import plan_backend
+    from workflow.training.optim import make_optimizer, parameter_groups
+
+    torch.manual_seed(0)
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**job["config"], decoder_start_token_id=0))
+    plan = plan_backend(
+        deepspeed=job["deepspeed"],
+        precision=job["precision"],
+        optimizer="adamw",
+        world_size=ranks_from_environment().world_size,
+        max_grad_norm=1.0,
+        micro_batch_size=1,
+    )
+    optimizer = make_optimizer("adamw", parameter_groups(model, lr=1e-3, weight_decay=0.0))
+    pack = Ragged(torch.tensor([5, 6, 1]), (3,))
+    with Allocations() as allocations:
+        for parameter in model.parameters():
+            allocations.see(parameter.data)
+        backend = Backend(model, optimizer, plan, max_grad_norm=1.0, device=torch.device("cpu"), form=RaggedT5(model))
+        for _ in range(3):
+            allocations.reset()
+            backend.backward(backend.wrapped(pack, pack), is_last=False)
+            held, in_backward = allocations.now, allocations.peak
+            backend.backward(backend.wrapped(pack, pack), is_last=True)
+            backend.step(1.0)
+    backend.destroy()
+    return {"held": held, "in_backward": in_backward, "peak": allocations.peak}
+
+
 def nonfinite(job: dict) -> dict:
     """Poisons one weight after two steps; every rank must stop with the same clear error."""
     import torch
@@ -354,7 +393,9 @@ def main() -> None:
     join_ranks(ranks, device="cpu")
     jobs = json.loads(Path(sys.argv[1]).read_text())
     found = [
-        {"train": train, "nonfinite": nonfinite, "evaluate": evaluate, "trial": trial}[job.get("do", "train")](job)
+        {"train": train, "nonfinite": nonfinite, "evaluate": evaluate, "trial": trial, "allocate": allocate}[
+            job.get("do", "train")
+        ](job)
         for job in jobs
     ]
     if ranks.is_first:

@@ -54,6 +54,9 @@ class RunSection(Section):
         False, "move an existing run folder of this name aside (nothing is deleted) and start anew"
     )
     debug: bool = setting(False, "use the first 64 training and 16 eval rows, and show tracebacks")
+    dry_run: bool = setting(
+        False, "print what the run would need on this machine (memory by ZeRO stage, hours) and stop: nothing is loaded"
+    )
     nproc: int | None = setting(
         None, "ranks to launch on this machine; by default one per visible GPU, or one on CPU", ge=1
     )
@@ -130,7 +133,8 @@ class TrainingSection(Section):
     )
     deepspeed: str = setting(
         "auto",
-        "auto, zero0, zero1, zero2, zero3, or a DeepSpeed JSON FILE; auto is zero2 on several ranks, on one rank zero0 (fp32) or zero1 (bf16)",
+        "auto, zero0, zero1, zero2, zero3, or a DeepSpeed JSON FILE; auto is zero2 on several ranks, on one rank zero0 (fp32) or zero1 (bf16), "
+        "and on GPUs a higher stage where by estimate these do not fit",
     )
     save_steps: int | None = setting(
         None, "updates between checkpoints; by default as often as evaluations; the last step is always saved", ge=1

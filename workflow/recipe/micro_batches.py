@@ -19,8 +19,8 @@ from workflow.errors import BackendError, StartAgain
 from workflow.files import read_json, write_json
 from workflow.paths import RunPaths
 from workflow.runtime import Ranks, on_first
-from workflow.training.budget import CPU_TOKENS
 from workflow.training.ds_config import BackendPlan
+from workflow.training.memory_plan import CPU_TOKENS
 from workflow.training.trainer import MicroBatchMemoryError
 
 LEFT = 0.6

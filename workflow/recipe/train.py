@@ -21,6 +21,7 @@ from workflow.errors import ConfigError, DataError
 from workflow.evaluation.report import read_report, result_table
 from workflow.models.attention_backends import choose, head_width
 from workflow.models.load import head_names, quiet_transformers
+from workflow.recipe.backend_choice import fitted_backend, planned_backend
 from workflow.recipe.micro_batches import MicroBatchSizes, circumstances_of
 from workflow.recipe.run import Run
 from workflow.recipe.task import Task
@@ -35,7 +36,7 @@ from workflow.training.checkpoint import (
     read_state,
     recover,
 )
-from workflow.training.ds_config import BackendPlan, pick_precision, plan_backend, torch_dtype
+from workflow.training.ds_config import BackendPlan, torch_dtype
 from workflow.training.objectives import Objective
 from workflow.training.optim import make_optimizer, parameter_groups
 from workflow.training.schedule import Steps, plan_steps
@@ -54,7 +55,7 @@ def run_task(task: Task[Any]) -> None:
     if settings.run.no_train:
         task.evaluate_only(source)
         return
-    plan = _backend_plan(task)
+    plan = planned_backend(task)
     root = place.mount / "models" / task.run_name
     held = on_first(
         lambda: claim(
@@ -93,10 +94,12 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> N
     steps = _steps(task, update_size)
     if start_from and start_from.parent != paths.root and state.step >= steps.max_steps:
         raise ConfigError(f"--resume {start_from}: already at step {state.step}; --max_steps must be above it")
+    objective = task.objective()
+    plan = fitted_backend(task, plan, objective)
     if place.ranks.is_first:
         _say_run(task, paths.root, plan, steps, update_size, state)
 
-    backend, objective = _start_backend(task, plan), task.objective()
+    backend = _start_backend(task, plan)
     checkpointing = settings.model.gradient_checkpointing
     sizes = MicroBatchSizes(
         paths, circumstances_of(task.device, place.ranks, plan, checkpointing=checkpointing), place.ranks
@@ -176,18 +179,6 @@ def _steps(task: Task[Any], update_size: int) -> Steps:
     )
 
 
-def _backend_plan(task: Task[Any]) -> BackendPlan:
-    training, place = task.settings.training, task.place
-    return plan_backend(
-        deepspeed=training.deepspeed,
-        precision=pick_precision(task.settings.model.precision, place.device),
-        optimizer=task.settings.optim.optimizer,
-        world_size=place.ranks.world_size,
-        max_grad_norm=task.settings.optim.max_grad_norm,
-        micro_batch_size=training.micro_batch_size or -(-training.train_batch_size // place.ranks.world_size),
-    )
-
-
 def _start_backend(task: Task[Any], plan: BackendPlan) -> Backend:
     model, optim = task.loaded.model, task.settings.optim
     if task.settings.model.gradient_checkpointing:
@@ -221,7 +212,10 @@ def _say_run(task: Task[Any], root: Path, plan: BackendPlan, steps: Steps, updat
         console.print(f"{'' if number else 'model':<10}{escape(line)}")
     why_padded = task.why_padded
     console.print(f"batches   {_ragged_text(task, plan) if why_padded is None else f'padded: {why_padded}'}")
-    console.print(f"backend   DeepSpeed {plan.name}, {precision}, {place.ranks.world_size} rank(s) on {place.device}")
+    console.print(
+        f"backend   DeepSpeed {plan.name}, {precision}, {place.ranks.world_size} rank(s) on {place.device}"
+        + (f": {plan.why}" if plan.why else "")
+    )
     console.print(
         f"batch     {training.train_batch_size} x {training.gradient_accumulation_steps} = {update_size} examples an update over all ranks; "
         f"{steps.max_steps} updates, {steps.warmup_steps} of warmup, evaluation every {steps.eval_steps}, checkpoint every {steps.save_steps}"

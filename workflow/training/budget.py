@@ -16,16 +16,11 @@ import torch.distributed as dist
 
 from workflow.data.division import MicroBatchLimits
 from workflow.training.backend import Backend
+from workflow.training.memory_plan import USABLE
 from workflow.training.objectives import Objective
-
-CPU_TOKENS = 8192
-"""On CPUs nothing is tried: memory is the machine's, shared and swapped, and larger passes are not faster."""
 
 SMALL_TRIAL = 2048
 """Tokens of the second trial, or twice the longest row."""
-
-USABLE = 0.88
-"""What a pass may fill of the memory that is left; the rest goes to fragments and to what the trials did not see."""
 
 STEP = 256
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from workflow.config.sections import ZERO_STAGES as STAGES
 from workflow.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 OWNED = {
     "train_batch_size": "--train_batch_size",
@@ -38,6 +39,8 @@ class BackendPlan:
     precision: str
     config: dict[str, Any]
     name: str
+    why: str = ""
+    """For people, where the stage was chosen for them."""
 
 
 def pick_precision(asked: str, device: str) -> str:
@@ -47,6 +50,8 @@ def pick_precision(asked: str, device: str) -> str:
 
 def torch_dtype(asked: str, device: str) -> torch.dtype:
     """The weights' type for inference."""
+    import torch
+
     return torch.bfloat16 if pick_precision(asked, device) == "bf16" else torch.float32
 
 

@@ -1,0 +1,128 @@
+"""What weights, gradients and optimizer take on a GPU and on its machine under each ZeRO stage, in bytes.
+
+Pure functions of numbers; does not import deepspeed. Counted after what DeepSpeed 0.19 allocates (tests compare), which
+is more than the papers' figures where it keeps two copies of gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FP32 = 4
+MASTERS_AND_MOMENTS = 12
+"""fp32 masters and Adam's two moments."""
+BUCKET, LIVE, PREFETCH, SUB_GROUP = 500_000_000, 1_000_000_000, 50_000_000, 1_000_000_000
+"""DeepSpeed's defaults, in elements: `reduce_bucket_size`, `stage3_max_live_parameters`, prefetching, `sub_group_size`."""
+PROCESS_BYTES = 3 * 10**9
+"""Of a rank's process: Python, torch, CUDA's libraries."""
+
+
+@dataclass(frozen=True)
+class Zero:
+    """How states are shared out, `name` being what --deepspeed takes; sizes of buffers in elements."""
+
+    name: str
+    stage: int
+    offloads_optimizer: bool = False
+    offloads_weights: bool = False
+    bucket: int = BUCKET
+    live: int = LIVE
+
+    @classmethod
+    def of(cls, name: str, config: Mapping[str, Any]) -> Zero:
+        """From the object of a DeepSpeed configuration."""
+        zero = config.get("zero_optimization", {})
+
+        def offloads(key: str) -> bool:
+            return str((zero.get(key) or {}).get("device", "none")) != "none"
+
+        return cls(
+            name,
+            zero.get("stage", 0),
+            offloads("offload_optimizer"),
+            offloads("offload_param"),
+            int(zero.get("reduce_bucket_size", BUCKET)),
+            int(zero.get("stage3_max_live_parameters", LIVE)),
+        )
+
+    @property
+    def offloads(self) -> bool:
+        """Whether anything waits in the machine's memory."""
+        return self.offloads_optimizer or self.offloads_weights
+
+
+STAGES = tuple(Zero(f"zero{stage}", stage) for stage in range(4))
+OFFLOADS = (
+    Zero("ds_configs/zero2_offload.json", 2, offloads_optimizer=True),
+    Zero("ds_configs/zero3_offload.json", 3, offloads_optimizer=True, offloads_weights=True),
+)
+
+
+@dataclass(frozen=True)
+class States:
+    """Bytes on one GPU: held all the time, in each backward pass besides (`buffers`), and while an update is made (`update`).
+
+    `host` is what a rank keeps in its machine's memory.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    buffers: int
+    update: int
+    host: int
+
+    @property
+    def held(self) -> int:
+        """While activations stand in memory."""
+        return self.weights + self.gradients + self.optimizer + self.buffers
+
+    @property
+    def at_update(self) -> int:
+        """Between the last backward pass and the next forward pass."""
+        return self.weights + self.gradients + self.optimizer + self.update
+
+
+def model_states(
+    num_parameters: int, zero: Zero, *, precision: str, world_size: int, adafactor_numbers: int | None = None
+) -> States:
+    """Of one rank. `adafactor_numbers`: what Adafactor keeps, in place of AdamW's two moments (ZeRO-0, fp32)."""
+    size = 2 if precision == "bf16" else FP32
+    whole, share = num_parameters, math.ceil(num_parameters / world_size)
+    bucket = min(zero.bucket, whole)
+    if zero.stage == 0:
+        moments = 2 * whole if adafactor_numbers is None else adafactor_numbers
+        return States(FP32 * whole, FP32 * whole, FP32 * moments, 0, FP32 * min(BUCKET, whole), 0)
+    if zero.stage == 3:
+        return _sharded(whole, share, bucket, zero, size=size, world_size=world_size)
+    optimizer = MASTERS_AND_MOMENTS * share
+    if zero.offloads_optimizer:  # gradients leave as their bucket is full
+        return States(size * whole, 0, 0, 2 * size * bucket, size * bucket, optimizer + (FP32 + size) * share)
+    if zero.stage == 1:  # in bf16, sums in fp32 stand beside every gradient
+        gradients = FP32 * whole + (size * whole if precision == "bf16" else 0)
+        update = size * whole if precision == "bf16" else FP32 * share
+        return States(size * whole, gradients, optimizer, size * bucket, update, 0)
+    buffers = size * bucket + (size * share if precision == "bf16" else 0)
+    update = buffers if precision == "bf16" else FP32 * share + size * bucket
+    return States(size * whole, FP32 * share, optimizer, buffers, update, 0)
+
+
+def _sharded(whole: int, share: int, bucket: int, zero: Zero, *, size: int, world_size: int) -> States:
+    """ZeRO-3: shares alone, and the weights of the layers at work; one rank's share is all there is."""
+    gathered = min(whole, zero.live + PREFETCH) if world_size > 1 or zero.offloads_weights else 0
+    buffers = size * (bucket + gathered)
+    states = (MASTERS_AND_MOMENTS + FP32) * share
+    if zero.offloads_weights:
+        return States(0, 0, 0, buffers, 0, states + size * share)
+    if zero.offloads_optimizer:
+        return States(size * share, 0, 0, buffers, 0, states)
+    return States(size * share, FP32 * share, MASTERS_AND_MOMENTS * share, buffers, FP32 * min(share, SUB_GROUP), 0)
+
+
+def host_bytes(num_parameters: int, states: States, *, ranks_here: int) -> int:
+    """Of a machine: every rank loads the whole fp32 model; later the first one gathers it for each checkpoint."""
+    model = FP32 * num_parameters
+    return PROCESS_BYTES * ranks_here + max(model * ranks_here, states.host * ranks_here + model)
