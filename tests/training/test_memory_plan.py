@@ -41,7 +41,7 @@ def test_xxl_on_four_gpus_of_80_gb_is_zero3():
 
 
 def test_longer_rows_ask_for_recomputing():
-    found = best(job(longest=(1024, 512)), 4, 80 * GB)
+    found = best(job(longest=(3072, 1024)), 4, 80 * GB)
     assert (found.zero.name, found.checkpointing) == ("zero3", True)
     assert found.flags == f"--deepspeed zero3 --micro_batch_tokens {found.tokens} --gradient_checkpointing"
 
@@ -109,7 +109,7 @@ def test_auto(name, ranks, memory, stage, says):
 
 
 def test_auto_advises_recomputing_and_never_does_it():
-    of = job(longest=(1024, 512))
+    of = job(longest=(3072, 1024))
     zero, why = auto_stage(of, world_size=4, memory=80 * GB, checkpointing=False)
     assert (zero.name, "pass --gradient_checkpointing" in why) == ("zero3", True)
     zero, why = auto_stage(of, world_size=4, memory=80 * GB, checkpointing=True)

@@ -53,25 +53,32 @@ class Kinds:
     """Bytes an element: of weights and of what linear maps give, and of a dropout mask (0 where nothing is dropped).
 
     CPUs keep a mask in the type of what it thins out, GPUs as one byte. Attention keeps its weights in fp32, and a mask
-    of them in fp32.
+    of them in fp32; `fused` attention (GPUs) keeps neither.
     """
 
     weight: int
     mask: int
     mask_of_fp32: int
+    fused: bool = False
 
     @classmethod
     def of(cls, precision: str, device: str, *, dropout: float) -> Kinds:
         """Of a run in fp32 or bf16 on `cpu` or `cuda`."""
         weight = 2 if precision == "bf16" else 4
+        fused = device == "cuda"
         if dropout == 0:
-            return cls(weight, 0, 0)
-        return cls(weight, 1, 1) if device == "cuda" else cls(weight, weight, FP32)
+            return cls(weight, 0, 0, fused)
+        return cls(weight, 1, 1, fused) if fused else cls(weight, weight, FP32)
 
     @property
     def score(self) -> int:
-        """Of a pair of tokens in a head: the weight, and the mask's number."""
+        """Of a pair of tokens in a head, where attention is explicit: the weight, and the mask's number."""
         return FP32 + (FP32 if self.mask else 0)
+
+    @property
+    def pair(self) -> int:
+        """Of a pair of tokens in a head, as the device's attention keeps it for each layer."""
+        return 0 if self.fused else self.score
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,8 @@ def activations(
 
 
 def _attention_at_work(shape: T5Shape, pairs: int, kinds: Kinds) -> int:
+    if kinds.fused:  # a bias written out for every row, and its gradient; the varlen kernel needs neither
+        return shape.num_heads * pairs * 2 * kinds.weight
     return shape.num_heads * pairs * (PRODUCTS_AT_WORK * FP32 + 2 * kinds.weight)
 
 
@@ -148,7 +157,7 @@ def _self_attention(shape: T5Shape, kinds: Kinds) -> int:
 
 def _encoder_layer(shape: T5Shape, rows: Rows, kinds: Kinds) -> int:
     token = _self_attention(shape, kinds) + _feed_forward(shape, kinds)
-    return rows.sources * token + shape.num_heads * kinds.score * rows.source_pairs
+    return rows.sources * token + shape.num_heads * kinds.pair * rows.source_pairs
 
 
 def _decoder_layer(shape: T5Shape, rows: Rows, kinds: Kinds) -> int:
@@ -156,7 +165,7 @@ def _decoder_layer(shape: T5Shape, rows: Rows, kinds: Kinds) -> int:
     token = _self_attention(shape, kinds) + cross + _feed_forward(shape, kinds)
     keys_and_values = 2 * kinds.weight * shape.inner * rows.sources
     pairs = rows.target_pairs + rows.cross_pairs
-    return rows.targets * token + keys_and_values + shape.num_heads * kinds.score * pairs
+    return rows.targets * token + keys_and_values + shape.num_heads * kinds.pair * pairs
 
 
 def _scoring_layer(shape: T5Shape, rows: Rows, kinds: Kinds) -> int:
