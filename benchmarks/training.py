@@ -36,8 +36,8 @@ from workflow.models.scratch import make_model
 from workflow.models.shapes import SHAPES
 from workflow.runtime import Ranks, current_commit, join_ranks, leave_ranks
 from workflow.training.backend import Backend
-from workflow.training.budget import CPU_TOKENS
 from workflow.training.ds_config import plan_backend
+from workflow.training.memory_plan import CPU_TOKENS
 from workflow.training.objectives import CompletionLoss, ScoreLoss
 from workflow.training.optim import make_optimizer, parameter_groups
 from workflow.training.trainer import LoopSettings, Trainer

@@ -134,6 +134,19 @@ def exit_process(code: int) -> NoReturn:
     os._exit(code)
 
 
+def keep_freed_memory() -> None:
+    """Lets glibc keep what is freed for the next update (Linux; elsewhere nothing is done).
+
+    By itself it gives gradients and activations back to the kernel after every update, which hands them out again page
+    by page, zeroed: a fifth to a third of a small update's time on CPUs.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # of malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_threshold, 1 << 30)
+        mallopt(trim_threshold, (1 << 31) - 1)
+
+
 def pick_device() -> str:
     """`cuda` where a GPU is visible, else `cpu`."""
     import torch

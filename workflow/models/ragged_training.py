@@ -17,6 +17,7 @@ from workflow.models.checkpointing import checkpointed
 from workflow.models.dropout import dropped
 from workflow.models.head_loss import HeadLoss
 from workflow.models.linear import use_onednn
+from workflow.models.norms import use_fused_norms
 from workflow.models.pairing import Pairing, pairing_of
 from workflow.models.ragged_attention import Biases, attend, group_biases
 from workflow.models.t5_weights import activation, output_scale
@@ -59,6 +60,7 @@ class RaggedT5(torch.nn.Module):
         }
         self.output_scale = output_scale(config)
         use_onednn(model)
+        use_fused_norms(model)
 
     def forward(self, source: Packed, target: Packed) -> torch.Tensor:
         """The loss summed over the target's tokens; without gradients, the loss of each token. fp32."""

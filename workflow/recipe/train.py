@@ -26,7 +26,7 @@ from workflow.recipe.micro_batches import MicroBatchSizes, circumstances_of
 from workflow.recipe.run import Run
 from workflow.recipe.task import Task
 from workflow.run_folder import Claim, claim
-from workflow.runtime import on_first
+from workflow.runtime import keep_freed_memory, on_first
 from workflow.training.backend import Backend
 from workflow.training.budget import CudaMeter, find_tokens
 from workflow.training.checkpoint import (
@@ -83,6 +83,8 @@ def _show_finished(held: Claim, console: Console) -> None:
 
 def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> None:
     settings, place, paths = task.settings, task.place, held.paths
+    if place.device == "cpu":
+        keep_freed_memory()
     on_first(lambda: recover(paths.root), place.ranks)
     start_from = on_first(lambda: _checkpoint_to_continue(settings.run.resume, held), place.ranks)
     state = _state_to_continue(start_from, held)
