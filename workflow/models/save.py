@@ -40,6 +40,7 @@ def write_model(
     `weights` are named as in `model.named_parameters()`, so tied weights stand in them once: a state dict gathered
     under ZeRO would hold T5's embedding three times. A model beyond `shard_bytes` (in fp32) is written in files of about
     that size while it is gathered, so that the host never holds the whole of it besides.
+    Raises OSError or SafetensorError.
     """
     if model.can_generate():
         # Without a length of its own, generate() stops after 20 tokens.
@@ -50,7 +51,12 @@ def write_model(
         _write_shards(folder, weights, shard_bytes)
     else:
         model.save_pretrained(folder, state_dict=dict(weights.items()))
-    tokenizer.save_pretrained(folder)
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise OSError(str(error)) from error  # how the tokenizers library tells of a full disk
 
 
 def in_shards(tensors: Iterable[tuple[str, torch.Tensor]], shard_bytes: int) -> Iterator[dict[str, torch.Tensor]]:
