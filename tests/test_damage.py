@@ -117,6 +117,23 @@ def test_a_flipped_bit_costs_a_checkpoint_and_no_numbers(unfinished, alone, flan
     check_same(unfinished, alone)
 
 
+def test_two_ranks_go_round_damage_together(unfinished, alone, flan_like):
+    """The first rank looks, all go on from the same checkpoint; on other ranks and another stage than wrote it."""
+    run = unfinished / "models/run"
+    flip(run / "checkpoint-5/training_state/state.json")
+    done = train(unfinished, flan_like, "--nproc", 2, "--deepspeed", "zero3")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("it is now damaged-checkpoint-5") == 1
+    for step, figures in losses(alone / "models/run").items():
+        assert losses(run)[step] == pytest.approx(figures, rel=1e-4)
+
+
+def test_only_the_report_is_missing(unfinished, alone, flan_like):
+    done = train(unfinished, flan_like)
+    assert done.returncode == 0, done.stderr
+    check_same(unfinished, alone)
+
+
 def test_nothing_good_left_is_an_error(unfinished, flan_like):
     run = unfinished / "models/run"
     for name in ("checkpoint-5", "checkpoint-4"):
@@ -215,22 +232,25 @@ def test_a_disk_that_holds_no_checkpoint(mounted, flan_like):
 
 
 @pytest.mark.skipif(shutil.which("mount") is None, reason="no mount command")
-def test_a_disk_that_really_fills_up(mounted, flan_like):
-    """Room for about two checkpoints by the estimate, for three by its margin: the run ends, its last save is there or told."""
+def test_a_disk_that_fills_up(mounted, alone, flan_like):
+    """Room for two checkpoints: the next two saves are left out, the last one ends the run, which goes on with more room."""
     mount = mounted("size=6m")
     write_data(mount, "toy")
     done = train(mount, flan_like, "--save_steps", 1)
+    assert done.returncode == 1
     assert "note disk space: the checkpoints that are kept without" in " ".join(done.stdout.split())
+    assert done.stdout.count("training goes on, and the next save is tried") == 2
+    assert "checkpoint-5: could not be saved: about 4.8 MB are needed" in done.stderr
+    assert "free some space there" in done.stderr
     run = mount / "models/run"
-    saved = sorted(int(path.name.removeprefix("checkpoint-")) for path in run.glob("checkpoint-[0-9]*"))
-    assert saved
+    assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2", "checkpoint-best-ckpt"}
+    assert (run / "checkpoint-best-ckpt/model.safetensors").samefile(run / "checkpoint-2/model.safetensors")
     assert not list(run.glob(".tmp-*"))
-    if done.returncode == 0:
-        assert saved[-1] == 5
-    else:
-        assert done.returncode == 1
-        assert "could not be saved" in done.stderr
-        assert "free some space there" in done.stderr
+    subprocess.run(["mount", "-o", "remount,size=64m", str(mount)], check=True)
+    again = train(mount, flan_like, "--save_steps", 1)
+    assert again.returncode == 0, again.stderr
+    assert "continued after step 2" in " ".join(again.stdout.split())
+    check_same(mount, alone)
 
 
 @pytest.mark.skipif(shutil.which("mount") is None, reason="no mount command")

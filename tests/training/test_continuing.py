@@ -127,6 +127,14 @@ def test_nothing_good_is_never_step_0(paths):
     with pytest.raises(CheckpointError, match=r"(?s)checkpoint-2: model.*checkpoint-1: model.*--overwrite_output_dir"):
         start(paths)
     assert [step for step, _ in paths.checkpoints()] == [1, 2], "nothing was moved"
+    for step in range(3, 8):
+        flip(make(paths, step) / "config.json")
+    with pytest.raises(CheckpointError) as caught:
+        start(paths)
+    assert [line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:-1]] == [
+        *(f"checkpoint-{step}" for step in (7, 6, 5, 4, 3)),
+        "...",
+    ]
 
 
 def test_no_state_at_all_is_never_step_0(paths):

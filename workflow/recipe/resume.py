@@ -16,7 +16,10 @@ from workflow.training.checkpoint import TrainState, read_state, recover
 from workflow.training.continuing import Found, best_is_right, fault_of, has_hashes, newest_intact, set_aside
 
 Say = Callable[[str], None]
-INSTEAD = "put back what is damaged from a copy, --resume the checkpoint of another run, or pass --overwrite_output_dir to move this run aside and start anew"
+INSTEAD = (
+    "put back what is damaged from a copy, --resume the checkpoint of another run, start a run of another name from one of these models "
+    "(--model_init_path), or pass --overwrite_output_dir to move this run aside and start anew"
+)
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,8 @@ def _start(task: Task[Any], source: Source, held: Claim) -> Start:
 
 def _check_room(task: Task[Any], paths: RunPaths, steps: Steps, state: TrainState) -> None:
     """Says where the disk is too small for what will be kept. Raises CheckpointError where it is for any checkpoint."""
+    if state.step >= steps.max_steps:  # only the report is missing
+        return
     size = checkpoint_size(task.loaded.model, task.settings.optim.optimizer)
     num_saves = -(-steps.max_steps // steps.save_steps) - state.step // steps.save_steps
     limit = task.settings.training.save_total_limit

@@ -22,6 +22,7 @@ from workflow.training.manifest import MANIFEST_FILE, Inode, damage, inodes, rea
 
 Say = Callable[[str], None]
 DAMAGED_PREFIX = "damaged-"
+NUM_TOLD = 5
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ class Found:
     faults: tuple[tuple[Path, str], ...]
 
     def told(self) -> str:
-        """A line for each fault."""
-        return "\n".join(f"  {path.name}: {fault}" for path, fault in self.faults)
+        """A line for each fault, the newest ones'."""
+        lines = [f"  {path.name}: {fault}" for path, fault in self.faults[:NUM_TOLD]]
+        return "\n".join([*lines, *(["  ..."] if len(self.faults) > NUM_TOLD else [])])
 
 
 def newest_intact(paths: RunPaths, say: Say | None = None) -> Found:
