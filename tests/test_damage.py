@@ -166,10 +166,10 @@ def test_kill_9_in_a_save(unfinished, alone, flan_like, patched, monkeypatch):
     check_same(unfinished, alone)
 
 
-@pytest.mark.parametrize("nproc", [1, 2])
-def test_a_full_disk_costs_one_save(mount, alone, flan_like, patched, nproc):
+@pytest.mark.parametrize(("nproc", "stage"), [(1, "zero0"), (2, "zero2"), (2, "zero3")])
+def test_a_full_disk_costs_one_save(mount, alone, flan_like, patched, nproc, stage):
     """The save of step 2 fails, on all ranks alike; training goes on, and the save of step 4 is there."""
-    done = train(mount, flan_like, "--nproc", nproc, env=patched(FAILING, FAIL_AT="1"))
+    done = train(mount, flan_like, "--nproc", nproc, "--deepspeed", stage, env=patched(FAILING, FAIL_AT="1"))
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "checkpoint-2: could not be saved: [Errno 28] No space left on device" in said
