@@ -17,7 +17,7 @@ from workflow.files import link_or_copy, remove_leftovers, replace_by_link, whol
 from workflow.paths import RunPaths, checked_name, find_mount, model_folder, predictions_name, run_name
 from workflow.run_folder import claim
 from workflow.runtime import Ranks, current_commit, derived_seed, ranks_from_environment
-from workflow.training.checkpoint import TrainState, link_model, newest_to_continue, prune, read_state, recover
+from workflow.training.checkpoint import TrainState, link_model, prune, read_state, recover
 from workflow.training.log import MetricsFile
 
 
@@ -66,14 +66,58 @@ def test_claims(tmp_path):
     assert json.loads(other.paths.settings.read_text())["settings"]["lr"] == 1.0
     os.close(other.lock)
     other.paths.checkpoint(3).mkdir()
-    for changed, message in ((settings(lr=2.0), r"lr: 1.0 -> 2.0"), (settings(lr=1.0, seed=4), "seed: 0 -> 4")):
+    for changed, message in ((settings(lr=2.0), r"lr +1\.0 +2\.0"), (settings(lr=1.0, seed=4), r"seed +0 +4")):
         with pytest.raises(RunExistsError, match=message):
             claim(root, changed, data_hash="h", overwrite=False)
     with pytest.raises(RunExistsError, match="data_hash"):
         claim(root, settings(lr=1.0), data_hash="changed", overwrite=False)
-    os.close(claim(root, settings(lr=1.0, nproc=4, deepspeed="zero3"), data_hash="h", overwrite=False).lock)
+    free = claim(root, settings(lr=1.0, nproc=4, deepspeed="zero3"), data_hash="h", overwrite=False)
+    os.close(free.lock)
+    assert [line.split() for line in free.notes[0].splitlines()[1:]] == [
+        ["then", "now"],
+        ["nproc", "null", "4"],
+        ["deepspeed", '"auto"', '"zero3"'],
+    ]
     os.close(claim(root, settings(), data_hash="h", overwrite=True).lock)
     assert [path.name.startswith("run.old-") for path in sorted(root.parent.iterdir())] == [False, True]
+
+
+def test_changed_data_is_refused_unless_allowed(tmp_path):
+    root, old, new = tmp_path / "models/run", "a" * 40, "b" * 40
+    first = claim(root, settings(), data_hash=old, overwrite=False)
+    first.paths.checkpoint(3).mkdir()
+    os.close(first.lock)
+    with pytest.raises(RunExistsError, match=r"data_hash +a{12} +b{12}\n.*--allow_changed_data"):
+        claim(root, settings(), data_hash=new, overwrite=False)
+    allowed = claim(root, settings(allow_changed_data=True), data_hash=new, overwrite=False, allow_changed_data=True)
+    os.close(allowed.lock)
+    assert allowed.data_changed
+    assert allowed.notes == (f"the data changed since this run began: {'a' * 12} -> {'b' * 12} (--allow_changed_data)",)
+    record = json.loads(allowed.paths.settings.read_text())
+    assert record["data_hash"] == new
+    assert record["changes"][0]["data_hash"] == [old, new]
+    again = claim(root, settings(), data_hash=new, overwrite=False)  # it is written down: not asked twice
+    os.close(again.lock)
+    assert not again.data_changed
+    assert again.notes == ()
+    with pytest.raises(RunExistsError, match=r"lr +0\.0001 +1\.0"):
+        claim(root, settings(lr=1.0), data_hash=old, overwrite=False, allow_changed_data=True)
+    (root / "report.json").write_text("{}")
+    done = claim(root, settings(), data_hash=old, overwrite=False, allow_changed_data=True)
+    os.close(done.lock)
+    assert json.loads(done.paths.settings.read_text())["data_hash"] == new, "a finished run's record stays"
+
+
+def test_a_setting_that_came_later_is_no_difference(tmp_path):
+    first = claim(tmp_path / "run", settings(), data_hash="h", overwrite=False)
+    first.paths.checkpoint(3).mkdir()
+    os.close(first.lock)
+    record = json.loads(first.paths.settings.read_text())
+    del record["settings"]["weight_decay"]
+    first.paths.settings.write_text(json.dumps(record))
+    os.close(claim(tmp_path / "run", settings(), data_hash="h", overwrite=False).lock)
+    with pytest.raises(RunExistsError, match=r"weight_decay +null +0\.5"):
+        claim(tmp_path / "run", settings(weight_decay=0.5), data_hash="h", overwrite=False)
 
 
 def test_a_changed_input_file_is_another_run(tmp_path):
@@ -81,7 +125,7 @@ def test_a_changed_input_file_is_another_run(tmp_path):
     first = claim(root, settings(), data_hash="h", overwrite=False, inputs={"template_text": "a {input}"})
     first.paths.checkpoint(3).mkdir()
     os.close(first.lock)
-    with pytest.raises(RunExistsError, match=r'template_text: "a \{input\}" -> "b \{input\}"'):
+    with pytest.raises(RunExistsError, match=r'template_text +"a \{input\}" +"b \{input\}"'):
         claim(root, settings(), data_hash="h", overwrite=False, inputs={"template_text": "b {input}"})
     os.close(claim(root, settings(), data_hash="h", overwrite=False, inputs={"template_text": "a {input}"}).lock)
 
@@ -150,7 +194,6 @@ def test_retention_and_the_newest(tmp_path):
     link_model(paths.checkpoint(10), paths.best)
     assert (paths.best / "config.json").read_text() == "10"
     assert not (paths.best / "training_state").exists()
-    assert newest_to_continue(paths) == paths.checkpoint(10)
     assert read_state(paths.checkpoint(10)) == TrainState(step=10)
     prune(paths, limit=None)
     assert [(path / "training_state").is_dir() for _, path in paths.checkpoints()] == [False, True, True]

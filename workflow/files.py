@@ -50,7 +50,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         temporary.chmod(0o777 & ~_umask())
         flush_folder(temporary)
         temporary.rename(path)
-        _flush(path.parent)
+        flush(path.parent)
     except OSError as error:
         _name_place(error, path)
         raise
@@ -86,10 +86,11 @@ def read_json(path: Path, *, broken: type[WorkflowError] | None = None) -> Any:
 def flush_folder(folder: Path) -> None:
     """Flushes every file of a folder to disk, so that a rename cannot outlive the content."""
     for path in [*folder.rglob("*"), folder]:
-        _flush(path)
+        flush(path)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Flushes a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

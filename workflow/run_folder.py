@@ -27,6 +27,7 @@ FREE_TO_CHANGE = frozenset(
         "resume",
         "overwrite_output_dir",
         "dry_run",
+        "allow_changed_data",
         "nproc",
         "deepspeed",
         "micro_batch_size",
@@ -39,15 +40,20 @@ FREE_TO_CHANGE = frozenset(
     }
 )
 """Settings that never change a run's numbers, so that a run may be continued with others."""
+OF_THE_COMMAND = frozenset({"mount", "resume", "overwrite_output_dir", "allow_changed_data"})
+"""Those that say how a run is found or continued, and are not worth a note."""
+SHORT_HASH = 12
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A folder that this process holds. `finished` runs have a report."""
+    """A folder that this process holds. `finished` runs have a report; `notes` tell what differs from when it began."""
 
     paths: RunPaths
     finished: bool
     lock: int
+    data_changed: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def claim(
@@ -58,18 +64,20 @@ def claim(
     overwrite: bool,
     settings_name: str = SETTINGS_NAMES[0],
     inputs: Mapping[str, str] | None = None,
+    allow_changed_data: bool = False,
 ) -> Claim:
     """Creates or takes over the run folder and locks it until this process ends.
 
     `inputs` are contents of files that settings name: with other contents it is another run.
 
+    With `allow_changed_data` a run goes on with other data than before, and its settings file says so from then on.
     Raises RunExistsError when another process holds it, or when it holds a run with other settings or data.
     """
-    if overwrite and root.exists():
-        _move_aside(root)
     paths = RunPaths(root, settings_name)
-    _refuse_other_folders(paths)
     try:
+        if overwrite and root.exists():
+            _move_aside(root)
+        _refuse_other_folders(paths)
         root.mkdir(parents=True, exist_ok=True)
         lock = _lock(paths)
     except OSError as error:
@@ -77,15 +85,20 @@ def claim(
             f"{root}: cannot write here: {error.strerror}; pass --mount with a folder that can be written"
         ) from None
     record = _record(resolved, data_hash, inputs or {})
+    finished, notes, data_changed = paths.report.is_file(), [], False
     try:
         if _has_work(paths):
-            _check_same(paths, record)
+            before = _before(paths)
+            notes = _check_same(paths, before, record, allow_changed_data=allow_changed_data)
+            data_changed = before["data_hash"] != data_hash
+            if data_changed and not finished:
+                write_json(paths.settings, _with_new_data(before, data_hash))
         else:
             write_json(paths.settings, record)
     except BaseException:
         os.close(lock)
         raise
-    return Claim(paths, finished=paths.report.is_file(), lock=lock)
+    return Claim(paths, finished, lock, data_changed, tuple(notes))
 
 
 def _refuse_other_folders(paths: RunPaths) -> None:
@@ -145,19 +158,59 @@ def _record(resolved: Resolved[Any], data_hash: str, inputs: Mapping[str, str]) 
     }
 
 
-def _check_same(paths: RunPaths, record: dict[str, Any]) -> None:
+def _before(paths: RunPaths) -> dict[str, Any]:
+    """The record that the run began with."""
     try:
-        old = json.loads(paths.settings.read_text(encoding="utf-8"))
-        before = {**old["settings"], "data_hash": old["data_hash"], **old.get("inputs", record["inputs"])}
+        old: dict[str, Any] = json.loads(paths.settings.read_text(encoding="utf-8"))
+        return {**old, "settings": dict(old["settings"]), "data_hash": str(old["data_hash"])}
     except (OSError, ValueError, KeyError, TypeError):
         raise RunExistsError(
             f"{paths.root} holds checkpoints but no readable {paths.settings.name}; choose another --training_run_name"
         ) from None
-    now = {**record["settings"], "data_hash": record["data_hash"], **record["inputs"]}
-    changed = [name for name in now if name not in FREE_TO_CHANGE and before.get(name) != now[name]]
-    if changed:
-        lines = [f"  {name}: {json.dumps(before.get(name))} -> {json.dumps(now[name])}" for name in changed]
-        raise RunExistsError(
-            f"{paths.root} holds a run with other settings:\n" + "\n".join(lines) + "\n"
-            "choose another --training_run_name, or pass --overwrite_output_dir to move that run aside and start anew"
-        )
+
+
+def _check_same(
+    paths: RunPaths, before: dict[str, Any], record: dict[str, Any], *, allow_changed_data: bool
+) -> list[str]:
+    """Notes of what differs and may. Raises RunExistsError with a table of what must not."""
+    then = {**before["settings"], **before.get("inputs", record["inputs"])}
+    now = {**record["settings"], **record["inputs"]}
+    # A setting that the program did not have then, and that is left at its default, is no difference.
+    new = {name for name in now if name not in then and record["origins"].get(name) == "default"}
+    changed = [name for name in now if name not in new and then.get(name) != now[name]]
+    rows = {name: (json.dumps(then.get(name)), json.dumps(now[name])) for name in changed}
+    refused = {name: row for name, row in rows.items() if name not in FREE_TO_CHANGE}
+    instead = "choose another --training_run_name, or pass --overwrite_output_dir to move that run aside and start anew"
+    data = (short_hash(before["data_hash"]), short_hash(record["data_hash"]))
+    other_data = before["data_hash"] != record["data_hash"]
+    if other_data and not allow_changed_data:
+        refused["data_hash"] = data
+        instead += "; --allow_changed_data goes on with data that changed"
+    if refused:
+        raise RunExistsError(f"{paths.root} holds a run with other settings or data:\n{_table(refused)}\n{instead}")
+    free = {name: row for name, row in rows.items() if name not in OF_THE_COMMAND}
+    return [
+        *(
+            [f"the data changed since this run began: {data[0]} -> {data[1]} (--allow_changed_data)"]
+            if other_data
+            else []
+        ),
+        *([f"other settings than this run began with, which change no numbers:\n{_table(free)}"] if free else []),
+    ]
+
+
+def _table(rows: Mapping[str, tuple[str, str]]) -> str:
+    """Name, then, now."""
+    lines = [("", "then", "now"), *((name, *row) for name, row in rows.items())]
+    widths = [max(len(line[column]) for line in lines) for column in (0, 1)]
+    return "\n".join(f"  {name:<{widths[0]}}  {then:<{widths[1]}}  {now}" for name, then, now in lines)
+
+
+def _with_new_data(before: dict[str, Any], data_hash: str) -> dict[str, Any]:
+    change = {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "data_hash": [before["data_hash"], data_hash]}
+    return {**before, "data_hash": data_hash, "changes": [*before.get("changes", []), change]}
+
+
+def short_hash(value: str | None) -> str:
+    """Enough of a hash to tell two apart."""
+    return (value or "none")[:SHORT_HASH]

@@ -186,7 +186,7 @@ def score_parts(job: dict):
 def train(job: dict) -> dict:
     """Losses and gradient norms of a few updates, continued from or saved to a checkpoint where the job says so."""
     from workflow.models.load import guarded_weights
-    from workflow.models.save import write_model
+    from workflow.models.save import SHARD_BYTES, write_model
     from workflow.training.checkpoint import CheckpointReader, TrainState, read_state, save_checkpoint
 
     loaded, backend, trainer, _ = setup(job)
@@ -208,7 +208,12 @@ def train(job: dict) -> dict:
                 backend=backend,
                 state=state,
                 write_model=lambda folder, weights: write_model(
-                    folder, loaded.model, loaded.tokenizer, weights, max_new_tokens=9
+                    folder,
+                    loaded.model,
+                    loaded.tokenizer,
+                    weights,
+                    max_new_tokens=9,
+                    shard_bytes=job.get("shard_bytes", SHARD_BYTES),
                 ),
             )
 

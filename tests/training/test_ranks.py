@@ -130,13 +130,17 @@ def test_resume_is_bitwise_at_the_same_topology(job, tmp_path, dropout):
 
 
 def test_resume_on_other_ranks_and_stages(job, reference, tmp_path):
-    """F4, F18: checkpoints are whole tensors by name, so nothing needs converting."""
+    """F4, F18: checkpoints are whole tensors by name, so nothing needs converting; here in files written while gathering."""
     saved = {stage: tmp_path / f"checkpoint-{stage}" for stage in ("zero0", "zero2", "zero3")}
     run_group(
         2,
-        [{**job, "deepspeed": stage, "save": str(folder), "save_at": 3} for stage, folder in saved.items()],
+        [
+            {**job, "deepspeed": stage, "save": str(folder), "save_at": 3, "shard_bytes": 20_000}
+            for stage, folder in saved.items()
+        ],
         tmp_path / "first",
     )
+    assert all(len(list(folder.glob("model-*-of-*.safetensors"))) > 2 for folder in saved.values())
     for world_size, stages in ((1, ("zero0", "zero1")), (3, ("zero1", "zero3"))):
         jobs = [
             {**job, "deepspeed": stage, "model": str(folder), "resume": str(folder)}

@@ -53,6 +53,9 @@ class RunSection(Section):
     overwrite_output_dir: bool = setting(
         False, "move an existing run folder of this name aside (nothing is deleted) and start anew"
     )
+    allow_changed_data: bool = setting(
+        False, "continue a run although its data changed; what was measured on the old rows no longer counts"
+    )
     debug: bool = setting(False, "use the first 64 training and 16 eval rows, and show tracebacks")
     dry_run: bool = setting(
         False, "print what the run would need on this machine (memory by ZeRO stage, hours) and stop: nothing is loaded"

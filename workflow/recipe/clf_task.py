@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from workflow import paths as names
 from workflow.config.clf_settings import ClfSettings
@@ -34,7 +33,7 @@ from workflow.inference.head_engine import score_engine
 from workflow.inference.interface import EngineLimits, Together
 from workflow.models.classifier import LoadedClassifier, load_classifier
 from workflow.models.load import tokenizer_stands_in
-from workflow.models.save import write_model
+from workflow.models.save import Weights, write_model
 from workflow.recipe.place import init_model_folder, inside_run
 from workflow.recipe.scorers import check_finite, row_losses, score_encoder, scoring_notes, unfit_notes
 from workflow.recipe.task import Task
@@ -227,7 +226,7 @@ class ClfTask(Task[ClfSettings]):
 
     # ---- files
 
-    def write_model(self, folder: Path, weights: dict[str, torch.Tensor], step: int) -> None:
+    def write_model(self, folder: Path, weights: Weights, step: int) -> None:
         """The model, how to score with it, and the calibration where this very step was evaluated."""
         write_model(folder, self.loaded.model, self.loaded.tokenizer, weights)
         write_json(folder / names.SCORING_NAME, replace(self.scoring, max_length=self.max_length).as_json())

@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from workflow.config.cascade import flatten
-from workflow.errors import BackendError
+from workflow.errors import BackendError, CheckpointError
 from workflow.evaluation.evaluator import Evaluation
 from workflow.evaluation.metrics import Metric, is_better
 from workflow.evaluation.report import Measured, Report, Speed, measured, records, result_table, write_report
@@ -25,6 +27,9 @@ from workflow.training.flops import peak_flops
 from workflow.training.log import TrainingLog
 from workflow.training.schedule import Steps, happens
 from workflow.training.trainer import Trainer, Update
+
+SAVE_FAILED = "training goes on, and the next save is tried as usual: make room there meanwhile"
+LAST_SAVE_FAILED = "free some space there (older checkpoint-N and damaged-* folders), then the same command goes on from the last good one"
 
 
 class Run:
@@ -47,7 +52,6 @@ class Run:
             self.log = TrainingLog(
                 self.place.console, self.paths, max_steps=self.steps.max_steps, every=every, continue_from=state.step
             )
-            self._finish_best(state)
         try:
             if state.step == 0 and not self.settings.evaluation.no_eval_at_start:
                 self._evaluate(state)
@@ -61,30 +65,44 @@ class Run:
                 self.log.close()
         on_first(lambda: self._report(state), self.place.ranks)
 
-    def _finish_best(self, state: TrainState) -> None:
-        """A kill may have come between writing a checkpoint and making it the best."""
-        newest = self.paths.checkpoint(state.step)
-        if state.best_step == state.step and newest.is_dir():
-            link_model(newest, self.paths.best)
-
     def _after_step(self, state: TrainState, update: Update) -> None:
-        """Evaluates and saves when due. The checkpoint is written after the evaluation, so that it knows the best."""
-        last = self.steps.max_steps
+        """Evaluates and saves when due. The checkpoint is written after the evaluation, so that it knows the best.
+
+        A save that fails costs that save alone, and the best model of this step; the last one's failure ends the run.
+        """
+        last, best = self.steps.max_steps, _best(state)
         skipped = update.step == last and self.settings.evaluation.no_eval_at_end
         improved = happens(update.step, self.steps.eval_steps, last) and not skipped and self._evaluate(state)
         if update.step == last and state.best_step is None:  # never evaluated: the last is the best there is
             improved, state.best_step = True, last
-        if happens(update.step, self.steps.save_steps, last):
-            folder = self.paths.checkpoint(update.step)
-            save_checkpoint(folder, backend=self.backend, state=state, write_model=self._writer(state.step))
-            on_first(lambda: self._keep(folder, is_best=improved), self.place.ranks)
-        elif improved:
-            save_model(self.paths.best, backend=self.backend, write_model=self._writer(state.step))
+        try:
+            self._save(state, is_due=happens(update.step, self.steps.save_steps, last), is_best=improved)
+        except CheckpointError as error:
+            if update.step == last:
+                told = CheckpointError(f"{error}; {LAST_SAVE_FAILED}")
+                told.known_to_all = error.known_to_all
+                raise told from error
+            _put_back(state, best)
+            self.place.console.print(f"[bold red]notice[/]  {escape(f'{error}; {SAVE_FAILED}')}", soft_wrap=True)
+
+    def _save(self, state: TrainState, *, is_due: bool, is_best: bool) -> None:
+        write_model = self._writer(state.step)
+        if is_due:
+            folder = self.paths.checkpoint(state.step)
+            save_checkpoint(folder, backend=self.backend, state=state, write_model=write_model)
+            on_first(lambda: self._keep(folder, is_best=is_best), self.place.ranks)
+        elif is_best:
+            save_model(self.paths.best, backend=self.backend, step=state.step, write_model=write_model)
 
     def _keep(self, folder: Path, *, is_best: bool) -> None:
-        if is_best:
-            link_model(folder, self.paths.best)
-        prune(self.paths, limit=self.settings.training.save_total_limit)
+        try:
+            if is_best:
+                link_model(folder, self.paths.best)
+            prune(self.paths, limit=self.settings.training.save_total_limit)
+        except OSError as error:
+            raise CheckpointError(
+                f"{folder} is saved, but the folders beside it could not be renewed: {error}"
+            ) from None
 
     def _writer(self, step: int) -> ModelWriter:
         return lambda folder, weights: self.task.write_model(folder, weights, step)
@@ -175,6 +193,19 @@ def _improves(metric: str, found: Mapping[str, Metric], state: TrainState) -> bo
     if best is not None and value == state.best_value:
         return is_better("eval_loss", found["eval_loss"].value, best.metrics["eval_loss"].value)
     return best is None or is_better(metric, value, state.best_value)
+
+
+def _best(state: TrainState) -> tuple[int | None, float | None, Any]:
+    return state.best_step, state.best_value, state.measured.get("best")
+
+
+def _put_back(state: TrainState, best: tuple[int | None, float | None, Any]) -> None:
+    """The best so far is again the one whose model was saved."""
+    state.best_step, state.best_value, record = best
+    if record is None:
+        state.measured.pop("best", None)
+    else:
+        state.measured["best"] = record
 
 
 def _measured(state: TrainState, name: str) -> Measured | None:

@@ -21,7 +21,7 @@ from workflow.inference.engine import T5Engine
 from workflow.inference.interface import EngineLimits, Together
 from workflow.inference.sampling import SamplingParams
 from workflow.models.load import LoadedModel, load_seq2seq
-from workflow.models.save import write_model
+from workflow.models.save import Weights, write_model
 from workflow.models.verbalizers import no_yes_tokens
 from workflow.recipe.place import init_model_folder, inside_run
 from workflow.recipe.task import Task
@@ -150,7 +150,7 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
             slice_by=evaluation.slice_by,
         )
 
-    def write_model(self, folder: Path, weights: dict[str, torch.Tensor], step: int) -> None:  # noqa: ARG002
+    def write_model(self, folder: Path, weights: Weights, step: int) -> None:  # noqa: ARG002
         """The model, with the length that answers may have."""
         write_model(
             folder,

@@ -33,6 +33,7 @@ from workflow.files import write_json
 from workflow.inference.interface import Together
 from workflow.models.load import LoadedModel, is_path
 from workflow.models.ragged import ragged_form_of, why_padded
+from workflow.models.save import Weights
 from workflow.recipe.place import Place
 from workflow.runtime import collectively, on_first, torch_device
 from workflow.training.checkpoint import TrainState
@@ -214,7 +215,7 @@ class Task(ABC, Generic[S]):
     # ---- files
 
     @abstractmethod
-    def write_model(self, folder: Path, weights: dict[str, torch.Tensor], step: int) -> None:
+    def write_model(self, folder: Path, weights: Weights, step: int) -> None:
         """Writes the model files of the checkpoint after `step` updates; by the first rank."""
 
     @abstractmethod

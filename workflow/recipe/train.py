@@ -5,7 +5,7 @@ Reads top to bottom. Knows nothing of how a step, an evaluation or a checkpoint 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from workflow import paths as names
 from workflow.data.division import MicroBatchLimits
 from workflow.data.plan import DataPlan, steps_for_epochs
 from workflow.data.sources import Source, find_source
@@ -21,24 +20,21 @@ from workflow.errors import ConfigError, DataError
 from workflow.evaluation.report import read_report, result_table
 from workflow.models.attention_backends import choose, head_width
 from workflow.models.load import head_names, quiet_transformers
+from workflow.paths import RunPaths
 from workflow.recipe.backend_choice import fitted_backend, planned_backend
 from workflow.recipe.micro_batches import MicroBatchSizes, circumstances_of
+from workflow.recipe.resume import Start, find_start
 from workflow.recipe.run import Run
 from workflow.recipe.task import Task
 from workflow.run_folder import Claim, claim
 from workflow.runtime import keep_freed_memory, on_first
 from workflow.training.backend import Backend
 from workflow.training.budget import CudaMeter, find_tokens
-from workflow.training.checkpoint import (
-    CheckpointReader,
-    TrainState,
-    newest_to_continue,
-    read_state,
-    recover,
-)
+from workflow.training.checkpoint import KEEP_STATES, CheckpointReader, TrainState
 from workflow.training.ds_config import BackendPlan, torch_dtype
 from workflow.training.objectives import Objective
 from workflow.training.optim import make_optimizer, parameter_groups
+from workflow.training.room import check_before_run, checkpoint_size
 from workflow.training.schedule import Steps, plan_steps
 from workflow.training.trainer import LoopSettings, MicroBatchMemoryError, Trainer
 
@@ -65,6 +61,7 @@ def run_task(task: Task[Any]) -> None:
             overwrite=settings.run.overwrite_output_dir,
             settings_name=task.settings_file,
             inputs=task.inputs,
+            allow_changed_data=settings.run.allow_changed_data,
         ),
         place.ranks,
     )
@@ -85,9 +82,8 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> N
     settings, place, paths = task.settings, task.place, held.paths
     if place.device == "cpu":
         keep_freed_memory()
-    on_first(lambda: recover(paths.root), place.ranks)
-    start_from = on_first(lambda: _checkpoint_to_continue(settings.run.resume, held), place.ranks)
-    state = _state_to_continue(start_from, held)
+    start = on_first(lambda: _start(task, source, held), place.ranks)
+    start_from, state = start.checkpoint, start.state
     task.load_model_everywhere(str(start_from) if start_from else task.start_model(), trained=bool(start_from))
     task.load_data(source)
     if not len(task.data.train):
@@ -99,7 +95,8 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> N
     objective = task.objective()
     plan = fitted_backend(task, plan, objective)
     if place.ranks.is_first:
-        _say_run(task, paths.root, plan, steps, update_size, state)
+        _say_run(task, paths.root, plan, steps, update_size, state, (*held.notes, *start.notes))
+    on_first(lambda: _check_room(task, paths, steps, state), place.ranks)
 
     backend = _start_backend(task, plan)
     checkpointing = settings.model.gradient_checkpointing
@@ -136,30 +133,23 @@ def _trial(backend: Backend, objective: Objective, limits: MicroBatchLimits) -> 
     return find_tokens(backend, objective, CudaMeter(backend.device, backend.bytes_to_come()), limits)
 
 
-def _checkpoint_to_continue(resume: str, held: Claim) -> Path | None:
-    """The checkpoint this run goes on from: its own newest, else the one that --resume names."""
-    own = newest_to_continue(held.paths)
-    if own is not None or resume == "auto":
-        return own
-    given = Path(resume)
-    if given.is_dir() and not (given / "config.json").is_file():
-        given = newest_to_continue(names.RunPaths(given)) or given
-    if not (given / "config.json").is_file():
-        raise ConfigError(
-            f"--resume {resume}: no checkpoint there; pass auto, a checkpoint-N folder, or a run folder that holds one"
-        )
-    read_state(given)
-    return given
+def _start(task: Task[Any], source: Source, held: Claim) -> Start:
+    run, say = task.settings.run, task.write_note
+    return find_start(
+        held, resume=run.resume, data_hash=source.data_hash, allow_changed_data=run.allow_changed_data, say=say
+    )
 
 
-def _state_to_continue(start_from: Path | None, held: Claim) -> TrainState:
-    """How far the checkpoint is; what was measured in another run's folder does not count here."""
-    if start_from is None:
-        return TrainState()
-    state = read_state(start_from)
-    if start_from.resolve().parent != held.paths.root.resolve():
-        state = replace(state, best_step=None, best_value=None, measured={})
-    return state
+def _check_room(task: Task[Any], paths: RunPaths, steps: Steps, state: TrainState) -> None:
+    """Says where the disk is too small for what will be kept. Raises CheckpointError where it is for any checkpoint."""
+    if state.step >= steps.max_steps:  # only the report is missing
+        return
+    size = checkpoint_size(task.loaded.model, task.settings.optim.optimizer)
+    num_saves = -(-steps.max_steps // steps.save_steps) - state.step // steps.save_steps
+    limit = task.settings.training.save_total_limit
+    note = check_before_run(paths, size, num_saves=num_saves, limit=limit, num_states=KEEP_STATES)
+    if note is not None:
+        task.place.console.print(f"  [yellow]note[/]  {escape(note)}")
 
 
 def _steps(task: Task[Any], update_size: int) -> Steps:
@@ -204,12 +194,22 @@ def _ragged_text(task: Task[Any], plan: BackendPlan) -> str:
     return f"ragged: no padding is computed; attention: {choice}"
 
 
-def _say_run(task: Task[Any], root: Path, plan: BackendPlan, steps: Steps, update_size: int, state: TrainState) -> None:
+def _say_run(
+    task: Task[Any],
+    root: Path,
+    plan: BackendPlan,
+    steps: Steps,
+    update_size: int,
+    state: TrainState,
+    continuing: Sequence[str],
+) -> None:
     """The run's header: every decision that was made for the user, and what is odd about the data."""
     place, training = task.place, task.settings.training
     console = place.console
     precision = "bf16 with fp32 master weights" if plan.precision == "bf16" else "fp32"
     console.print(f"run       {root}" + (f", continued after step {state.step}" if state.step else ""))
+    for note in continuing:
+        console.print(f"  [yellow]note[/]  {escape(note)}", soft_wrap=True)
     for number, line in enumerate(task.header()):
         console.print(f"{'' if number else 'model':<10}{escape(line)}")
     why_padded = task.why_padded

@@ -2,16 +2,18 @@
 
     checkpoint-N/                   config.json, *.safetensors, tokenizer, generation settings
     checkpoint-N/training_state/    state.json, optimizer-*.safetensors and their index
+    checkpoint-N/manifest.json      size and hash of each file, written last
 
-Knows nothing of evaluation. A folder has its final name only when it is complete and on disk. Tensors are whole and
-named, without pickles, so that any number of ranks and any ZeRO stage can continue.
+Knows nothing of evaluation, nor of which checkpoint a run goes on from. A folder has its final name only when it is
+complete and on disk. Tensors are whole and named, without pickles, so that any number of ranks and any ZeRO stage can
+continue.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,17 +24,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from workflow.errors import CheckpointError
-from workflow.files import link_or_copy, remove_leftovers, whole_folder, write_json
+from workflow.files import flush, link_or_copy, remove_leftovers, whole_folder, write_json
+from workflow.models.save import SHARD_BYTES, Weights, in_shards
 from workflow.paths import RunPaths
 from workflow.training.backend import Backend
+from workflow.training.manifest import write_manifest
+from workflow.training.room import check_before_save, checkpoint_size
 
 STATE_FOLDER = "training_state"
 STATE_FILE = "state.json"
 INDEX_FILE = "optimizer.index.json"
-SHARD_BYTES = 4 << 30
+STATE_VERSION = 2
+"""Of state.json. From 2 on a checkpoint has a manifest, so that one without it is damaged."""
 KEEP_STATES = 2
 
-ModelWriter = Callable[[Path, dict[str, torch.Tensor]], None]
+ModelWriter = Callable[[Path, Weights], None]
 
 
 @dataclass
@@ -50,30 +56,38 @@ class TrainState:
     loss: float | None = None
     measured: dict[str, Any] = field(default_factory=dict)
     """The evaluations that the report shows ("initial", "best", "latest"), kept so that a continued run has them."""
+    data_hash: str | None = None
+    """Of the data that the run has been trained on last."""
 
 
 def save_checkpoint(folder: Path, *, backend: Backend, state: TrainState, write_model: ModelWriter) -> None:
     """Writes a whole checkpoint; every rank calls it, the first one writes. Raises CheckpointError on every rank."""
-    _save(folder, backend, write_model, state)
+    _save(folder, backend, write_model, state.step, state)
 
 
-def save_model(folder: Path, *, backend: Backend, write_model: ModelWriter) -> None:
-    """Writes the model alone, in place of what stands at `folder`; every rank calls it."""
-    _save(folder, backend, write_model, None)
+def save_model(folder: Path, *, backend: Backend, step: int, write_model: ModelWriter) -> None:
+    """Writes the model alone, in place of what stands at `folder`; every rank calls it. Raises CheckpointError."""
+    _save(folder, backend, write_model, step, None)
 
 
-def _save(folder: Path, backend: Backend, write_model: ModelWriter, state: TrainState | None) -> None:
+def _save(folder: Path, backend: Backend, write_model: ModelWriter, step: int, state: TrainState | None) -> None:
     problem: str | None = None
     if dist.get_rank() == 0:
         drains = _Drains(backend, with_optimizer=state is not None)
         try:
+            optimizer = type(backend.optimizer).__name__.lower()
+            size = checkpoint_size(backend.module, optimizer)
+            check_before_save(folder, size.whole if state is not None else size.model)
             with whole_folder(_free(folder)) as temporary:
-                write_model(temporary, drains.weights())
+                write_model(temporary, drains)
                 if state is not None:
                     _write_state(temporary / STATE_FOLDER, drains, state)
+                write_manifest(temporary, step=step)
             _swap_in(folder)
         except (OSError, SafetensorError) as error:
             problem = f"{folder}: could not be saved: {error}"
+        except CheckpointError as error:
+            problem = str(error)
         finally:
             drains.finish()  # the other ranks are in the same collective calls
     else:
@@ -81,7 +95,9 @@ def _save(folder: Path, backend: Backend, write_model: ModelWriter, state: Train
     said = [problem]
     dist.broadcast_object_list(said, src=0)
     if said[0]:
-        raise CheckpointError(f"{said[0]}; earlier checkpoints of the run are untouched")
+        told = CheckpointError(f"{said[0]}; earlier checkpoints of the run are untouched")
+        told.known_to_all = True
+        raise told
 
 
 class _Drains:
@@ -91,22 +107,14 @@ class _Drains:
         self._weights = backend.weights()
         self._state = backend.optimizer_state() if with_optimizer else iter(())
 
-    def weights(self) -> dict[str, torch.Tensor]:
-        """All weights on the CPU (not copied where they are there already)."""
-        return {name: weight.detach().cpu().contiguous() for name, weight in self._weights}
+    def items(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, fp32 weight on the CPU), gathered one by one as they are taken (not copied where they are there already)."""
+        for name, weight in self._weights:
+            yield name, weight.detach().cpu().contiguous()
 
-    def shards(self) -> Any:
+    def shards(self) -> Iterator[dict[str, torch.Tensor]]:
         """Dicts of optimizer tensors of about SHARD_BYTES."""
-        shard: dict[str, torch.Tensor] = {}
-        size = 0
-        for key, tensor in self._state:
-            shard[key] = tensor.detach().cpu().contiguous()
-            size += tensor.numel() * tensor.element_size()
-            if size >= SHARD_BYTES:
-                yield shard
-                shard, size = {}, 0
-        if shard:
-            yield shard
+        return in_shards(((key, tensor.detach().cpu().contiguous()) for key, tensor in self._state), SHARD_BYTES)
 
     def finish(self) -> None:
         """Makes the remaining collective calls."""
@@ -124,7 +132,7 @@ def _write_state(folder: Path, drains: _Drains, state: TrainState) -> None:
         save_file(shard, folder / name)
         index |= dict.fromkeys(shard, name)
     write_json(folder / INDEX_FILE, index)
-    write_json(folder / STATE_FILE, asdict(state))
+    write_json(folder / STATE_FILE, {"schema_version": STATE_VERSION, **asdict(state)})
 
 
 def _free(folder: Path) -> Path:
@@ -144,6 +152,7 @@ def _swap_in(folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
         new.rename(folder)
+        flush(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -185,22 +194,18 @@ def prune(paths: RunPaths, *, limit: int | None) -> None:
             shutil.rmtree(doomed)
 
 
-def newest_to_continue(paths: RunPaths) -> Path | None:
-    """The newest checkpoint with training state."""
-    found = [path for _, path in paths.checkpoints() if (path / STATE_FOLDER / STATE_FILE).is_file()]
-    return found[-1] if found else None
-
-
 def read_state(checkpoint: Path) -> TrainState:
     """How far the run was. Raises CheckpointError."""
     file = checkpoint / STATE_FOLDER / STATE_FILE
     try:
-        return TrainState(**json.loads(file.read_text(encoding="utf-8")))
+        values = json.loads(file.read_text(encoding="utf-8"))
+        values.pop("schema_version", None)
+        return TrainState(**values)
     except FileNotFoundError:
         raise CheckpointError(
             f"{checkpoint}: nothing to continue from: no {STATE_FOLDER}/ (only a run's newest {KEEP_STATES} checkpoints keep it)"
         ) from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{checkpoint}: cannot continue from here: {file.name}: {error}") from None
 
 
@@ -213,7 +218,7 @@ class CheckpointReader:
             self._index: dict[str, str] = json.loads(
                 (checkpoint / STATE_FOLDER / INDEX_FILE).read_text(encoding="utf-8")
             )
-            self._weight_files = _weight_files(checkpoint)
+            self._weight_files = weight_files(checkpoint)
         except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"{checkpoint}: cannot continue from here: {error}") from None
 
@@ -244,7 +249,8 @@ class CheckpointReader:
             raise CheckpointError(f"{file}: cannot continue from here: {error}") from None
 
 
-def _weight_files(checkpoint: Path) -> dict[str, str]:
+def weight_files(checkpoint: Path) -> dict[str, str]:
+    """The file of each weight. Raises OSError, ValueError or SafetensorError."""
     index = checkpoint / "model.safetensors.index.json"
     if index.is_file():
         return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
