@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import stat
@@ -14,8 +16,12 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import ROOT, losses, metrics_lines, run_program, write_data
+from tests.training.rank_worker import run_group
+from workflow.config.flags import parse
+from workflow.config.settings import Seq2SeqSettings
 
 pytestmark = pytest.mark.slow
 
@@ -160,3 +166,34 @@ def test_srun_on_two_nodes(mount, flan_like, alone, tmp_path):
     with Nodes(lambda node: [sys.executable], command, tmp_path / "nodes", env) as nodes:
         assert nodes.codes() == [0, 0], nodes.said()
     same(mount / "models/run", alone, rel=1e-4)
+
+
+def test_hierarchical_shares_change_no_number(flan_like, shared_mount, tmp_path):
+    """ZeRO++'s second set of shares, in two groups of two ranks."""
+    shipped = json.loads((ROOT / "ds_configs/zero3_multinode.json").read_text())
+    shipped["zero_optimization"]["zero_hpz_partition_size"] = 2
+    (tmp_path / "hpz.json").write_text(json.dumps(shipped))
+    job = {"model": str(flan_like), "mount": str(shared_mount), "max_steps": 3}
+    plain = {**job, "deepspeed": "zero3"}
+    # Groups are made once a process, so the plain one is first.
+    found = run_group(4, [plain, {**job, "deepspeed": str(tmp_path / "hpz.json")}], tmp_path / "ranks")
+    assert found[1] == found[0]
+
+
+def test_the_documented_commands_hold_together():
+    """Every document's program takes its arguments; the Job's pods find each other by the service's name."""
+    text = (ROOT / "docs/many_nodes.md").read_text(encoding="utf-8")
+    (manifest,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    service, job = yaml.safe_load_all(manifest)
+    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    launched = container["command"][2]
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
+    assert f"--rdzv_endpoint={job['metadata']['name']}-0.{pod['subdomain']}:" in launched
+    assert spec["completions"] == spec["parallelism"] == int(re.search(r"--nnodes=(\d+)", launched)[1])
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == re.search(r"--nproc_per_node=(\d+)", launched)[1]
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    (train,) = re.findall(r"^seq2seq\.py .*$", text, re.MULTILINE)[:1]
+    for line in (train, launched[launched.index("seq2seq.py") :]):
+        parse(Seq2SeqSettings, shlex.split(line)[1:], prog="seq2seq.py", example="x")

@@ -53,7 +53,8 @@ def load_seq2seq(
 
     The weights are fp32 whatever the file holds: an update at a usual learning rate is too small for most bf16
     weights. With `as_stored` they have the files' own type, for a caller that converts them one by one: then they are
-    pages of the files, which all processes of a machine share, and no copies. `.bin` files are read with `weights_only` alone, and no code of a checkpoint is run.
+    pages of the files, which all processes of a machine share, and no copies.
+    `.bin` files are read with `weights_only` alone, and no code of a checkpoint is run.
     Raises ModelError with the reason and what to do.
     """
     check_folder(name, needs_tokenizer=tokenizer is None)
