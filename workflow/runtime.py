@@ -77,9 +77,12 @@ def die_with_launcher() -> None:
     """Asks the kernel to kill this process when its launcher, if any, dies, even by SIGKILL (Linux; elsewhere nothing is done).
 
     A launcher is what started ranks, or the steps of a longer command. torch's elastic launcher starts each rank in a
-    session of its own, so killing the launcher's process group would otherwise leave the ranks running.
+    session of its own, so killing the launcher's process group would otherwise leave the ranks running; this holds for
+    the user's own torchrun too. The deepspeed launcher and srun look after their ranks themselves.
     """
     launcher = os.environ.get(PARENT_VARIABLE)
+    if not launcher and "TORCHELASTIC_RUN_ID" in os.environ:
+        launcher = str(os.getppid())
     if not launcher or not sys.platform.startswith("linux"):
         return
     pr_set_pdeathsig = 1

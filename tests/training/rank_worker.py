@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from tests.conftest import ROOT
+from tests.training.own_memory import Peak
 
 warnings.filterwarnings("ignore")
 
@@ -130,7 +131,7 @@ def completion_parts(job: dict):
     from workflow.training.flops import dimensions_of
     from workflow.training.objectives import CompletionLoss
 
-    loaded = load_seq2seq(job["model"], dropout=job.get("dropout", 0.0))
+    loaded = load_seq2seq(job["model"], dropout=job.get("dropout", 0.0), as_stored=True)
     examples = load_examples(find_source("toy", Path(job["mount"])), SEQ2SEQ, cache_dir())
     features = load_features(examples, "train", Seq2SeqEncoder(loaded.tokenizer, LengthLimits(64, 64)), cache_dir())
     config = loaded.model.config
@@ -166,7 +167,12 @@ def score_parts(job: dict):
         problem=job.get("problem", "binary"), labels=tuple(job.get("labels", ("no", "yes"))), max_length=64
     )
     loaded = load_classifier(
-        job["model"], problem=scoring.problem, labels=scoring.labels, dropout=job.get("dropout", 0.0), seed=1
+        job["model"],
+        problem=scoring.problem,
+        labels=scoring.labels,
+        dropout=job.get("dropout", 0.0),
+        seed=1,
+        as_stored=True,
     )
     source = find_source(job.get("data", "scored"), Path(job["mount"]))
     examples = load_examples(source, ScoredRows(scoring.texts, scoring.targets()), cache_dir())
@@ -389,6 +395,50 @@ def evaluate(job: dict) -> dict:
     }
 
 
+def memory_of_loading(job: dict) -> dict:
+    """Bytes of their own that the ranks take to load, shard and continue; all of them in lists, by rank."""
+    from unittest import mock
+
+    import deepspeed
+    import torch.distributed as dist
+
+    from workflow.training.checkpoint import CheckpointReader
+
+    _, warm, _, _ = setup({**job, "model": job["warm"]})  # what is imported and built once does not count
+    warm.destroy()
+    start, real = Peak(), deepspeed.initialize
+    found: dict[str, object] = {}
+
+    def initialize(**arguments):
+        found["whole"] = [name for name, weight in arguments["model"].named_parameters() if weight.numel()]
+        found["until_sharded"] = start.stop()
+        return real(**arguments)
+
+    with mock.patch.object(deepspeed, "initialize", initialize):
+        _, backend, trainer, _ = setup(job)
+    if job.get("resume"):
+        peaks: list[Peak] = []
+
+        class Watched(CheckpointReader):
+            """Begins to watch at the first tensor: the state is there by then, made by an update that took its usual memory."""
+
+            def weight(self, name):
+                if not peaks:
+                    peaks.append(Peak())
+                return super().weight(name)
+
+        backend.load_optimizer_state(
+            Watched(Path(job["resume"])),
+            num_steps=1,
+            empty_loss=lambda: trainer.objective.loss_sum(backend.wrapped, ()),
+        )
+        found["to_continue"] = peaks[0].stop()
+    backend.destroy()
+    everyone: list = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, found)
+    return {key: [of_rank[key] for of_rank in everyone] for key in found}
+
+
 def main() -> None:
     from workflow.models.load import quiet_transformers
     from workflow.runtime import exit_process, join_ranks, leave_ranks, ranks_from_environment
@@ -398,9 +448,14 @@ def main() -> None:
     join_ranks(ranks, device="cpu")
     jobs = json.loads(Path(sys.argv[1]).read_text())
     found = [
-        {"train": train, "nonfinite": nonfinite, "evaluate": evaluate, "trial": trial, "allocate": allocate}[
-            job.get("do", "train")
-        ](job)
+        {
+            "train": train,
+            "nonfinite": nonfinite,
+            "evaluate": evaluate,
+            "trial": trial,
+            "allocate": allocate,
+            "load": memory_of_loading,
+        }[job.get("do", "train")](job)
         for job in jobs
     ]
     if ranks.is_first:

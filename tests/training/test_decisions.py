@@ -164,9 +164,14 @@ def test_deepspeed_files(tmp_path):
 
 
 def test_shipped_files_are_the_stages_and_own_nothing_else():
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
     for path in (ROOT / "ds_configs").glob("*.json"):
         plan = backend(deepspeed=str(path))
         assert path.stem.startswith(f"zero{plan.stage}")
+        zero = plan.config["zero_optimization"]
+        assert zero.keys() <= DeepSpeedZeroConfig.model_fields.keys(), path
+        DeepSpeedZeroConfig.model_validate(zero)
     for stage in range(4):
         assert (
             backend(deepspeed=f"zero{stage}").config

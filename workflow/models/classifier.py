@@ -129,28 +129,35 @@ def load_classifier(
     tokenizer: str | None = None,
     dropout: float | None = None,
     seed: int = 0,
+    as_stored: bool = False,
 ) -> LoadedClassifier:
     """Loads a model that scores, from a folder, a nanoGPT ckpt.pt or the hub; a head that is missing is made from `seed`.
 
-    Raises ModelError with the reason and what to do.
+    `as_stored` is `load_seq2seq`'s; models with a head of their own, which is made in fp32, are fp32. Raises ModelError with the reason and what to do.
     """
     if is_path(name) and is_nanogpt(Path(name)):
         return _load_nanogpt(name, problem, labels, tokenizer or NANOGPT_TOKENIZER, dropout, seed)
     check_folder(name, needs_tokenizer=tokenizer is None)
     if model_family(name) in FAMILIES:
-        return _load_t5(name, problem, labels, tokenizer, dropout)
+        return _load_t5(name, problem, labels, tokenizer, dropout, as_stored=as_stored)
     return _load_with_head(name, problem, labels, tokenizer, dropout, seed)
 
 
 def _load_t5(
-    name: str, problem: str, labels: Sequence[str], tokenizer: str | None, dropout: float | None
+    name: str,
+    problem: str,
+    labels: Sequence[str],
+    tokenizer: str | None,
+    dropout: float | None,
+    *,
+    as_stored: bool,
 ) -> LoadedClassifier:
     if problem not in ("binary", "multiclass"):
         raise ModelError(
             f"{name}: a T5 scores {problem} targets in no way of its own; use --problem binary (--target_range LOW HIGH maps "
             "bounded numbers) or multiclass, or a BERT-like model"
         )
-    loaded = load_seq2seq(name, dropout=dropout, tokenizer=tokenizer)
+    loaded = load_seq2seq(name, dropout=dropout, tokenizer=tokenizer, as_stored=as_stored)
     tokens = label_tokens(loaded.tokenizer, labels)
     loaded.model.lm_head = LabelRows(loaded.model.lm_head.weight, tokens)
     return LoadedClassifier(

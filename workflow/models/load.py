@@ -29,7 +29,7 @@ LEAST_TOKENS = 8
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in fp32 and its tokenizer; `notes` are worth a line in the run's header."""
+    """A model and its tokenizer, in fp32 if not asked otherwise; `notes` are worth a line in the run's header."""
 
     model: Any
     tokenizer: Any
@@ -46,11 +46,15 @@ class LoadedModel:
         return self.model.lm_head.weight is not self.model.get_input_embeddings().weight
 
 
-def load_seq2seq(name: str, *, dropout: float | None = None, tokenizer: str | None = None) -> LoadedModel:
+def load_seq2seq(
+    name: str, *, dropout: float | None = None, tokenizer: str | None = None, as_stored: bool = False
+) -> LoadedModel:
     """Loads model and tokenizer (its own, unless another is named) from a folder, or from the hub by name.
 
     The weights are fp32 whatever the file holds: an update at a usual learning rate is too small for most bf16
-    weights. `.bin` files are read with `weights_only` alone, and no code of a checkpoint is run.
+    weights. With `as_stored` they have the files' own type, for a caller that converts them one by one: then they are
+    pages of the files, which all processes of a machine share, and no copies.
+    `.bin` files are read with `weights_only` alone, and no code of a checkpoint is run.
     Raises ModelError with the reason and what to do.
     """
     check_folder(name, needs_tokenizer=tokenizer is None)
@@ -62,7 +66,7 @@ def load_seq2seq(name: str, *, dropout: float | None = None, tokenizer: str | No
         raise ModelError(
             f"{name}: the tokenizer has {len(loaded_tokenizer)} tokens, the model only {config.vocab_size}; they do not belong together"
         )
-    model, notes = _load_weights(name, config)
+    model, notes = _load_weights(name, config, as_stored=as_stored)
     if raw_config.get("tie_word_embeddings") is False:
         _untie(model)
     # transformers writes `true` for every T5; other readers then tie, or scale the logits by d_model**-0.5.
@@ -175,15 +179,17 @@ def load_tokenizer(name: str, *, for_scores: bool = False) -> Any:
     return tokenizer
 
 
-def _load_weights(name: str, config: Any) -> tuple[Any, list[str]]:
+def _load_weights(name: str, config: Any, *, as_stored: bool) -> tuple[Any, list[str]]:
     import torch
     from transformers import AutoModelForSeq2SeqLM
+
+    from workflow.models.stored import stored_dtype
 
     with Explained(name, "weights"):
         model, report = AutoModelForSeq2SeqLM.from_pretrained(
             name,
             config=config,
-            dtype=torch.float32,
+            dtype=stored_dtype(name) if as_stored else torch.float32,
             ignore_mismatched_sizes=True,  # reported below, with the names
             output_loading_info=True,
             trust_remote_code=False,

@@ -140,6 +140,7 @@ class ClfTask(Task[ClfSettings]):
             tokenizer=model.tokenizer or tokenizer_stands_in(name, pretrained),
             dropout=model.dropout,
             seed=derived_seed(self.settings.run.seed, "head"),
+            as_stored=True,
         )
         if trained and self.loaded.has_new_head:
             raise ModelError(

@@ -71,7 +71,7 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
 
     def load_model(self, name: str, *, trained: bool) -> None:  # noqa: ARG002
         """The whole model."""
-        self.loaded = load_seq2seq(name, dropout=self.settings.model.dropout)
+        self.loaded = load_seq2seq(name, dropout=self.settings.model.dropout, as_stored=True)
 
     def encoder(self) -> Seq2SeqEncoder:
         """Prompts and completions by the model's own tokenizer."""

@@ -67,6 +67,7 @@ class Backend:
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
         before = {name: _sample(weight) for name, weight in guarded_weights(model).items()}
         was_tied = _is_tied(model)
+        _settle(model, plan, device)
         self.wrapped = _initialize(form if form is not None else model, optimizer, plan)
         if self.world_size == 1 and plan.stage == 0:
             self.wrapped.enable_backward_allreduce = False  # it would copy all gradients to and fro for nobody
@@ -205,8 +206,8 @@ class Backend:
         """Sets this rank's part of an optimizer tensor, or (no key) of the fp32 master, from the whole one."""
         from deepspeed import utils
 
-        value = value.to(self.device)
         if self.plan.stage < 3:
+            value = value.to(self.device)
             if key is None:
                 utils.safe_set_full_fp32_param(parameter, value)
             else:
@@ -214,8 +215,8 @@ class Backend:
             return
         # DeepSpeed's setter of whole ZeRO-3 tensors fails where the ranks do not divide their size evenly.
         size = utils.safe_get_local_fp32_param(parameter).numel()
-        flat = torch.nn.functional.pad(value.flatten(), (0, size * self.world_size - value.numel()))
-        part = flat[size * dist.get_rank() :][:size]
+        part = value.flatten()[size * dist.get_rank() :][:size].to(self.device)
+        part = torch.nn.functional.pad(part, (0, size - part.numel()))
         if key is None:
             utils.safe_set_local_fp32_param(parameter, part)
         else:
@@ -251,8 +252,38 @@ def _sample(weight: Any) -> torch.Tensor:
     return flat[:: max(1, flat.numel() // SAMPLE_SIZE)].cpu().clone()  # type: ignore[no-any-return]
 
 
+def _settle(model: Any, plan: BackendPlan, device: torch.device) -> None:
+    """Gives the parameters memory of their own, in the type of training and on the device, one after the other.
+
+    A loaded model's are pages of its files, shared by the ranks of a machine. DeepSpeed would convert all of them
+    before it shards the first, and write into the pages, which makes copies; here ZeRO-3 keeps of each what is this
+    rank's before the next is read. The other stages need them whole, but apart from files that may be removed.
+    """
+    dtype = torch.bfloat16 if plan.precision == "bf16" else torch.float32
+    first: Any = None
+    with _quiet_deepspeed() as deepspeed:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(device, dtype, copy=True)
+            if plan.stage < 3:
+                continue
+            if first is None:
+                first = parameter
+                deepspeed.zero.Init(torch.nn.ParameterList([first]), config_dict_or_path=plan.config, dtype=dtype)
+            else:
+                first.convert_to_zero_parameters(param_list=[parameter])
+    for buffer in model.buffers():  # DeepSpeed leaves those of a sharded model where they are
+        buffer.data = buffer.data.to(device)
+
+
 def _initialize(model: Any, optimizer: torch.optim.Optimizer, plan: BackendPlan) -> Any:
-    """deepspeed.initialize, silent and without compiling anything."""
+    with _quiet_deepspeed() as deepspeed:
+        wrapped, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=plan.config)
+    return wrapped
+
+
+@contextlib.contextmanager
+def _quiet_deepspeed() -> Iterator[Any]:
+    """The package, silent, and without compiling anything."""
     import deepspeed
     from deepspeed.utils import logger
 
@@ -261,5 +292,4 @@ def _initialize(model: Any, optimizer: torch.optim.Optimizer, plan: BackendPlan)
     # Its shared-memory operator for CPU ranks needs a compiler; gloo does the same work.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-        wrapped, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=plan.config)
-    return wrapped
+        yield deepspeed
