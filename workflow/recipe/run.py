@@ -9,22 +9,31 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from workflow.config.cascade import flatten
-from workflow.errors import BackendError
+from workflow.errors import BackendError, GivenUp, Stopped
 from workflow.evaluation.evaluator import Evaluation
 from workflow.evaluation.metrics import Metric, is_better
 from workflow.evaluation.report import Measured, Report, Speed, measured, records, result_table, write_report
 from workflow.paths import RunPaths
 from workflow.recipe.task import Task
-from workflow.runtime import environment_report, on_first
+from workflow.runtime import environment_report, max_over_ranks, on_first
 from workflow.training.backend import Backend
-from workflow.training.checkpoint import ModelWriter, TrainState, link_model, prune, save_checkpoint, save_model
+from workflow.training.checkpoint import (
+    ModelWriter,
+    TrainState,
+    drop,
+    link_model,
+    prune,
+    save_checkpoint,
+    save_model,
+)
 from workflow.training.flops import peak_flops
 from workflow.training.log import TrainingLog
 from workflow.training.schedule import Steps, happens
 from workflow.training.trainer import Trainer, Update
+from workflow.watch.signals import asked
 
 
 class Run:
@@ -44,13 +53,10 @@ class Run:
         """Trains to the end, evaluating and saving on the way, and writes the report."""
         if self.place.ranks.is_first:
             every = self.settings.training.logging_steps
-            self.log = TrainingLog(
-                self.place.console, self.paths, max_steps=self.steps.max_steps, every=every, continue_from=state.step
-            )
+            self.log = TrainingLog(self.place.console, self.paths, state, max_steps=self.steps.max_steps, every=every)
             self._finish_best(state)
         try:
-            if state.step == 0 and not self.settings.evaluation.no_eval_at_start:
-                self._evaluate(state)
+            self._begin(state)
             hooks: list[Callable[[TrainState, Update], None]] = [
                 *([self.log.after_step] if self.log else []),
                 self._after_step,
@@ -61,6 +67,17 @@ class Run:
                 self.log.close()
         on_first(lambda: self._report(state), self.place.ranks)
 
+    def _begin(self, state: TrainState) -> None:
+        """The evaluation before the first step, or the one that a signal has kept the run from."""
+        try:
+            if state.step == 0 and not self.settings.evaluation.no_eval_at_start:
+                self._evaluate(state)
+            if state.owes_evaluation:
+                improved = self._evaluate(state)
+                self._save(state, is_best=improved)
+        except GivenUp:
+            raise Stopped(self._asked(), step=state.step) from None
+
     def _finish_best(self, state: TrainState) -> None:
         """A kill may have come between writing a checkpoint and making it the best."""
         newest = self.paths.checkpoint(state.step)
@@ -68,22 +85,49 @@ class Run:
             link_model(newest, self.paths.best)
 
     def _after_step(self, state: TrainState, update: Update) -> None:
-        """Evaluates and saves when due. The checkpoint is written after the evaluation, so that it knows the best."""
+        """Evaluates and saves when due. The checkpoint is written after the evaluation, so that it knows the best.
+
+        Raises Stopped, on all ranks, with a checkpoint written, where any was asked to stop.
+        """
         last = self.steps.max_steps
-        skipped = update.step == last and self.settings.evaluation.no_eval_at_end
-        improved = happens(update.step, self.steps.eval_steps, last) and not skipped and self._evaluate(state)
+        is_unwanted = update.step == last and self.settings.evaluation.no_eval_at_end
+        is_due = happens(update.step, self.steps.eval_steps, last) and not is_unwanted
+        if update.stop:
+            self._stop(state, update.stop, owes_evaluation=is_due)
+        try:
+            improved = is_due and self._evaluate(state)
+        except GivenUp:
+            self._stop(state, self._asked(), owes_evaluation=True)
         if update.step == last and state.best_step is None:  # never evaluated: the last is the best there is
             improved, state.best_step = True, last
-        if happens(update.step, self.steps.save_steps, last):
-            folder = self.paths.checkpoint(update.step)
-            save_checkpoint(folder, backend=self.backend, state=state, write_model=self._writer(state.step))
-            on_first(lambda: self._keep(folder, is_best=improved), self.place.ranks)
+        if happens(update.step, self.steps.save_steps, last) or state.ended:
+            self._save(state, is_best=improved)
+            if update.step < last and not state.ended and (number := self._asked()):
+                raise Stopped(number, step=state.step)  # another update would only be saved once more
         elif improved:
             save_model(self.paths.best, backend=self.backend, write_model=self._writer(state.step))
 
+    def _asked(self) -> int:
+        """The signal by which any rank was asked to stop, or 0; a collective call."""
+        return max_over_ranks(asked(), self.place.ranks)
+
+    def _stop(self, state: TrainState, number: int, *, owes_evaluation: bool) -> NoReturn:
+        state.owes_evaluation = owes_evaluation and len(self.task.data.eval) > 0
+        self._save(state, is_best=False)
+        raise Stopped(number, step=state.step)
+
+    def _save(self, state: TrainState, *, is_best: bool) -> None:
+        folder = self.paths.checkpoint(state.step)
+        save_checkpoint(folder, backend=self.backend, state=state, write_model=self._writer(state.step))
+        on_first(lambda: self._keep(folder, is_best=is_best), self.place.ranks)
+
     def _keep(self, folder: Path, *, is_best: bool) -> None:
+        """Links the best, and removes what need not stay: checkpoints of earlier stops that no setting asked for, too."""
         if is_best:
             link_model(folder, self.paths.best)
+        for step, checkpoint in self.paths.checkpoints():
+            if checkpoint != folder and not happens(step, self.steps.save_steps, self.steps.max_steps):
+                drop(checkpoint)
         prune(self.paths, limit=self.settings.training.save_total_limit)
 
     def _writer(self, step: int) -> ModelWriter:
@@ -95,8 +139,13 @@ class Run:
             return False
         found = self.evaluator.evaluate()
         improved = on_first(lambda: self._record(state, found), self.place.ranks)
+        state.owes_evaluation = False
         if improved:
-            state.best_step = state.step
+            state.best_step, state.stale_evaluations = state.step, 0
+        elif state.step:
+            state.stale_evaluations += 1
+        patience = self.settings.evaluation.patience
+        state.ended = patience is not None and state.stale_evaluations >= patience and state.step < self.steps.max_steps
         return improved
 
     def _record(self, state: TrainState, found: Evaluation) -> bool:
@@ -123,6 +172,14 @@ class Run:
         state.best_value, state.measured["best"] = found.metrics[self.task.best_metric].value, record
         return True
 
+    def _why_ended(self, state: TrainState) -> list[str]:
+        if not state.ended:
+            return []
+        return [
+            f"stopped at step {state.step} of {self.steps.max_steps}: {state.stale_evaluations} evaluations without a better "
+            f"{self.task.best_metric}, best at step {state.best_step}"
+        ]
+
     def _report(self, state: TrainState) -> None:
         self.task.finish(self.paths, state)
         settings, ranks, data = self.settings, self.place.ranks, self.task.data
@@ -141,7 +198,7 @@ class Run:
             final=latest if latest and latest.step == state.step else None,
             best=_measured(state, "best"),
             baseline=records(self.task.baseline()),
-            notes=self.task.result_notes(self.paths, state),
+            notes=[*self._why_ended(state), *self.task.result_notes(self.paths, state)],
             final_train_loss=state.loss,
             steps=state.step,
             examples=state.examples,
@@ -162,6 +219,8 @@ class Run:
             environment={**environment, "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z")},
         )
         write_report(self.paths.report, report)
+        for line in self._why_ended(state):
+            self.place.console.print(line, soft_wrap=True)
         self.place.console.print(result_table(report))
         self.place.console.print(f"best checkpoint: {self.paths.best}", soft_wrap=True)
 

@@ -40,6 +40,7 @@ from workflow.training.objectives import Objective
 from workflow.training.optim import make_optimizer, parameter_groups
 from workflow.training.schedule import Steps, plan_steps
 from workflow.training.trainer import LoopSettings, MicroBatchMemoryError, Trainer
+from workflow.watch.signals import waiting_for_a_boundary
 
 DEFAULT_STEPS = 3000
 """Updates of a run, and between evaluations, where neither steps nor epochs are set (clf.py alone allows that)."""
@@ -105,7 +106,7 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> N
         if start_from:
             backend.load_optimizer_state(
                 CheckpointReader(start_from),
-                num_steps=state.step,
+                num_steps=state.step - state.skipped,
                 empty_loss=lambda: objective.loss_sum(backend.wrapped, ()),
             )
         trial = partial(_trial, backend, objective) if task.device.type == "cuda" else None
@@ -118,9 +119,11 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> N
             micro_batches.limits,
             settings.run.seed,
             head_steps=task.head_steps(steps.max_steps),
+            skip_nonfinite=settings.training.skip_nonfinite,
         )
         order = DataPlan(len(task.data.train), update_size, settings.run.seed)
-        Run(task, paths, backend, steps).train(Trainer(backend, objective, order, loop, ranks=place.ranks), state)
+        with waiting_for_a_boundary():
+            Run(task, paths, backend, steps).train(Trainer(backend, objective, order, loop, ranks=place.ranks), state)
     except MicroBatchMemoryError as error:
         raise sizes.after_out_of_memory(error) from error
     finally:
@@ -153,7 +156,9 @@ def _state_to_continue(start_from: Path | None, held: Claim) -> TrainState:
         return TrainState()
     state = read_state(start_from)
     if start_from.resolve().parent != held.paths.root.resolve():
-        state = replace(state, best_step=None, best_value=None, measured={})
+        state = replace(
+            state, best_step=None, best_value=None, measured={}, owes_evaluation=False, stale_evaluations=0, ended=False
+        )
     return state
 
 
