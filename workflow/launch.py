@@ -22,7 +22,7 @@ from workflow.errors import ConfigError, RankLost, StartAgain, Stopped
 from workflow.runtime import PARENT_VARIABLE, RANK_LOST, START_AGAIN, STATUS_VARIABLE
 from workflow.watch.signals import SIGNALLED, Watch, handled
 
-LAST_WORDS_S = 15.0
+LAST_WORDS_S = 10.0
 """How long the others have, after a rank has failed, to end by themselves and say what they know."""
 POLL_S = 0.05
 

@@ -53,10 +53,12 @@ class Watch:
             if self.relays:
                 self._taken.append(number)
                 return
-            first = self._heard.setdefault(number, time.monotonic())
             if not self.waits:
                 self._end(Stopped(number).exit_code, f"notice: {Stopped(number)}")
-            if 0 < time.monotonic() - first >= self.echo_s:
+            now = time.monotonic()
+            if number not in self._heard:
+                self._heard[number] = now
+            elif now - self._heard[number] >= self.echo_s:
                 self._end(SIGNALLED + number, f"stopped at once by a second {signal.Signals(number).name}")
 
     def told(self, number: int) -> None:
