@@ -43,7 +43,8 @@ def assert_same(run: Training, other: Training) -> None:
 
 
 @pytest.mark.parametrize(
-    ("nproc", "rank", "number", "code"), [(1, None, TERM, 75), (1, None, INT, 130), (2, 1, TERM, 75), (2, None, USR1, 75)]
+    ("nproc", "rank", "number", "code"),
+    [(1, None, TERM, 75), (1, None, INT, 130), (2, 1, TERM, 75), (2, None, USR1, 75)],
 )
 def test_a_stopped_run_continues_bit_for_bit(mount, flan_like, alone, nproc, rank, number, code):
     """In a step, by a signal to the only rank, to the second of two, and to the launcher, which passes it on."""
@@ -98,14 +99,16 @@ def slowed(folder, what: str) -> dict[str, str]:
 @pytest.mark.parametrize("stage", ["zero2", "zero3"])
 def test_a_stop_within_an_evaluation(mount, flan_like, alone, tmp_path, stage):
     """Rank 1 alone gets the signal while both generate for step 10: the evaluation is left, and made after resuming."""
-    environment = slowed(tmp_path, "workflow.inference.scheduler:sorted_longest:0")
-    environment |= {"TEST_SLOW": "workflow.evaluation.evaluator:generate_all:0"}
-    with Training(mount, flan_like, nproc=2, deepspeed=stage, no_eval_at_start=True, n_samples=150, temperature=1) as run:
+    environment = slowed(tmp_path, "workflow.inference.batch:_run:3")
+    with Training(mount, flan_like, nproc=2, deepspeed=stage, environment=environment) as run:
         run.reaches(10)
         run.send(TERM, rank=1)
-        told = run.ends(75)
-    assert "stopped by SIGTERM after step 10" in told
-    assert not [line for line in lines_without_times(run.folder) if "eval_loss" in line]
+        assert "stopped by SIGTERM after step 10" in run.ends(75)
+    assert [line["step"] for line in lines_without_times(run.folder) if "eval_loss" in line] == [0]
+    again = finished(mount, flan_like, nproc=2, deepspeed=stage)
+    if stage == "zero2":
+        assert_same(again, alone(2))
+    assert [line["step"] for line in lines_without_times(run.folder) if "eval_loss" in line] == [0, 10, 20, 30]
 
 
 def test_a_stop_within_a_save(mount, flan_like, alone, tmp_path):

@@ -310,7 +310,9 @@ def poisoned(job: dict) -> dict:
 
     def snapshot(name: str) -> None:
         tensors = {**dict(backend.weights()), **dict(backend.optimizer_state())}
-        found[name] = {key: zlib.crc32(tensor.detach().float().cpu().numpy().tobytes()) for key, tensor in tensors.items()}
+        found[name] = {
+            key: zlib.crc32(tensor.detach().float().cpu().numpy().tobytes()) for key, tensor in tensors.items()
+        }
 
     def loss_sum(model, rows):
         loss = inner(model, rows)
