@@ -40,7 +40,7 @@ from workflow.training.objectives import Objective
 from workflow.training.optim import make_optimizer, parameter_groups
 from workflow.training.schedule import Steps, plan_steps
 from workflow.training.trainer import LoopSettings, MicroBatchMemoryError, Trainer
-from workflow.watch.signals import waiting_for_a_boundary
+from workflow.watch.signals import wait_for_a_boundary
 
 DEFAULT_STEPS = 3000
 """Updates of a run, and between evaluations, where neither steps nor epochs are set (clf.py alone allows that)."""
@@ -122,8 +122,8 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> N
             skip_nonfinite=settings.training.skip_nonfinite,
         )
         order = DataPlan(len(task.data.train), update_size, settings.run.seed)
-        with waiting_for_a_boundary():
-            Run(task, paths, backend, steps).train(Trainer(backend, objective, order, loop, ranks=place.ranks), state)
+        wait_for_a_boundary()
+        Run(task, paths, backend, steps).train(Trainer(backend, objective, order, loop, ranks=place.ranks), state)
     except MicroBatchMemoryError as error:
         raise sizes.after_out_of_memory(error) from error
     finally:

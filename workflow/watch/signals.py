@@ -134,17 +134,10 @@ def _listen(reader: socket.socket, watch: Watch) -> None:
                 watch.hear(number)
 
 
-@contextlib.contextmanager
-def waiting_for_a_boundary() -> Iterator[None]:
-    """Inside the block the first signal ends nothing: who runs there asks `asked()` and stops where it is safe."""
-    if _watch is None:
-        yield
-        return
-    _watch.waits = True
-    try:
-        yield
-    finally:
-        _watch.waits = False
+def wait_for_a_boundary() -> None:
+    """From now on the first signal ends nothing: who runs asks `asked()` and stops where it is safe."""
+    if _watch is not None:
+        _watch.waits = True
 
 
 def asked() -> int:
