@@ -202,3 +202,8 @@ def metrics_lines(run: Path) -> list[dict]:
 def losses(run: Path) -> dict[int, tuple[float, float]]:
     """step -> (loss, gradient norm) of a run's metrics.jsonl."""
     return {line["step"]: (line["loss"], line["grad_norm"]) for line in metrics_lines(run) if "loss" in line}
+
+
+def lines_without_times(run: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl, but for speeds."""
+    return [{key: value for key, value in line.items() if key != "tokens_per_s"} for line in metrics_lines(run)]

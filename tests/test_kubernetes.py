@@ -13,6 +13,8 @@ import yaml
 from tests.conftest import ROOT
 from workflow.cli import COMMANDS
 from workflow.config.flags import parse
+from workflow.config.settings import Seq2SeqSettings
+from workflow.launch import LAST_WORDS_S
 from workflow.server.main import DEAD_S, GIVE_UP_S
 from workflow.server.middleware import FREE
 from workflow.server.settings import PREFIX, ServeSettings, serve_layers
@@ -21,6 +23,19 @@ K8S = ROOT / "k8s"
 NAME = "workflow-server"
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 UNITS = {"Gi": 2**30, "Mi": 2**20}
+
+
+def test_training_has_time_to_stop_and_is_tried_again():
+    [job] = read_folder(K8S / "base")
+    pod = job["spec"]["template"]["spec"]
+    settings = parse(Seq2SeqSettings, pod["containers"][0]["args"], prog="seq2seq.py", example="x").settings
+    assert pod["terminationGracePeriodSeconds"] > settings.run.grace_s + LAST_WORDS_S
+    actions = {
+        code: rule["action"]
+        for rule in job["spec"]["podFailurePolicy"]["rules"]
+        for code in rule.get("onExitCodes", {}).get("values", [])
+    }
+    assert actions == {75: "Ignore", 2: "FailJob"}
 
 
 def read_folder(folder) -> list[dict]:

@@ -26,6 +26,7 @@ FLOORS = {
     "data": 2,
     "models": 2,
     "run_folder": 2,
+    "watch": 2,
     "client": 1,
     "config": 1,
     "paths": 1,

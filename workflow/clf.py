@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from workflow.config.clf_settings import ClfSettings
 from workflow.config.flags import parse
-from workflow.entry import in_ranks
+from workflow.entry import train_in_ranks
 from workflow.exits import run_main
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def clf(argv: Sequence[str]) -> int:
 
         run_task(ClfTask(resolved, place))
 
-    return in_ranks("workflow.clf", argv, resolved.settings.run, work)
+    return train_in_ranks("workflow.clf", argv, resolved.settings.run, work)
 
 
 def main() -> None:

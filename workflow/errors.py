@@ -10,7 +10,10 @@ Knows neither exit codes' printing nor HTTP: `cli.py` and the server translate t
     |- ResultsError      a report that cannot be read                               exit 2
     |- CheckpointError   a checkpoint that cannot be written or continued from      exit 1
     |- BackendError      training cannot go on (non-finite loss, a lost rank, ...)  exit 1
-    |  `- StartAgain       ... in this process; a new one can go on                 exit 75
+    |  |- StartAgain       ... in this process; a new one can go on                 exit 75
+    |  `- RankLost         ... because another rank is dead or hangs                exit 1
+    |- Stopped           a signal asked the run to stop; the same command goes on   exit 75, 130 after Ctrl-C
+    |- GivenUp           an evaluation was left for that reason                     exit 75
     `- RequestError      what is wrong with a request, or why it cannot be answered
        |- UnknownModel     no such run under the mount                              HTTP 404
        |- PromptTooLong    more tokens than the model or the server takes           HTTP 413
@@ -25,6 +28,7 @@ Knows neither exit codes' printing nor HTTP: `cli.py` and the server translate t
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -78,6 +82,32 @@ class StartAgain(BackendError):
     """Training cannot go on in this process; the same command, started again, can. The code is sysexits' EX_TEMPFAIL."""
 
     exit_code = 75
+
+
+class RankLost(BackendError):
+    """Another rank is dead, silent or behind; the text names it where that is known."""
+
+
+class GivenUp(WorkflowError):
+    """An evaluation was left before its end, by all ranks, because a signal asked the run to stop."""
+
+    exit_code = 75
+
+
+class Stopped(WorkflowError):
+    """The run stopped because a signal asked for it; `step` is its last update, None where it had not come so far."""
+
+    known_to_all = True
+
+    def __init__(self, number: int, *, step: int | None = None) -> None:
+        where = f"after step {step}" if step else "before the first step"
+        super().__init__(f"stopped by {signal.Signals(number).name} {where}; the same command continues")
+        self.exit_code = self.code_of(number)
+
+    @staticmethod
+    def code_of(number: int) -> int:
+        """130 as shells have it after Ctrl-C, else "try again"."""
+        return 130 if number == signal.SIGINT else 75
 
 
 class RequestError(WorkflowError):

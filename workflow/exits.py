@@ -1,20 +1,18 @@
-"""The one place where errors become exit codes: 0 done, 2 the user's input is wrong, 1 the run failed, 75 the same command goes on.
+"""The one place where errors become exit codes: 0 done, 2 the user's input is wrong, 1 the run failed, 75 the same command goes on (130 after Ctrl-C).
 
 Knows nothing of commands. One line on stderr, a traceback only with WORKFLOW_TRACEBACK=1 or --debug, or for a bug.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NoReturn
 
-from workflow.errors import BackendError, StartAgain, WorkflowError
-from workflow.runtime import START_AGAIN, STATUS_VARIABLE, exit_process, ranks_from_environment
+from workflow.errors import BackendError, RankLost, StartAgain, Stopped, WorkflowError
+from workflow.runtime import RANK_LOST, START_AGAIN, exit_process, note_for_launcher, ranks_from_environment
 
 INTERRUPTED = 130
 OUT_OF_MEMORY_ADVICE = (
@@ -25,11 +23,12 @@ OUT_OF_MEMORY_ADVICE = (
 
 def run_main(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> NoReturn:
     """Runs a command and exits with its code, or its error's."""
-    again = False
+    note = ""
     try:
         code = command(argv)
     except WorkflowError as error:
-        code, again = error.exit_code, isinstance(error, StartAgain)
+        code = error.exit_code
+        note = START_AGAIN if isinstance(error, StartAgain) else RANK_LOST if isinstance(error, RankLost) else ""
         _tell(error, argv)
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -45,7 +44,7 @@ def run_main(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> No
     except OSError as error:  # a full disk, a folder that cannot be written
         code = 1
         _tell(WorkflowError(str(error)), argv)
-    _note_for_launcher(START_AGAIN if again else str(code) if code else "")
+    note_for_launcher(note or (str(code) if code else ""))
     exit_process(code)
 
 
@@ -56,15 +55,5 @@ def _tell(error: WorkflowError, argv: Sequence[str]) -> None:
     if os.environ.get("WORKFLOW_TRACEBACK") == "1" or "--debug" in argv:
         traceback.print_exception(error)
     who = f"rank {ranks.rank}: " if ranks and not ranks.is_first else ""
-    kind = "notice" if isinstance(error, StartAgain) else "error"
+    kind = "notice" if isinstance(error, StartAgain | Stopped) else "error"
     print(f"{kind}: {who}{error}", file=sys.stderr)
-
-
-def _note_for_launcher(note: str) -> None:
-    """Ranks write down for the launcher that waits for them how they ended: an exit code, or that they want to start again.
-
-    The first one's word counts: the others may only have lost it.
-    """
-    if note and ranks_from_environment() is not None and (name := os.environ.get(STATUS_VARIABLE)):
-        with contextlib.suppress(FileExistsError), Path(name).open("x", encoding="utf-8") as file:
-            file.write(note)

@@ -32,6 +32,7 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 PARENT_VARIABLE = "WORKFLOW_LAUNCHER_PID"
 STATUS_VARIABLE = "WORKFLOW_STATUS_FILE"
 START_AGAIN = "start again"
+RANK_LOST = "rank lost"
 
 _joined = threading.Event()
 
@@ -76,9 +77,9 @@ def _slurm_rendezvous() -> tuple[str, str]:
 def die_with_launcher() -> None:
     """Asks the kernel to kill this process when its launcher, if any, dies, even by SIGKILL (Linux; elsewhere nothing is done).
 
-    A launcher is what started ranks, or the steps of a longer command. torch's elastic launcher starts each rank in a
-    session of its own, so killing the launcher's process group would otherwise leave the ranks running; this holds for
-    the user's own torchrun too. The deepspeed launcher and srun look after their ranks themselves.
+    A launcher is what started ranks, or the steps of a longer command. Each rank has a session of its own, so killing the
+    launcher's process group would otherwise leave the ranks running; this holds for the user's own torchrun too. The
+    deepspeed launcher and srun look after their ranks themselves.
     """
     launcher = os.environ.get(PARENT_VARIABLE)
     if not launcher and "TORCHELASTIC_RUN_ID" in os.environ:
@@ -112,6 +113,16 @@ def join_ranks(ranks: Ranks, *, device: str, patience: timedelta | None = None) 
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = _slurm_rendezvous()
     os.environ["RANK"], os.environ["WORLD_SIZE"] = str(ranks.rank), str(ranks.world_size)
     dist.init_process_group(backend, timeout=patience or COLLECTIVE_TIMEOUT)
+
+
+def note_for_launcher(note: str) -> None:
+    """Ranks write down for the launcher that waits for them how they ended: an exit code, START_AGAIN or RANK_LOST.
+
+    The first one's word counts: the others may only have lost it.
+    """
+    if note and ranks_from_environment() is not None and (name := os.environ.get(STATUS_VARIABLE)):
+        with contextlib.suppress(FileExistsError), Path(name).open("x", encoding="utf-8") as file:
+            file.write(note)
 
 
 def leave_ranks() -> None:
@@ -217,6 +228,19 @@ def current_commit() -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def max_over_ranks(number: int, ranks: Ranks) -> int:
+    """The largest of the ranks' numbers, on all of them; a collective call."""
+    import torch
+    import torch.distributed as dist
+
+    if ranks.world_size == 1:
+        return number
+    device = f"cuda:{torch.cuda.current_device()}" if dist.get_backend() == "nccl" else "cpu"
+    numbers = torch.tensor(number, device=device)
+    dist.all_reduce(numbers, op=dist.ReduceOp.MAX)
+    return int(numbers)
 
 
 def collectively(work: Callable[[], T], ranks: Ranks, *, first_alone: bool = False) -> T:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from workflow.config.flags import parse
 from workflow.config.settings import Seq2SeqSettings
-from workflow.entry import in_ranks
+from workflow.entry import train_in_ranks
 from workflow.exits import run_main
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def seq2seq(argv: Sequence[str]) -> int:
 
         run_task(Seq2SeqTask(resolved, place))
 
-    return in_ranks("workflow.seq2seq", argv, resolved.settings.run, work)
+    return train_in_ranks("workflow.seq2seq", argv, resolved.settings.run, work)
 
 
 def main() -> None:

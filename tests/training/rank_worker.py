@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import warnings
+import zlib
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -98,6 +99,7 @@ def setup(job: dict):
         micro_batches=MicroBatchLimits(job.get("micro", 4)),
         seed=0,
         head_steps=job.get("head_steps", 0),
+        skip_nonfinite=job.get("skip_nonfinite", 0),
     )
     trainer = Trainer(backend, objective, DataPlan(len(examples.train), size, 0), settings, ranks=ranks)
     return loaded, backend, trainer, examples
@@ -344,6 +346,48 @@ def nonfinite(job: dict) -> dict:
     return {"error": None}
 
 
+def poisoned(job: dict) -> dict:
+    """Trains with one update whose loss or gradient is not finite; losses, and the state before and after that update.
+
+    Without `poison`, the same update is not made at all.
+    """
+    from workflow.training.checkpoint import TrainState
+
+    _, backend, trainer, _ = setup(job)
+    inner, bad = trainer.objective.loss_sum, job["step"]
+    poison = {"loss": lambda loss: loss * float("nan"), "gradient": lambda loss: loss + (loss * 0).sqrt()}
+    state, found, losses = TrainState(), {}, []
+
+    def snapshot(name: str) -> None:
+        tensors = {**dict(backend.weights()), **dict(backend.optimizer_state())}
+        found[name] = {
+            key: zlib.crc32(tensor.detach().float().cpu().numpy().tobytes()) for key, tensor in tensors.items()
+        }
+
+    def loss_sum(model, rows):
+        loss = inner(model, rows)
+        if state.step + 1 == bad and job.get("poison") and (trainer.ranks.rank == trainer.ranks.world_size - 1):
+            return poison[job["poison"]](loss)
+        return loss
+
+    trainer.objective.loss_sum = loss_sum
+
+    def after(state, update):
+        losses.append(None if update.skipped else update.loss)
+        if update.step == bad - 1:
+            snapshot("before")
+            if not job.get("poison"):
+                state.step += 1
+        if update.step == bad:
+            snapshot("after")
+            found["told"] = str(update.skipped)
+
+    trainer.run(state, [after])
+    snapshot("end")
+    backend.destroy()
+    return {"losses": losses, "skipped": state.skipped, **found}
+
+
 def evaluate(job: dict) -> dict:
     """Generates for the eval rows on all ranks, under the job's ZeRO stage."""
     import torch
@@ -455,6 +499,7 @@ def main() -> None:
             "trial": trial,
             "allocate": allocate,
             "load": memory_of_loading,
+            "poisoned": poisoned,
         }[job.get("do", "train")](job)
         for job in jobs
     ]

@@ -63,6 +63,20 @@ class RunSection(Section):
     nproc: int | None = setting(
         None, "ranks to launch on this machine; by default one per visible GPU, or one on CPU", ge=1
     )
+    grace_s: float = setting(
+        60.0,
+        "seconds that ranks have, after a signal to the program that launched them, to stop with a checkpoint before they are killed; "
+        "longer than an update and a save, shorter than what the cluster grants",
+        gt=0,
+    )
+    max_restarts: int = setting(
+        0, "times that ranks are started again, from the newest checkpoint, after one of them died or hung", ge=0
+    )
+    rank_timeout_s: float = setting(
+        1800.0,
+        "seconds after which a rank that does not answer ends the run; longer than tokenizing, or any one save or report, takes",
+        ge=5,
+    )
 
 
 class ModelSection(Section):
@@ -148,6 +162,9 @@ class TrainingSection(Section):
         ge=1,
     )
     logging_steps: int = setting(10, "updates between two lines of the log", ge=1)
+    skip_nonfinite: int = setting(
+        0, "updates with a loss or gradient that is not finite to leave out in a whole run; one more ends it", ge=0
+    )
 
     @field_validator("deepspeed")
     @classmethod
@@ -164,6 +181,11 @@ class EvaluationSection(Section):
     """Evaluation"""
 
     slice_by: str | None = setting(None, "also report metrics for each value of this key of the eval rows")
+    patience: int | None = setting(
+        None,
+        "evaluations in a row without a better value of the metric that chooses the best, after which training ends",
+        ge=1,
+    )
     no_eval_at_start: bool = setting(False, "skip the evaluation before the first step")
     no_eval_at_end: bool = setting(False, "skip the evaluation after the last step (for benchmarks)")
 

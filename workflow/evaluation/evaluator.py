@@ -20,7 +20,7 @@ import torch.distributed as dist
 from workflow.data.division import MicroBatchLimits, divide
 from workflow.data.features import Features
 from workflow.data.sources import Row
-from workflow.errors import ConfigError, did_you_mean
+from workflow.errors import ConfigError, GivenUp, did_you_mean
 from workflow.evaluation.metrics import Metric, mean_metric, ratio_metric
 from workflow.evaluation.text_metrics import text_metrics
 from workflow.files import whole_file
@@ -28,7 +28,8 @@ from workflow.inference.batch import generate_all
 from workflow.inference.interface import Engine
 from workflow.inference.requests import GenerateRequest, Result
 from workflow.inference.sampling import SamplingParams
-from workflow.runtime import Ranks, derived_seed
+from workflow.runtime import Ranks, collectively, derived_seed, max_over_ranks
+from workflow.watch.signals import asked
 
 MAX_SLICES = 50
 
@@ -57,13 +58,20 @@ class TextEvaluation(Evaluation):
     results: list[Result] = field(default_factory=list)
 
 
-def gathered(mine: dict[int, Any], ranks: Ranks) -> dict[int, Any]:
-    """Everybody's entries on the first rank; a collective call."""
+def gathered(work: Callable[[], dict[int, Any]], ranks: Ranks) -> dict[int, Any]:
+    """Everybody's entries on the first rank; a collective call, which raises what any rank's work raises."""
+    mine = collectively(work, ranks)
     if ranks.world_size == 1:
         return mine
     parts: list[Any] | None = [None] * ranks.world_size if ranks.is_first else None
     dist.gather_object(mine, parts)
     return {row: value for part in parts or () for row, value in part.items()}
+
+
+def give_up_together(ranks: Ranks) -> None:
+    """Raises GivenUp on all ranks where any was asked to stop; a collective call."""
+    if max_over_ranks(asked(), ranks):
+        raise GivenUp("left because a signal asked to stop")
 
 
 def check_slice_key(rows: Sequence[Row], key: str | None, *, what: str) -> None:
@@ -123,8 +131,8 @@ class TextEvaluator:
     def evaluate(self) -> TextEvaluation:
         """A collective call: all ranks make it, the first one gets the results."""
         started = time.perf_counter()
-        results = gathered(self._generate(), self.ranks)
-        losses = gathered(self._losses(), self.ranks)
+        results = gathered(self._generate, self.ranks)
+        losses = gathered(self._losses, self.ranks)
         if not self.ranks.is_first:
             return TextEvaluation()
         ordered = [results[row] for row in range(len(self.rows))]
@@ -157,6 +165,7 @@ class TextEvaluator:
         limits = MicroBatchLimits(rows=self.batch_size)
         found: dict[int, float] = {}
         for part in divide(rows, sources, targets, world_size=self.ranks.world_size, limits=limits)[self.ranks.rank]:
+            give_up_together(self.ranks)
             found.update(zip(part, self.row_losses(part).double().tolist(), strict=True))
         return found
 

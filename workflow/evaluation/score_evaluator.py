@@ -111,8 +111,11 @@ class ScoreEvaluator:
         requests = requests_of(
             {field: [features.row(field, row).tolist() for row in mine] for field in features.fields}
         )
-        found = score_all(self.engine, requests, width=self.width)
-        everyone = gathered(dict(zip(mine, found, strict=True)), self.ranks)
+
+        def score() -> dict[int, Floats]:
+            return dict(zip(mine, score_all(self.engine, requests, width=self.width), strict=True))
+
+        everyone = gathered(score, self.ranks)
         if not self.ranks.is_first:
             return None
         return np.array([everyone[row] for row in range(len(features))]).reshape(len(features), self.width)

@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from workflow.data.encoders import INPUT, TOKEN_TYPES
+from workflow.errors import GivenUp
 from workflow.inference.interface import Engine
 from workflow.inference.requests import GenerateRequest, Job, Outcome, Result, ScoreRequest
+from workflow.watch.signals import asked
 
 Floats = npt.NDArray[np.float64]
 
@@ -42,12 +44,15 @@ def _run(engine: Engine, requests: Sequence[GenerateRequest] | Sequence[ScoreReq
     jobs = {number: Job(requests[number], on_done=_keep(outcomes, number, failures)) for number in range(len(requests))}
     for number in sorted(jobs, key=lambda number: -len(requests[number].token_ids)):
         engine.submit(jobs[number])
-    told = False
+    told = is_given_up = False
     while engine.step():  # to the end even after a failure: other ranks may still wait for this one's steps
-        if failures and not told:
+        is_given_up = is_given_up or bool(asked())
+        if (failures or is_given_up) and not told:
             told = True
             for job in jobs.values():
                 engine.cancel(job)
+    if is_given_up and failures:
+        raise GivenUp("left because a signal asked to stop")
     if failures:
         raise failures[0]
     return [outcomes[number] for number in range(len(requests))]

@@ -9,27 +9,39 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.markup import escape
 
 from workflow.config.cascade import flatten
-from workflow.errors import BackendError, CheckpointError
+from workflow.errors import BackendError, CheckpointError, GivenUp, Stopped
 from workflow.evaluation.evaluator import Evaluation
 from workflow.evaluation.metrics import Metric, is_better
 from workflow.evaluation.report import Measured, Report, Speed, measured, records, result_table, write_report
 from workflow.paths import RunPaths
 from workflow.recipe.task import Task
-from workflow.runtime import environment_report, on_first
+from workflow.runtime import environment_report, max_over_ranks, on_first
 from workflow.training.backend import Backend
-from workflow.training.checkpoint import ModelWriter, TrainState, link_model, prune, save_checkpoint, save_model
+from workflow.training.checkpoint import (
+    ModelWriter,
+    TrainState,
+    drop,
+    link_model,
+    prune,
+    save_checkpoint,
+    save_model,
+)
 from workflow.training.flops import peak_flops
 from workflow.training.log import TrainingLog
 from workflow.training.schedule import Steps, happens
 from workflow.training.trainer import Trainer, Update
+from workflow.watch.signals import asked
 
 SAVE_FAILED = "training goes on, and the next save is tried as usual: make room there meanwhile"
 LAST_SAVE_FAILED = "free some space there (older checkpoint-N and damaged-* folders), then the same command goes on from the last good one"
+
+Best = tuple[int | None, float | None, Any]
+"""Step, value and figures of the best evaluation."""
 
 
 class Run:
@@ -49,12 +61,9 @@ class Run:
         """Trains to the end, evaluating and saving on the way, and writes the report."""
         if self.place.ranks.is_first:
             every = self.settings.training.logging_steps
-            self.log = TrainingLog(
-                self.place.console, self.paths, max_steps=self.steps.max_steps, every=every, continue_from=state.step
-            )
+            self.log = TrainingLog(self.place.console, self.paths, state, max_steps=self.steps.max_steps, every=every)
         try:
-            if state.step == 0 and not self.settings.evaluation.no_eval_at_start:
-                self._evaluate(state)
+            self._begin(state)
             hooks: list[Callable[[TrainState, Update], None]] = [
                 *([self.log.after_step] if self.log else []),
                 self._after_step,
@@ -65,25 +74,59 @@ class Run:
                 self.log.close()
         on_first(lambda: self._report(state), self.place.ranks)
 
+    def _begin(self, state: TrainState) -> None:
+        """The evaluation before the first step, or the one that a signal has kept the run from."""
+        try:
+            if state.step == 0 and not self.settings.evaluation.no_eval_at_start:
+                self._evaluate(state)
+            if state.owes_evaluation:
+                best, improved = _best(state), self._evaluate(state)
+                self._save_or_tell(state, best, is_due=True, is_best=improved, is_last=state.ended)
+        except GivenUp:
+            raise Stopped(self._asked(), step=state.step) from None
+
     def _after_step(self, state: TrainState, update: Update) -> None:
         """Evaluates and saves when due. The checkpoint is written after the evaluation, so that it knows the best.
 
-        A save that fails costs that save alone, and the best model of this step; the last one's failure ends the run.
+        Raises Stopped, on all ranks, with a checkpoint written, where any was asked to stop.
         """
         last, best = self.steps.max_steps, _best(state)
-        skipped = update.step == last and self.settings.evaluation.no_eval_at_end
-        improved = happens(update.step, self.steps.eval_steps, last) and not skipped and self._evaluate(state)
+        is_unwanted = update.step == last and self.settings.evaluation.no_eval_at_end
+        evaluates = happens(update.step, self.steps.eval_steps, last) and not is_unwanted
+        if update.stop:
+            self._stop(state, update.stop, owes_evaluation=evaluates)
+        try:
+            improved = evaluates and self._evaluate(state)
+        except GivenUp:
+            self._stop(state, self._asked(), owes_evaluation=True)
         if update.step == last and state.best_step is None:  # never evaluated: the last is the best there is
             improved, state.best_step = True, last
+        is_last = update.step == last or state.ended
+        is_due = happens(update.step, self.steps.save_steps, last) or state.ended
+        self._save_or_tell(state, best, is_due=is_due, is_best=improved, is_last=is_last)
+        if is_due and not is_last and (number := self._asked()):
+            raise Stopped(number, step=state.step)  # another update would only be saved once more
+
+    def _save_or_tell(self, state: TrainState, best: Best, *, is_due: bool, is_best: bool, is_last: bool) -> None:
+        """A save that fails costs that save alone, and the best model of this step; the last one's failure ends the run."""
         try:
-            self._save(state, is_due=happens(update.step, self.steps.save_steps, last), is_best=improved)
+            self._save(state, is_due=is_due, is_best=is_best)
         except CheckpointError as error:
-            if update.step == last:
+            if is_last:
                 told = CheckpointError(f"{error}; {LAST_SAVE_FAILED}")
                 told.known_to_all = error.known_to_all
                 raise told from error
             _put_back(state, best)
             self.place.console.print(f"[bold red]notice[/]  {escape(f'{error}; {SAVE_FAILED}')}", soft_wrap=True)
+
+    def _asked(self) -> int:
+        """The signal by which any rank was asked to stop, or 0; a collective call."""
+        return max_over_ranks(asked(), self.place.ranks)
+
+    def _stop(self, state: TrainState, number: int, *, owes_evaluation: bool) -> NoReturn:
+        state.owes_evaluation = owes_evaluation and len(self.task.data.eval) > 0
+        self._save(state, is_due=True, is_best=False)
+        raise Stopped(number, step=state.step)
 
     def _save(self, state: TrainState, *, is_due: bool, is_best: bool) -> None:
         write_model = self._writer(state.step)
@@ -95,9 +138,13 @@ class Run:
             save_model(self.paths.best, backend=self.backend, step=state.step, write_model=write_model)
 
     def _keep(self, folder: Path, *, is_best: bool) -> None:
+        """Links the best, and removes what need not stay: checkpoints of earlier stops that no setting asked for, too."""
         try:
             if is_best:
                 link_model(folder, self.paths.best)
+            for step, checkpoint in self.paths.checkpoints():
+                if checkpoint != folder and not happens(step, self.steps.save_steps, self.steps.max_steps):
+                    drop(checkpoint)
             prune(self.paths, limit=self.settings.training.save_total_limit)
         except OSError as error:
             raise CheckpointError(
@@ -113,8 +160,13 @@ class Run:
             return False
         found = self.evaluator.evaluate()
         improved = on_first(lambda: self._record(state, found), self.place.ranks)
+        state.owes_evaluation = False
         if improved:
-            state.best_step = state.step
+            state.best_step, state.stale_evaluations = state.step, 0
+        elif state.step:
+            state.stale_evaluations += 1
+        patience = self.settings.evaluation.patience
+        state.ended = patience is not None and state.stale_evaluations >= patience and state.step < self.steps.max_steps
         return improved
 
     def _record(self, state: TrainState, found: Evaluation) -> bool:
@@ -141,6 +193,14 @@ class Run:
         state.best_value, state.measured["best"] = found.metrics[self.task.best_metric].value, record
         return True
 
+    def _why_ended(self, state: TrainState) -> list[str]:
+        if not state.ended:
+            return []
+        return [
+            f"stopped at step {state.step} of {self.steps.max_steps}: {state.stale_evaluations} evaluations without a better "
+            f"{self.task.best_metric}, best at step {state.best_step}"
+        ]
+
     def _report(self, state: TrainState) -> None:
         self.task.finish(self.paths, state)
         settings, ranks, data = self.settings, self.place.ranks, self.task.data
@@ -159,7 +219,7 @@ class Run:
             final=latest if latest and latest.step == state.step else None,
             best=_measured(state, "best"),
             baseline=records(self.task.baseline()),
-            notes=self.task.result_notes(self.paths, state),
+            notes=[*self._why_ended(state), *self.task.result_notes(self.paths, state)],
             final_train_loss=state.loss,
             steps=state.step,
             examples=state.examples,
@@ -180,6 +240,8 @@ class Run:
             environment={**environment, "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z")},
         )
         write_report(self.paths.report, report)
+        for line in self._why_ended(state):
+            self.place.console.print(line, soft_wrap=True)
         self.place.console.print(result_table(report))
         self.place.console.print(f"best checkpoint: {self.paths.best}", soft_wrap=True)
 
@@ -195,11 +257,11 @@ def _improves(metric: str, found: Mapping[str, Metric], state: TrainState) -> bo
     return best is None or is_better(metric, value, state.best_value)
 
 
-def _best(state: TrainState) -> tuple[int | None, float | None, Any]:
+def _best(state: TrainState) -> Best:
     return state.best_step, state.best_value, state.measured.get("best")
 
 
-def _put_back(state: TrainState, best: tuple[int | None, float | None, Any]) -> None:
+def _put_back(state: TrainState, best: Best) -> None:
     """The best so far is again the one whose model was saved."""
     state.best_step, state.best_value, record = best
     if record is None:

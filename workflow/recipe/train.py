@@ -37,6 +37,7 @@ from workflow.training.optim import make_optimizer, parameter_groups
 from workflow.training.room import check_before_run, checkpoint_size
 from workflow.training.schedule import Steps, plan_steps
 from workflow.training.trainer import LoopSettings, MicroBatchMemoryError, Trainer
+from workflow.watch.signals import wait_for_a_boundary
 
 DEFAULT_STEPS = 3000
 """Updates of a run, and between evaluations, where neither steps nor epochs are set (clf.py alone allows that)."""
@@ -107,7 +108,7 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> N
         if start_from:
             backend.load_optimizer_state(
                 CheckpointReader(start_from),
-                num_steps=state.step,
+                num_steps=state.step - state.skipped,
                 empty_loss=lambda: objective.loss_sum(backend.wrapped, ()),
             )
         trial = partial(_trial, backend, objective) if task.device.type == "cuda" else None
@@ -120,8 +121,10 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> N
             micro_batches.limits,
             settings.run.seed,
             head_steps=task.head_steps(steps.max_steps),
+            skip_nonfinite=settings.training.skip_nonfinite,
         )
         order = DataPlan(len(task.data.train), update_size, settings.run.seed)
+        wait_for_a_boundary()
         Run(task, paths, backend, steps).train(Trainer(backend, objective, order, loop, ranks=place.ranks), state)
     except MicroBatchMemoryError as error:
         raise sizes.after_out_of_memory(error) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from workflow.inference.interface import Together
 from workflow.models.load import guarded_weights
 from workflow.training.ds_config import BackendPlan
 from workflow.training.optim import set_lr
+from workflow.training.zero_overflow import leaving_out
 
 ADAM_BYTES = 8
 ADAM_KEYS = ("exp_avg", "exp_avg_sq")
@@ -126,13 +128,29 @@ class Backend:
         self.wrapped.backward(loss * self.world_size, scale_wrt_gas=False)
 
     def step(self, lr_multiplier: float, *, head_only: bool = False) -> tuple[float, float]:
-        """Clips and updates. Returns (gradient norm before clipping, learning rate)."""
+        """Clips and updates. Returns (gradient norm before clipping, learning rate).
+
+        A norm that is not finite comes back as it is, and then nothing has been updated: ZeRO 1 to 3 leave such an update out
+        by themselves (their handling of overflows, which looks at the norm for fp32 and bf16 too), here ZeRO 0 does.
+        """
         lr = set_lr(self.optimizer, lr_multiplier, head_only=head_only)
-        norm = self._clip() if self.plan.stage == 0 else None
+        if self.plan.stage == 0:
+            norm = self._clip()
+            if not math.isfinite(norm):
+                self.wrapped.zero_grad()
+                return norm, lr
+            self.wrapped.step()
+            return norm, lr
         self.wrapped.step()
-        if norm is None:
-            norm = float(self.wrapped.get_global_grad_norm())
-        return norm, lr
+        return float(self.wrapped.get_global_grad_norm()), lr
+
+    def discard(self) -> None:
+        """Drops the gradients of an update, of which every micro-batch has been through `backward`; nothing else changes."""
+        if self.plan.stage == 0:
+            self.wrapped.zero_grad()
+            return
+        with leaving_out(self.wrapped.optimizer, stage=self.plan.stage):
+            self.wrapped.step()
 
     def _clip(self) -> float:
         limit = self.max_grad_norm if self.max_grad_norm > 0 else float("inf")

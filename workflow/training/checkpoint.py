@@ -54,6 +54,14 @@ class TrainState:
     best_step: int | None = None
     best_value: float | None = None
     loss: float | None = None
+    skipped: int = 0
+    """Updates that were left out because their loss or gradient was not finite; they count as steps."""
+    stale_evaluations: int = 0
+    """Evaluations since the best one."""
+    ended: bool = False
+    """Whether training has ended before the last step, for want of improvement."""
+    owes_evaluation: bool = False
+    """Whether the evaluation due after `step` was left, to be made when the run continues."""
     measured: dict[str, Any] = field(default_factory=dict)
     """The evaluations that the report shows ("initial", "best", "latest"), kept so that a continued run has them."""
     data_hash: str | None = None
@@ -182,16 +190,20 @@ def prune(paths: RunPaths, *, limit: int | None) -> None:
     """Keeps the newest `limit` checkpoints, and optimizer state in the newest two; the best has a folder of its own."""
     checkpoints = [path for _, path in paths.checkpoints()]
     for path in checkpoints[: -limit if limit is not None else 0]:
-        # Renamed first: a folder that is half removed must not look like a checkpoint.
-        doomed = path.with_name(f".tmp-old-{path.name}")
-        path.rename(doomed)
-        shutil.rmtree(doomed)
+        drop(path)
     for path in checkpoints[:-KEEP_STATES]:
         if (path / STATE_FOLDER).is_dir():
             doomed = paths.root / f".tmp-old-{path.name}-{STATE_FOLDER}"
             shutil.rmtree(doomed, ignore_errors=True)
             (path / STATE_FOLDER).rename(doomed)
             shutil.rmtree(doomed)
+
+
+def drop(checkpoint: Path) -> None:
+    """Removes a checkpoint; renamed first, because a folder that is half removed must not look like one."""
+    doomed = checkpoint.with_name(f".tmp-old-{checkpoint.name}")
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def read_state(checkpoint: Path) -> TrainState:

@@ -17,14 +17,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from workflow.files import whole_file
 from workflow.paths import RunPaths
 from workflow.training.checkpoint import TrainState
+from workflow.training.spikes import Spikes
 from workflow.training.trainer import Update
 
 
 class MetricsFile:
     """`metrics.jsonl`: appended line by line; lines after the step that a run continues from are dropped."""
 
-    def __init__(self, path: Path, *, continue_from: int) -> None:
+    def __init__(self, path: Path, *, continue_from: int, without_evaluation: bool = False) -> None:
         kept = [line for line in _lines(path) if _step(line) <= continue_from] if continue_from else []
+        if without_evaluation:  # a run that was stopped twice may have written it, and will again
+            kept = [line for line in kept if _step(line) < continue_from or '"eval_loss"' not in line]
         with whole_file(path) as file:
             file.writelines(kept)
         self._file = path.open("a", encoding="utf-8")
@@ -56,13 +59,15 @@ def _step(line: str) -> int:
 class TrainingLog:
     """Says each update to files and people."""
 
-    def __init__(self, console: Console, paths: RunPaths, *, max_steps: int, every: int, continue_from: int) -> None:
+    def __init__(self, console: Console, paths: RunPaths, state: TrainState, *, max_steps: int, every: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.console = console
         self.every = every
         self.max_steps = max_steps
-        self.file = MetricsFile(paths.metrics, continue_from=continue_from)
+        self.spikes = Spikes()
+        continue_from = state.step
+        self.file = MetricsFile(paths.metrics, continue_from=continue_from, without_evaluation=state.owes_evaluation)
         self.events = SummaryWriter(str(paths.tensorboard), purge_step=continue_from + 1 if continue_from else None)
         self.bar: Progress | None = None
         if console.is_terminal:
@@ -84,6 +89,11 @@ class TrainingLog:
             self.bar.update(
                 self.task, completed=update.step, says=f"loss {update.loss:.4f}  {update.tokens_per_s:,.0f} tokens/s"
             )
+        if update.skipped is not None:
+            self._say_skipped(update)
+            return
+        if told := self.spikes.look(update.loss):
+            self.console.print(f"step {update.step}/{self.max_steps}  [yellow]note[/]  {told}", soft_wrap=True)
         if update.step % self.every and update.step not in (1, self.max_steps):
             return
         values = {
@@ -101,6 +111,15 @@ class TrainingLog:
                 f"step {update.step}/{self.max_steps}  loss {update.loss:.4f}  grad_norm {update.grad_norm:.3f}  lr {update.lr:.2e}  "
                 f"{update.tokens_per_s:,.0f} tokens/s  {left / 60:.1f} min left"
             )
+
+    def _say_skipped(self, update: Update) -> None:
+        fault = update.skipped
+        assert fault is not None
+        self.file.write({"step": update.step, "skipped": fault.what, "rows": list(fault.rows)})
+        self.console.print(
+            f"step {update.step}/{self.max_steps}  [yellow]left out[/]  {fault}; the weights are as before",
+            soft_wrap=True,
+        )
 
     def write(self, values: Mapping[str, Any], *, group: str) -> None:
         """One line of figures with their step."""

@@ -25,8 +25,21 @@ from workflow.training.backend import Backend
 from workflow.training.checkpoint import TrainState
 from workflow.training.objectives import Objective
 from workflow.training.schedule import lr_multiplier
+from workflow.watch.heartbeat import reached
+from workflow.watch.signals import STOPPING, asked
 
 NUM_ROWS_SHOWN = 32
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What of an update is not finite (`what`), and training rows that may be why."""
+
+    what: str
+    rows: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.what}: {_shown(self.rows)}"
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,10 @@ class Update:
     target_tokens: int
     flops: float
     seconds: float
+    skipped: Fault | None = None
+    """Why the weights were left as they were, where they were."""
+    stop: int = 0
+    """The signal by which some rank was asked to stop before this update's loss was summed; the same on all ranks."""
 
     @property
     def tokens_per_s(self) -> float:
@@ -60,6 +77,8 @@ class LoopSettings:
     seed: int
     head_steps: int = 0
     """Updates in which the output head alone learns."""
+    skip_nonfinite: int = 0
+    """Updates in a run that may be left out because their loss or gradient is not finite."""
 
 
 Hook = Callable[[TrainState, Update], None]
@@ -86,16 +105,26 @@ class Trainer:
         self.ranks = ranks
 
     def run(self, state: TrainState, hooks: Sequence[Hook]) -> TrainState:
-        """Updates from where `state` stands to the last step, calling every hook after each."""
-        for step in range(state.step + 1, self.settings.max_steps + 1):
-            update = self.update(step)
+        """Updates from where `state` stands to its end or the last step, calling every hook after each."""
+        while state.step < self.settings.max_steps and not state.ended:
+            update = self.update(state.step + 1)
+            if update.skipped is not None:
+                self._refuse_too_many(state, update.step, update.skipped)
             _count(state, update)
             for hook in hooks:
                 hook(state, update)
         return state
 
+    def _refuse_too_many(self, state: TrainState, step: int, fault: Fault) -> None:
+        """Raises BackendError unless one more update may be left out; never the first: a checkpoint needs one that was made."""
+        allowed = self.settings.skip_nonfinite
+        if state.skipped >= allowed or state.skipped == state.step:
+            told = f"; {state.skipped} of --skip_nonfinite {allowed} updates were left out before" if allowed else ""
+            raise BackendError(f"step {step}: {fault}{told}{ADVICE}")
+
     def update(self, step: int) -> Update:
-        """One update of the weights; the same on every number of ranks, up to rounding."""
+        """One update of the weights, the same on every number of ranks, up to rounding; left out where it is not finite."""
+        reached(2 * step)
         started = time.perf_counter()
         rows = self.plan.rows(step)
         sources, targets = self.objective.source_lengths[rows], self.objective.target_lengths[rows]
@@ -118,15 +147,21 @@ class Trainer:
             except torch.OutOfMemoryError as error:
                 raise self._too_large(step, micro_rows) from error
             losses.append(loss.detach())
-        mean_loss = self._loss_over_ranks(step, micro_batches, torch.stack(losses).double()) / divisor
-        grad_norm, lr = self.backend.step(self._lr_multiplier(step), head_only=step <= self.settings.head_steps)
-        if not math.isfinite(grad_norm):
-            raise BackendError(
-                f"step {step}: the gradient is not finite (norm {grad_norm}); training rows of this update: {_shown(rows.tolist())}{ADVICE}"
-            )
+        reached(2 * step + 1)
+        total, stop = self._over_ranks(torch.stack(losses).double())
+        fault, grad_norm, lr = None, math.nan, 0.0
+        if not math.isfinite(total):
+            fault = Fault(NONFINITE_LOSS, self._rows_at_fault(micro_batches, losses))
+            self.backend.discard()
+        else:
+            grad_norm, lr = self.backend.step(self._lr_multiplier(step), head_only=step <= self.settings.head_steps)
+            if not math.isfinite(grad_norm):
+                fault = Fault(
+                    f"the gradient is not finite (norm {grad_norm}); rows of this update", tuple(rows.tolist())
+                )
         return Update(
             step=step,
-            loss=mean_loss,
+            loss=total / divisor,
             grad_norm=grad_norm,
             lr=lr,
             examples=len(rows),
@@ -134,6 +169,8 @@ class Trainer:
             target_tokens=int(targets.sum()),
             flops=0.0 if flops is None else float(flops.sum()),
             seconds=time.perf_counter() - started,
+            skipped=fault,
+            stop=stop,
         )
 
     def _lr_multiplier(self, step: int) -> float:
@@ -142,24 +179,26 @@ class Trainer:
             step, kind=settings.lr_scheduler, warmup_steps=settings.warmup_steps, max_steps=settings.max_steps
         )
 
-    def _loss_over_ranks(self, step: int, micro_batches: Sequence[Sequence[int]], losses: torch.Tensor) -> float:
-        """The sum over all ranks. Raises BackendError, naming rows, on every rank when it is not finite."""
-        total = losses.sum()
-        dist.all_reduce(total)
-        if math.isfinite(float(total)):
-            return float(total)
+    @staticmethod
+    def _over_ranks(losses: torch.Tensor) -> tuple[float, int]:
+        """(the losses' sum over all ranks, the signal that any rank was asked to stop by or 0), in one collective call."""
+        signal = asked()
+        sums = torch.stack([losses.sum(), *(losses.new_tensor(float(signal == kind)) for kind in STOPPING)])
+        dist.all_reduce(sums)
+        total, *counts = sums.tolist()
+        return total, next((int(kind) for kind, count in zip(STOPPING, counts, strict=True) if count), 0)
+
+    def _rows_at_fault(self, micro_batches: Sequence[Sequence[int]], losses: Sequence[torch.Tensor]) -> tuple[int, ...]:
+        """The rows of every rank's micro-batches whose loss is not finite; a collective call."""
         bad = [
             row
-            for rows, loss in zip(micro_batches, losses.tolist(), strict=True)
-            if not math.isfinite(loss)
+            for rows, loss in zip(micro_batches, losses, strict=True)
+            if not math.isfinite(float(loss))
             for row in rows
         ]
         everyone: list[list[int]] = [[] for _ in range(self.ranks.world_size)]
         dist.all_gather_object(everyone, bad)
-        rows = sorted(row for part in everyone for row in part)
-        raise BackendError(
-            f"step {step}: the loss is not finite; training rows of the micro-batches at fault: {_shown(rows)}{ADVICE}"
-        )
+        return tuple(sorted(row for part in everyone for row in part))
 
     def _flops(self, sources: np.ndarray, targets: np.ndarray) -> npt.NDArray[np.float64] | None:
         """Of each example; None where the model's dimensions are not known."""
@@ -173,6 +212,7 @@ class Trainer:
         return MicroBatchMemoryError(step, rows=len(rows), tokens=self.settings.micro_batches.computed(*lengths))
 
 
+NONFINITE_LOSS = "the loss is not finite; training rows of the micro-batches at fault"
 ADVICE = "; the weights of the last checkpoint are good; look at these rows, or lower --lr"
 
 
@@ -182,7 +222,10 @@ def _shown(rows: Sequence[int]) -> str:
 
 def _count(state: TrainState, update: Update) -> None:
     state.step = update.step
-    state.loss = update.loss
+    if update.skipped is None:
+        state.loss = update.loss
+    else:
+        state.skipped += 1
     state.examples += update.examples
     state.source_tokens += update.source_tokens
     state.target_tokens += update.target_tokens
