@@ -24,6 +24,7 @@ from workflow.models.load import head_names, quiet_transformers
 from workflow.recipe.micro_batches import MicroBatchSizes, circumstances_of
 from workflow.recipe.run import Run
 from workflow.recipe.task import Task
+from workflow.recipe.trained import load_to_train, trained_text
 from workflow.run_folder import Claim, claim
 from workflow.runtime import on_first
 from workflow.training.backend import Backend
@@ -85,7 +86,7 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> N
     on_first(lambda: recover(paths.root), place.ranks)
     start_from = on_first(lambda: _checkpoint_to_continue(settings.run.resume, held), place.ranks)
     state = _state_to_continue(start_from, held)
-    task.load_model_everywhere(str(start_from) if start_from else task.start_model(), trained=bool(start_from))
+    load_to_train(task, start_from)
     task.load_data(source)
     if not len(task.data.train):
         raise DataError(f'{source.label}: no training rows ("train" is empty or missing); --no_train only evaluates')
@@ -219,6 +220,8 @@ def _say_run(task: Task[Any], root: Path, plan: BackendPlan, steps: Steps, updat
     console.print(f"run       {root}" + (f", continued after step {state.step}" if state.step else ""))
     for number, line in enumerate(task.header()):
         console.print(f"{'' if number else 'model':<10}{escape(line)}")
+    if text := trained_text(task):
+        console.print(f"trains    {escape(text)}")
     why_padded = task.why_padded
     console.print(f"batches   {_ragged_text(task, plan) if why_padded is None else f'padded: {why_padded}'}")
     console.print(f"backend   DeepSpeed {plan.name}, {precision}, {place.ranks.world_size} rank(s) on {place.device}")

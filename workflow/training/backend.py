@@ -137,6 +137,28 @@ class Backend:
         limit = self.max_grad_norm if self.max_grad_norm > 0 else float("inf")
         return float(torch.nn.utils.clip_grad_norm_(self.module.parameters(), limit))
 
+    # ---- frozen weights, replaced for a while
+
+    def exchange(self, parameter: Any, value: torch.Tensor) -> torch.Tensor:
+        """Sets this rank's share of a frozen weight from a whole value; what was there comes back, on the CPU."""
+        share = self._share(parameter)
+        before = share.detach().to("cpu", copy=True)
+        if self.plan.stage == 3:
+            size = share.numel()
+            flat = torch.nn.functional.pad(value.flatten(), (0, size * self.world_size - value.numel()))
+            value = flat[size * dist.get_rank() :][:size]
+        share.copy_(value)
+        return before
+
+    def put_back(self, parameter: Any, before: torch.Tensor) -> None:
+        """Undoes `exchange`, bit for bit; a collective call under ZeRO-3."""
+        with self.gathered([parameter]):
+            pass  # ZeRO-3 keeps small weights whole: leaving the block leaves each rank its share alone
+        self._share(parameter).copy_(before)
+
+    def _share(self, parameter: Any) -> torch.Tensor:
+        return parameter.ds_tensor.data if self.plan.stage == 3 else parameter.data  # type: ignore[no-any-return]
+
     # ---- weights and optimizer state, whole
 
     def _trainable(self) -> list[tuple[str, Any]]:
@@ -146,6 +168,9 @@ class Backend:
         """The fp32 master of a parameter, whole, on every rank."""
         if self.plan.stage == 0:
             return parameter.detach()  # type: ignore[no-any-return]
+        if not parameter.requires_grad:  # frozen: no optimizer has a master of it
+            with self.gathered([parameter]):
+                return parameter.detach().float().clone()  # type: ignore[no-any-return]
         from deepspeed.utils import safe_get_full_fp32_param
 
         weight = safe_get_full_fp32_param(parameter)
