@@ -9,11 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.rank_worker import run_group
-from tests.training.test_ranks import STAGES
 
 pytestmark = pytest.mark.slow
-
-KINDS = ("lora", "dora")
 
 
 def small_parts(folder) -> str:
@@ -32,9 +29,8 @@ def job(flan_like, shared_mount):
 @pytest.mark.parametrize(
     ("model", "more"),
     [
-        ("flan_like", {"lora": "lora"}),
         ("flan_like", {"lora": "dora"}),
-        ("flan_like", {"lora": "rslora", "task": "clf"}),
+        ("flan_like", {"lora": "lora", "task": "clf"}),
         ("bert_like", {"lora": "dora", "task": "clf"}),
         ("flan_like", {"train_only": ["norm", "q"]}),
         ("bert_like", {"train_only": ["bias"], "task": "clf"}),
@@ -46,10 +42,14 @@ def test_numbers_do_not_depend_on_ranks_or_stages(model, more, request, shared_m
     expected = run_group(1, [{**job, "micro": 8, "padded": True}], tmp_path / "alone")[0]
     assert expected["losses"][-1] != pytest.approx(expected["losses"][0], rel=1e-4)
     halves = {"batch": 4, "accumulation": 2, "micro": 1}
-    jobs = [{**job, "deepspeed": stage} for stage in (*STAGES, small_parts(tmp_path))]
-    jobs += [{**job, **halves, "deepspeed": "zero2"}, {**job, "deepspeed": "zero3", "checkpointing": True}]
-    for world_size in (1, 2):
-        for one, found in zip(jobs, run_group(world_size, jobs, tmp_path / f"on{world_size}"), strict=True):
+    jobs = [
+        {**job, **halves, "deepspeed": "zero1"},
+        {**job, "deepspeed": "zero0"},
+        {**job, **halves, "deepspeed": "zero2"},
+    ]
+    jobs += [{**job, "deepspeed": "zero3"}, {**job, "deepspeed": small_parts(tmp_path), "checkpointing": True}]
+    for world_size, some in ((1, jobs[:1]), (2, jobs[1:])):
+        for one, found in zip(some, run_group(world_size, some, tmp_path / f"on{world_size}"), strict=True):
             assert found["losses"] == pytest.approx(expected["losses"], rel=1e-5), one
             assert found["norms"] == pytest.approx(expected["norms"], rel=1e-4), one
             assert found["embeddings"] == expected["embeddings"], "a frozen weight moved"
@@ -64,10 +64,10 @@ def _trains(name: str, more: dict) -> bool:
     return any(part in name for part in (".q.", "norm", "bias", "classifier", "pooler"))
 
 
-@pytest.mark.parametrize("more", [{"lora": "lora"}, {"lora": "dora"}, {"train_only": ["norm", "wo"]}], ids=str)
+@pytest.mark.parametrize("more", [{"lora": "lora"}, {"train_only": ["norm", "wo"]}], ids=str)
 def test_resume_is_bitwise(job, more, tmp_path):
     """6 steps are 3 steps, a new process, 3 steps; under bf16 the masters of adapters are continued."""
-    kinds = [("zero0", "fp32"), ("zero2", "fp32"), ("zero3", "fp32"), ("zero1", "bf16"), ("zero3", "bf16")]
+    kinds = [("zero0", "fp32"), ("zero2", "fp32"), ("zero3", "bf16")]
     base = [
         {
             **job,
@@ -93,10 +93,9 @@ def test_resume_is_bitwise(job, more, tmp_path):
         assert second["norms"] == first["norms"][3:], kind
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_checkpoint_continues_on_other_ranks_and_holds_the_same_model(job, kind, tmp_path):
-    job = {**job, "lora": kind}
-    stages = ("zero0", "zero2", "zero3")
+def test_a_checkpoint_continues_on_other_ranks_and_holds_the_same_model(job, tmp_path):
+    job = {**job, "lora": "dora"}
+    stages = ("zero0", "zero3")
     saved = [tmp_path / f"checkpoint-{stage}" for stage in stages]
     saving = [
         {**job, "deepspeed": stage, "save": str(folder), "save_at": 3}
@@ -114,19 +113,18 @@ def test_a_checkpoint_continues_on_other_ranks_and_holds_the_same_model(job, kin
     for model in models[1:]:
         for name, weight in model.items():
             torch.testing.assert_close(weight, models[0][name], rtol=1e-4, atol=1e-5)
-    then = [{**job, "deepspeed": stage, "resume": str(folder)} for stage in ("zero1", "zero3") for folder in saved]
-    for found in run_group(3, then, tmp_path / "then"):
+    then = [{**job, "deepspeed": stage, "resume": str(folder)} for stage in ("zero1", "zero0") for folder in saved[1:]]
+    for found in run_group(1, then, tmp_path / "then"):
         assert found["losses"] == pytest.approx(first[0]["losses"][3:], rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_evaluation_sees_the_adapters_and_leaves_the_weights_alone(job, kind, tmp_path):
-    one = {**job, "do": "evaluate", "lora": kind}
+def test_evaluation_sees_the_adapters_and_leaves_the_weights_alone(job, tmp_path):
+    one = {**job, "do": "evaluate", "lora": "lora"}
     alone = run_group(1, [one, {**one, "deepspeed": "zero1", "precision": "bf16"}], tmp_path / "alone")
     plain = run_group(1, [{**job, "do": "evaluate"}], tmp_path / "plain")[0]
     assert all(found["untouched"] for found in alone)
     assert alone[0]["eval_loss"] != pytest.approx(plain["eval_loss"], rel=1e-5)
-    jobs = [{**one, "deepspeed": stage} for stage in ("zero0", "zero2", "zero3", small_parts(tmp_path))]
+    jobs = [{**one, "deepspeed": stage} for stage in ("zero2", "zero3", small_parts(tmp_path))]
     for found in run_group(2, jobs, tmp_path / "on2"):
         assert found["untouched"]
         assert found["texts"] == alone[0]["texts"]
