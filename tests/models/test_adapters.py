@@ -251,6 +251,15 @@ def test_bitfit_and_patterns():
     }
 
 
+def test_the_name_of_a_module_means_what_it_holds():
+    model = t5s.make("t5-v1.1")
+    train_only(model, ["wo", "encoder.block.1"])
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert trained == {
+        name for name, _ in model.named_parameters() if ".wo." in name or name.startswith("encoder.block.1.")
+    }
+
+
 def test_a_tied_head_is_one_weight_by_any_name():
     model = t5s.make("t5")
     train_only(model, ["head"])

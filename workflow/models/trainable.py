@@ -45,7 +45,8 @@ def _matcher(model: Any, pattern: str) -> Callable[[str], bool]:
     if pattern == "head":
         heads = {*head_names(model)}
         return lambda name: name in heads
-    return lambda name: fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
+    forms = [f"{start}{pattern}{end}" for start in ("", "*.") for end in ("", ".*")]  # a module means what it holds
+    return lambda name: any(fnmatchcase(name, form) for form in forms)
 
 
 def _near(pattern: str, names: Collection[str]) -> list[str]:
