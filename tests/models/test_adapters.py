@@ -216,9 +216,13 @@ def test_adapters_of_another_base_are_refused(tmp_path):
     other, others, _ = adapted(t5s.make("t5-v1.1", seed=1))
     with pytest.raises(ModelError, match=r"belong to another model \(base\)"):
         others.load(tmp_path / "adapter", other)
-    wider, more, _ = adapted(t5s.make("t5-v1.1"), targets=("attention",), kind="dora")
-    with pytest.raises(ModelError):
-        more.load(tmp_path / "adapter", wider)
+    for settings, text in (
+        ({"kind": "rslora"}, "adapters of other settings"),
+        ({"targets": ("attention",)}, "other linear maps"),
+    ):
+        one, ones, _ = adapted(t5s.make("t5-v1.1"), **settings)
+        with pytest.raises(ModelError, match=text):
+            ones.load(tmp_path / "adapter", one)
 
 
 def test_dropout_of_adapters_acts_in_training_alone():

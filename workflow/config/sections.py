@@ -119,7 +119,8 @@ class TrainedSection(Section):
 
     train_only: str | None = setting(
         None,
-        "freeze all weights but these: bias, norm, head, or glob patterns over names of parameters and modules, with commas between; a classification head always trains",
+        "freeze all weights but these: bias, norm, head, or glob patterns over names of parameters and modules, with commas between; "
+        "a classification head always trains",
     )
     lora_r: int = setting(0, "rank of adapters that train in the place of the weights; 0 for none", ge=0)
     lora_alpha: float | None = setting(

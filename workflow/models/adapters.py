@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -110,12 +111,15 @@ class Adapters:
             metadata={"format": "pt"},
         )
         self.config.save_pretrained(folder)
-        write_json(folder / BASE_FILE, {"base": self.config.base_model_name_or_path, "fingerprint": self.base})
+        base = {"base": self.config.base_model_name_or_path, "fingerprint": self.base}
+        write_json(folder / BASE_FILE, base | {"adapters": self._kind()})
+
+    def _kind(self) -> dict[str, Any]:
+        """What must not change while these adapters train."""
+        return {"rank": self.plan.rank, "alpha": self.plan.alpha, "kind": self.plan.kind}
 
     def load(self, folder: Path, model: Any) -> None:
         """Puts written adapters and heads back. Raises ModelError for those of another base, or of other settings."""
-        import json
-
         try:
             before = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))
             if before["fingerprint"] != self.base:
@@ -123,7 +127,13 @@ class Adapters:
                     f"{folder}: these adapters belong to another model ({before['base']}) than the one this run starts from; "
                     "name that model, as it was"
                 )
+            if before["adapters"] != self._kind():
+                raise ModelError(
+                    f"{folder}: adapters of other settings: {before['adapters']}, asked for {self._kind()}"
+                )
             with safe_open(folder / ADAPTER_FILE, framework="pt") as tensors, torch.no_grad():
+                if others := {*tensors.keys()} ^ {*map(adapter_key, self.trained)}:
+                    raise ModelError(f"{folder}: adapters of other linear maps than asked for: {some(sorted(others))}")
                 parameters = dict(model.named_parameters())
                 for name in sorted(self.trained):
                     parameters[name].copy_(tensors.get_tensor(adapter_key(name)))
@@ -191,7 +201,7 @@ def _fingerprint(model: Any) -> str:
     for name, weight in model.named_parameters():
         if not weight.requires_grad:
             flat = weight.detach().flatten()
-            found.update(f"{name} {tuple(weight.shape)}".encode())
+            found.update(f"{name.replace('.base_layer.', '.')} {tuple(weight.shape)}".encode())
             found.update(flat[:: max(1, flat.numel() // SAMPLE_SIZE)].float().contiguous().numpy().tobytes())
     return found.hexdigest()
 
