@@ -74,6 +74,7 @@ def setup(job: dict):
 
     ranks = ranks_from_environment()
     loaded, examples, objective = (score_parts if job.get("task") == "clf" else completion_parts)(job)
+    loaded = choose_trained(job, loaded)
     plan = plan_backend(
         deepspeed=job.get("deepspeed", "zero0"),
         precision=job.get("precision", "fp32"),
@@ -103,6 +104,24 @@ def setup(job: dict):
     )
     trainer = Trainer(backend, objective, DataPlan(len(examples.train), size, 0), settings, ranks=ranks)
     return loaded, backend, trainer, examples
+
+
+def choose_trained(job: dict, loaded):
+    """Adapters, or some weights alone, where the job says so."""
+    from dataclasses import replace
+
+    from workflow.models.adapters import AdapterPlan, add_adapters
+    from workflow.models.trainable import train_only
+
+    if job.get("train_only"):
+        train_only(loaded.model, job["train_only"], always=loaded.new_weights)
+    if not job.get("lora"):
+        return loaded
+    plan = AdapterPlan(4, 8.0, job.get("lora_dropout", 0.0), ("all",), job["lora"])
+    adapters = add_adapters(loaded.model, plan, start=job["model"], new_weights=loaded.new_weights, seed=1)
+    if job.get("resume"):
+        adapters.load(Path(job["resume"]) / "adapter", loaded.model)
+    return replace(loaded, adapters=adapters)
 
 
 def form_of(job: dict, loaded):
@@ -222,6 +241,7 @@ def train(job: dict) -> dict:
                     weights,
                     max_new_tokens=9,
                     shard_bytes=job.get("shard_bytes", SHARD_BYTES),
+                    adapters=loaded.adapters,
                 ),
             )
 
@@ -232,6 +252,7 @@ def train(job: dict) -> dict:
         found["head"] = weights["head"].detach().float().flatten()[:8].tolist()
         found["embeddings"] = weights["embeddings"].detach().float().flatten()[::89].tolist()
         found["own_head"] = weights["head"] is not weights["embeddings"]
+    found["state_names"] = sorted({key.rpartition("/")[0] for key, _ in backend.optimizer_state()})
     backend.destroy()
     return found
 
@@ -400,6 +421,7 @@ def evaluate(job: dict) -> dict:
     from workflow.inference.sampling import SamplingParams
     from workflow.models.verbalizers import no_yes_tokens
     from workflow.paths import cache_dir
+    from workflow.training.merging import adapters_merged
     from workflow.training.objectives import CompletionLoss
 
     loaded, backend, trainer, examples = setup(job)
@@ -428,14 +450,19 @@ def evaluate(job: dict) -> dict:
         slice_by="id",
     )
     trainer.update(1)
-    found = evaluator.evaluate()
-    trainer.update(2)
+    before = [weight.clone() for _, weight in backend.weights()]
+    with adapters_merged(backend, loaded.adapters):
+        found = evaluator.evaluate()
+    untouched = all(map(torch.equal, before, (weight for _, weight in backend.weights())))
+    after = trainer.update(2).loss
     backend.destroy()
     return {
         "texts": [[generation.text for generation in result.generations] for result in found.results],
         "scores": [result.scores for result in found.results],
         "eval_loss": found.metrics["eval_loss"].value if found.metrics else None,
         "slices": len(found.slices),
+        "untouched": untouched,
+        "after": after,
     }
 
 

@@ -20,6 +20,7 @@ from workflow.config.sections import (
     OptimSection,
     RunSection,
     Section,
+    TrainedSection,
     TrainingSection,
     setting,
 )
@@ -200,6 +201,7 @@ class ClfSettings(CommandSettings):
     data: DataSection = DataSection()
     score: ScoreSection = ScoreSection()
     optim: ClfOptimSection = ClfOptimSection()
+    trained: TrainedSection = TrainedSection()
     training: ClfTrainingSection = ClfTrainingSection()
     evaluation: ClfEvaluationSection = ClfEvaluationSection()
 

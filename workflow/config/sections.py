@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from workflow.errors import did_you_mean
 
@@ -132,6 +132,59 @@ class OptimSection(Section):
         0.0, "decoupled weight decay; not applied to layer norms and relative-position biases", ge=0
     )
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm; 0 turns clipping off", ge=0)
+
+
+class TrainedSection(Section):
+    """What trains: all weights, some of them, or adapters"""
+
+    train_only: str | None = setting(
+        None,
+        "freeze all weights but these: bias, norm, head, or glob patterns over names of parameters and modules, with commas between; "
+        "a classification head always trains",
+    )
+    lora_r: int = setting(0, "rank of adapters that train in the place of the weights; 0 for none", ge=0)
+    lora_alpha: float | None = setting(
+        None, "what adapters are scaled by, over their rank (rslora: over its root); by default twice the rank", gt=0
+    )
+    lora_dropout: float = setting(0.0, "dropout rate of what goes into adapters", ge=0, lt=1)
+    lora_targets: str = setting(
+        "attention",
+        "linear maps that get adapters: attention, all, or glob patterns over module names, with commas between (wi_*,wo)",
+    )
+    lora_kind: Literal["lora", "rslora", "dora"] = setting(
+        "lora", "plain, rank-stabilised, or weight-decomposed adapters (dora computes whole weights: slower)"
+    )
+
+    @property
+    def only(self) -> tuple[str, ...]:
+        """The patterns of --train_only."""
+        return _between_commas(self.train_only or "")
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The patterns of --lora_targets."""
+        return _between_commas(self.lora_targets)
+
+    @field_validator("train_only", "lora_targets")
+    @classmethod
+    def _names_something(cls, value: str | None) -> str | None:
+        if value is not None and not _between_commas(value):
+            raise ValueError("names nothing; give one or more patterns with commas between")
+        return value
+
+    @model_validator(mode="after")
+    def _check_together(self) -> TrainedSection:
+        if self.lora_r and self.train_only:
+            raise ValueError("--lora_r freezes the weights that --train_only would train; pass one of them")
+        names = ("lora_alpha", "lora_dropout", "lora_targets", "lora_kind")
+        alone = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        if alone and not self.lora_r:
+            raise ValueError(f"--{alone[0]} needs adapters; pass --lora_r with their rank, e.g. 8")
+        return self
+
+
+def _between_commas(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 class TrainingSection(Section):

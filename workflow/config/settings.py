@@ -18,6 +18,7 @@ from workflow.config.sections import (
     ModelSection,
     OptimSection,
     RunSection,
+    TrainedSection,
     TrainingSection,
     setting,
 )
@@ -101,6 +102,7 @@ class Seq2SeqSettings(CommandSettings):
     model: ModelSection = ModelSection()
     data: Seq2SeqDataSection = Seq2SeqDataSection()
     optim: Seq2SeqOptimSection = Seq2SeqOptimSection()
+    trained: TrainedSection = TrainedSection()
     training: Seq2SeqTrainingSection = Seq2SeqTrainingSection()
     evaluation: Seq2SeqEvaluationSection = Seq2SeqEvaluationSection()
 

@@ -164,8 +164,8 @@ def _load_t5(
         loaded.model,
         loaded.tokenizer,
         loaded.notes,
-        problem,
-        tuple(labels),
+        problem=problem,
+        labels=tuple(labels),
         start_token=loaded.model.config.decoder_start_token_id,
     )
 
@@ -276,8 +276,9 @@ def _checked(
         model,
         tokenizer,
         notes,
-        problem,
-        tuple(labels),
+        tuple(new),
+        problem=problem,
+        labels=tuple(labels),
         takes_types="token_type_ids" in tokenizer.model_input_names and getattr(config, "type_vocab_size", 2) > 1,
         max_positions=min(positions, default=None),
         # What a head reads is part of it: without its trained pooler, a trained head reads noise.

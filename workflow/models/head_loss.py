@@ -60,6 +60,8 @@ class _SummedLoss(torch.autograd.Function):
             gradient[torch.arange(len(numbers), device=labels.device), numbers] -= 1
             gradient = gradient.to(weight.dtype)
             d_hidden[start : start + size] = product(gradient, weight)
+            if not ctx.needs_input_grad[1]:
+                continue
             more = product(gradient.t(), part)
             if size < len(labels):  # a sum of parts would lose in bf16 what each of them has
                 more = more.float()
@@ -72,5 +74,5 @@ class _SummedLoss(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         d_hidden, d_weight = ctx.saved_tensors
         # In fp32: a factor rounded to bf16 would be wrong by the same 0.2 % for every weight of the model.
-        d_hidden, d_weight = ((part.float() * gradient).to(ctx.type) for part in (d_hidden, d_weight))
-        return d_hidden, d_weight, None
+        scaled = (None if part is None else (part.float() * gradient).to(ctx.type) for part in (d_hidden, d_weight))
+        return *scaled, None

@@ -16,6 +16,8 @@ from workflow.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
+    from workflow.models.adapters import Adapters
+
 FAMILIES = ("t5", "mt5", "umt5")
 WEIGHT_FILES = (
     "model.safetensors",
@@ -29,11 +31,16 @@ LEAST_TOKENS = 8
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model and its tokenizer, in fp32 if not asked otherwise; `notes` are worth a line in the run's header."""
+    """A model and its tokenizer, in fp32 if not asked otherwise; `notes` are worth a line in the run's header.
+
+    `new_weights` names parameters that the checkpoint lacks; `adapters`, if any, have been put into the model.
+    """
 
     model: Any
     tokenizer: Any
     notes: tuple[str, ...] = ()
+    new_weights: tuple[str, ...] = ()
+    adapters: Adapters | None = None
 
     @property
     def size_text(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from workflow.models.absorbed import GPU_SLACK, AbsorbedCross
+from workflow.models.adapters import is_adapted
 from workflow.models.attention_backends import Choice, choose, head_width
 from workflow.models.checkpointing import checkpointed
 from workflow.models.dropout import dropped
@@ -66,13 +67,17 @@ class RaggedT5(torch.nn.Module):
         """The loss summed over the target's tokens; without gradients, the loss of each token. fp32."""
         states = self.encode(source)
         own = self._pairing(target.lengths, None)
-        cross = self._pairing(target.lengths, source.lengths)
+        x = self._decode(self._shifted(target, own), states, own, self._plain(target.lengths, source))
+        return self.head(x, target.ids)  # type: ignore[no-any-return]
+
+    def _plain(self, queries: Sequence[int], source: Packed) -> Callable[..., torch.Tensor]:
+        """Cross-attention as transformers computes it."""
+        cross = self._pairing(queries, source.lengths)
 
         def look_across(layer: Any, x: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
             return self._attention(layer.EncDecAttention, x, states, cross, None)
 
-        x = self._decode(self._shifted(target, own), states, own, look_across)
-        return self.head(x, target.ids)  # type: ignore[no-any-return]
+        return look_across
 
     def encode(self, source: Packed) -> torch.Tensor:
         """The encoder's output [tokens, d_model] in the weights' type."""
@@ -157,19 +162,28 @@ class RaggedT5(torch.nn.Module):
 
 
 class RaggedScorer(RaggedT5):
-    """A T5 that scores: one decoder position, the labels' rows of its head, no keys or values of the encoder's tokens."""
+    """A T5 that scores: one decoder position, the labels' rows of its head, no keys or values of the encoder's tokens
+    (unless adapters stand there)."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         del self.head
-        blocks = model.decoder.block
-        self.cross = torch.nn.ModuleList(AbsorbedCross(block.layer[1].EncDecAttention) for block in blocks)
+        crosses = [block.layer[1].EncDecAttention for block in model.decoder.block]
+        # What is absorbed is a weight, which says nothing of an adapter: there, keys and values are computed.
+        self.is_absorbed = not any(is_adapted(part) for cross in crosses for part in (cross.q, cross.k, cross.v))
+        self.cross = torch.nn.ModuleList(AbsorbedCross(cross) for cross in crosses if self.is_absorbed)
 
     def forward(self, source: Packed) -> torch.Tensor:  # type: ignore[override]
         """fp32 logits [sequences, labels]."""
         states = self.encode(source)
         ones = [1] * len(source.lengths)
-        cross = pairing_of(ones, source.lengths, num_heads=1, device=states.device, gpu_slack=GPU_SLACK)
+        look_across = self._absorbed(ones, source) if self.is_absorbed else self._plain(ones, source)
+        start = source.ids.new_full((len(ones),), self.start_token)
+        x = self._decode(start, states, self._pairing(ones, None), look_across)
+        return self.model.lm_head(x).float()  # type: ignore[no-any-return]
+
+    def _absorbed(self, ones: Sequence[int], source: Packed) -> Callable[..., torch.Tensor]:
+        cross = pairing_of(ones, source.lengths, num_heads=1, device=source.ids.device, gpu_slack=GPU_SLACK)
         across = {
             id(block.layer[1]): module for block, module in zip(self.model.decoder.block, self.cross, strict=True)
         }
@@ -177,9 +191,7 @@ class RaggedScorer(RaggedT5):
         def look_across(layer: Any, x: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
             return layer.EncDecAttention.o(across[id(layer)](x, states, cross))  # type: ignore[no-any-return]
 
-        start = source.ids.new_full((len(ones),), self.start_token)
-        x = self._decode(start, states, self._pairing(ones, None), look_across)
-        return self.model.lm_head(x).float()  # type: ignore[no-any-return]
+        return look_across
 
 
 def why_not_ragged(model: Any) -> str | None:

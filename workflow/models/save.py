@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from workflow.files import write_json
+from workflow.models.adapters import ADAPTER_FOLDER
 from workflow.models.load import generation_settings
 
 if TYPE_CHECKING:
     import torch
+
+    from workflow.models.adapters import Adapters
 
 SHARD_BYTES = 4 << 30
 INDEX_NAME = "model.safetensors.index.json"
@@ -34,14 +37,20 @@ def write_model(
     *,
     max_new_tokens: int | None = None,
     shard_bytes: int = SHARD_BYTES,
+    adapters: Adapters | None = None,
 ) -> None:
     """Writes weights (safetensors), configuration, tokenizer and, for models that generate, generation settings.
 
     `weights` are named as in `model.named_parameters()`, so tied weights stand in them once: a state dict gathered
     under ZeRO would hold T5's embedding three times. A model beyond `shard_bytes` (in fp32) is written in files of about
     that size while it is gathered, so that the host never holds the whole of it besides.
-    Raises OSError or SafetensorError.
+    Those of a model with adapters are merged (and held whole), so that the folder is a plain model's; the adapters stand in
+    `adapter/` besides. Raises OSError or SafetensorError.
     """
+    if adapters is not None:
+        held = dict(weights.items())
+        adapters.write(folder / ADAPTER_FOLDER, held)
+        weights = adapters.merged(held)
     if model.can_generate():
         # Without a length of its own, generate() stops after 20 tokens.
         length = max_new_tokens or model.generation_config.max_new_tokens

@@ -229,7 +229,7 @@ class ClfTask(Task[ClfSettings]):
 
     def write_model(self, folder: Path, weights: Weights, step: int) -> None:
         """The model, how to score with it, and the calibration where this very step was evaluated."""
-        write_model(folder, self.loaded.model, self.loaded.tokenizer, weights)
+        write_model(folder, self.loaded.model, self.loaded.tokenizer, weights, adapters=self.loaded.adapters)
         write_json(folder / names.SCORING_NAME, replace(self.scoring, max_length=self.max_length).as_json())
         if self._last is not None and self._last[0] == step and self._last[1].calibration is not None:
             self._write_calibration(folder / names.CALIBRATION_NAME, self._last[1])

@@ -33,6 +33,7 @@ from workflow.training.checkpoint import (
 )
 from workflow.training.flops import peak_flops
 from workflow.training.log import TrainingLog
+from workflow.training.merging import adapters_merged
 from workflow.training.schedule import Steps, happens
 from workflow.training.trainer import Trainer, Update
 from workflow.watch.signals import asked
@@ -158,7 +159,8 @@ class Run:
         """Evaluates, writes predictions, and says on every rank whether this is the best step so far (step 0 never is)."""
         if not len(self.task.data.eval):
             return False
-        found = self.evaluator.evaluate()
+        with adapters_merged(self.backend, self.task.loaded.adapters):
+            found = self.evaluator.evaluate()
         improved = on_first(lambda: self._record(state, found), self.place.ranks)
         state.owes_evaluation = False
         if improved:

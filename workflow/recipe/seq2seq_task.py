@@ -158,6 +158,7 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
             self.loaded.tokenizer,
             weights,
             max_new_tokens=self.sampling.max_new_tokens,
+            adapters=self.loaded.adapters,
         )
 
     def record(self, paths: names.RunPaths, step: int, found: Evaluation) -> None:

@@ -26,6 +26,7 @@ from workflow.recipe.micro_batches import MicroBatchSizes, circumstances_of
 from workflow.recipe.resume import Start, find_start
 from workflow.recipe.run import Run
 from workflow.recipe.task import Task
+from workflow.recipe.trained import load_to_train, trained_text
 from workflow.run_folder import Claim, claim
 from workflow.runtime import keep_freed_memory, on_first
 from workflow.training.backend import Backend
@@ -85,7 +86,7 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> N
         keep_freed_memory()
     start = on_first(lambda: _start(task, source, held), place.ranks)
     start_from, state = start.checkpoint, start.state
-    task.load_model_everywhere(str(start_from) if start_from else task.start_model(), trained=bool(start_from))
+    load_to_train(task, start_from)
     task.load_data(source)
     if not len(task.data.train):
         raise DataError(f'{source.label}: no training rows ("train" is empty or missing); --no_train only evaluates')
@@ -215,6 +216,8 @@ def _say_run(
         console.print(f"  [yellow]note[/]  {escape(note)}", soft_wrap=True)
     for number, line in enumerate(task.header()):
         console.print(f"{'' if number else 'model':<10}{escape(line)}")
+    if text := trained_text(task):
+        console.print(f"trains    {escape(text)}")
     why_padded = task.why_padded
     console.print(f"batches   {_ragged_text(task, plan) if why_padded is None else f'padded: {why_padded}'}")
     console.print(

@@ -1,4 +1,4 @@
-"""The only importer of deepspeed: a model and an optimizer under ZeRO, one update at a time.
+"""With `zero_start` the only importer of deepspeed: a model and an optimizer under ZeRO, one update at a time.
 
 Knows nothing of data, schedules or files. Gradients are scaled by the caller's own count, never by the number of
 micro-batches or ranks; weights and optimizer state come out, and go back in, as whole fp32 tensors by name, so that
@@ -8,12 +8,8 @@ a checkpoint belongs to no ZeRO stage and no number of ranks.
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
-import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +21,7 @@ from workflow.models.load import guarded_weights
 from workflow.training.ds_config import BackendPlan
 from workflow.training.optim import set_lr
 from workflow.training.zero_overflow import leaving_out
+from workflow.training.zero_start import initialize, settle
 
 ADAM_BYTES = 8
 ADAM_KEYS = ("exp_avg", "exp_avg_sq")
@@ -69,8 +66,8 @@ class Backend:
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
         before = {name: _sample(weight) for name, weight in guarded_weights(model).items()}
         was_tied = _is_tied(model)
-        _settle(model, plan, device)
-        self.wrapped = _initialize(form if form is not None else model, optimizer, plan)
+        settle(model, plan, device)
+        self.wrapped = initialize(form if form is not None else model, optimizer, plan)
         if self.world_size == 1 and plan.stage == 0:
             self.wrapped.enable_backward_allreduce = False  # it would copy all gradients to and fro for nobody
         self._check_guarded(before, was_tied=was_tied)
@@ -156,6 +153,28 @@ class Backend:
         limit = self.max_grad_norm if self.max_grad_norm > 0 else float("inf")
         return float(torch.nn.utils.clip_grad_norm_(self.module.parameters(), limit))
 
+    # ---- frozen weights, replaced for a while
+
+    def exchange(self, parameter: Any, value: torch.Tensor) -> torch.Tensor:
+        """Sets this rank's share of a frozen weight from a whole value; what was there comes back, on the CPU."""
+        share = self._share(parameter)
+        before = share.detach().to("cpu", copy=True)
+        if self.plan.stage == 3:
+            size = share.numel()
+            flat = torch.nn.functional.pad(value.flatten(), (0, size * self.world_size - value.numel()))
+            value = flat[size * dist.get_rank() :][:size]
+        share.copy_(value)
+        return before
+
+    def put_back(self, parameter: Any, before: torch.Tensor) -> None:
+        """Undoes `exchange`, bit for bit; a collective call under ZeRO-3."""
+        with self.gathered([parameter]):
+            pass  # ZeRO-3 keeps small weights whole: leaving the block leaves each rank its share alone
+        self._share(parameter).copy_(before)
+
+    def _share(self, parameter: Any) -> torch.Tensor:
+        return parameter.ds_tensor.data if self.plan.stage == 3 else parameter.data  # type: ignore[no-any-return]
+
     # ---- weights and optimizer state, whole
 
     def _trainable(self) -> list[tuple[str, Any]]:
@@ -165,6 +184,9 @@ class Backend:
         """The fp32 master of a parameter, whole, on every rank."""
         if self.plan.stage == 0:
             return parameter.detach()  # type: ignore[no-any-return]
+        if not parameter.requires_grad:  # frozen: no optimizer has a master of it
+            with self.gathered([parameter]):
+                return parameter.detach().float().clone()  # type: ignore[no-any-return]
         from deepspeed.utils import safe_get_full_fp32_param
 
         weight = safe_get_full_fp32_param(parameter)
@@ -268,46 +290,3 @@ def _sample(weight: Any) -> torch.Tensor:
     """Up to SAMPLE_SIZE evenly spread values of a weight, on the CPU."""
     flat = weight.detach().flatten()
     return flat[:: max(1, flat.numel() // SAMPLE_SIZE)].cpu().clone()  # type: ignore[no-any-return]
-
-
-def _settle(model: Any, plan: BackendPlan, device: torch.device) -> None:
-    """Gives the parameters memory of their own, in the type of training and on the device, one after the other.
-
-    A loaded model's are pages of its files, shared by the ranks of a machine. DeepSpeed would convert all of them
-    before it shards the first, and write into the pages, which makes copies; here ZeRO-3 keeps of each what is this
-    rank's before the next is read. The other stages need them whole, but apart from files that may be removed.
-    """
-    dtype = torch.bfloat16 if plan.precision == "bf16" else torch.float32
-    first: Any = None
-    with _quiet_deepspeed() as deepspeed:
-        for parameter in model.parameters():
-            parameter.data = parameter.data.to(device, dtype, copy=True)
-            if plan.stage < 3:
-                continue
-            if first is None:
-                first = parameter
-                deepspeed.zero.Init(torch.nn.ParameterList([first]), config_dict_or_path=plan.config, dtype=dtype)
-            else:
-                first.convert_to_zero_parameters(param_list=[parameter])
-    for buffer in model.buffers():  # DeepSpeed leaves those of a sharded model where they are
-        buffer.data = buffer.data.to(device)
-
-
-def _initialize(model: Any, optimizer: torch.optim.Optimizer, plan: BackendPlan) -> Any:
-    with _quiet_deepspeed() as deepspeed:
-        wrapped, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=plan.config)
-    return wrapped
-
-
-@contextlib.contextmanager
-def _quiet_deepspeed() -> Iterator[Any]:
-    """The package, silent, and without compiling anything."""
-    import deepspeed
-    from deepspeed.utils import logger
-
-    logger.setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    # Its shared-memory operator for CPU ranks needs a compiler; gloo does the same work.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-        yield deepspeed

@@ -1,6 +1,7 @@
 """Checkpoints: a model folder anybody can load, plus what this program needs to continue from it.
 
     checkpoint-N/                   config.json, *.safetensors, tokenizer, generation settings
+    checkpoint-N/adapter/           of runs with adapters: what the model above holds merged
     checkpoint-N/training_state/    state.json, optimizer-*.safetensors and their index
     checkpoint-N/manifest.json      size and hash of each file, written last
 
@@ -25,6 +26,7 @@ from safetensors.torch import save_file
 
 from workflow.errors import CheckpointError
 from workflow.files import flush, link_or_copy, remove_leftovers, whole_folder, write_json
+from workflow.models.adapters import ADAPTER_FILE, ADAPTER_FOLDER, adapter_key
 from workflow.models.save import SHARD_BYTES, Weights, in_shards
 from workflow.paths import RunPaths
 from workflow.training.backend import Backend
@@ -249,8 +251,10 @@ class CheckpointReader:
         return self._read(self.checkpoint / STATE_FOLDER / self._index[full], full)
 
     def weight(self, name: str) -> torch.Tensor:
-        """One fp32 weight."""
-        return self._read(self.checkpoint / self._weight_files[name], name)
+        """One fp32 weight: of the model, or of an adapter, which the model beside it holds merged."""
+        if name in self._weight_files:
+            return self._read(self.checkpoint / self._weight_files[name], name)
+        return self._read(self.checkpoint / ADAPTER_FOLDER / ADAPTER_FILE, adapter_key(name))
 
     def _read(self, file: Path, key: str) -> torch.Tensor:
         try:

@@ -1,0 +1,84 @@
+"""Chooses what of a run's model trains: everything, some of its own weights, or adapters beside them.
+
+Knows nothing of how a step or a checkpoint is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from workflow.config.sections import TrainedSection
+from workflow.errors import ConfigError
+from workflow.models.adapters import ADAPTER_FOLDER, AdapterPlan, add_adapters
+from workflow.models.load import head_names
+from workflow.models.trainable import share_text, train_only
+from workflow.recipe.task import Task
+from workflow.runtime import collectively, derived_seed
+from workflow.training.checkpoint import CheckpointReader
+
+
+def load_to_train(task: Task[Any], start_from: Path | None) -> None:
+    """Collective: the model as training goes on with it, what does not train frozen.
+
+    A checkpoint of a run with adapters holds them merged; what continues is the model that the run started from, and
+    its adapters.
+    """
+    trained = task.settings.trained
+    if start_from is None or not trained.lora_r:
+        name = str(start_from) if start_from else task.start_model()
+        task.load_model_everywhere(name, trained=bool(start_from))
+    else:
+        task.load_model_everywhere(task.start_model(), trained=False)
+    collectively(lambda: _choose(task, trained, start_from), task.place.ranks)
+
+
+def _choose(task: Task[Any], trained: TrainedSection, start_from: Path | None) -> None:
+    loaded = task.loaded
+    if trained.only:
+        train_only(loaded.model, trained.only, always=_heads_to_train(task, start_from))
+    elif trained.lora_r:
+        plan = AdapterPlan(
+            trained.lora_r,
+            trained.lora_alpha or 2.0 * trained.lora_r,
+            trained.lora_dropout,
+            trained.targets,
+            trained.lora_kind,
+        )
+        seed = derived_seed(task.settings.run.seed, "adapters")
+        adapters = add_adapters(loaded.model, plan, start=task.start_model(), new_weights=loaded.new_weights, seed=seed)
+        task.loaded = replace(loaded, adapters=adapters)
+        if start_from is not None:
+            adapters.load(start_from / ADAPTER_FOLDER, loaded.model)
+    heads = {*head_names(loaded.model)}
+    head_trains = any(parameter.requires_grad for name, parameter in loaded.model.named_parameters() if name in heads)
+    if task.head_steps(1) and not head_trains:
+        raise ConfigError("--ft_head_first: the head does not train with these settings; leave the flag out")
+
+
+def _heads_to_train(task: Task[Any], start_from: Path | None) -> set[str]:
+    """A classification head, and what was new when the run started: a pooler, of which a checkpoint knows no more."""
+    model = task.loaded.model
+    found = {*task.loaded.new_weights, *([] if hasattr(model, "lm_head") else head_names(model))}
+    if start_from is not None:
+        before = CheckpointReader(start_from)
+        found |= {name for name, _ in model.named_parameters() if ".pooler." in name and before.keys_of(name)}
+    return found
+
+
+def trained_text(task: Task[Any]) -> str | None:
+    """What trains, for the run's header; None where everything does."""
+    trained = task.settings.trained
+    share = share_text(task.loaded.model)
+    if trained.only:
+        head = "" if hasattr(task.loaded.model, "lm_head") else ", and the head"
+        return f"{share}: {', '.join(trained.only)}{head}"
+    if (adapters := task.loaded.adapters) is None:
+        return None
+    plan = adapters.plan
+    heads = f"; whole: {', '.join(adapters.config.modules_to_save)}" if adapters.config.modules_to_save else ""
+    return (
+        f"{share}: {plan.kind} adapters of rank {plan.rank}, alpha {plan.alpha:g}, dropout {plan.dropout:g}, "
+        f"on {len(adapters.layers)} linear maps ({', '.join(plan.targets)}){heads}"
+    )
