@@ -71,6 +71,14 @@ def test_half_of_a_stop_string_is_held_back_and_released():
     assert made.finish_reason == "stop"
 
 
+def test_a_stop_string_that_looks_like_half_a_character_is_found_at_the_end():
+    for ending in ([END], []):
+        made = answer(stop=("a\N{REPLACEMENT CHARACTER}",), max_new_tokens=10_000 if ending else 6)
+        for token in [*"aaa\N{REPLACEMENT CHARACTER}".encode(), *ending]:
+            made.add(token)
+        assert (made.finish_reason, made.text()) == ("stop", "aa")
+
+
 def test_stops_before_the_least_length_stay_whether_streamed_or_not():
     texts = []
     for streamed in (False, True):

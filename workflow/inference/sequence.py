@@ -54,16 +54,21 @@ class Answer:
         if logprob is not None:
             self.logprobs.append(logprob)
         if token == self.end_token:
+            self._look_for_stop(is_last=True)
             self.finish_reason = "stop"
             return
         self.tokens.append(token)
-        if self.params.stop:
-            self._look_for_stop()
-        if self.finish_reason is None and len(self.tokens) >= self.params.max_new_tokens:
+        is_last = len(self.tokens) >= self.params.max_new_tokens
+        self._look_for_stop(is_last=is_last)
+        if self.finish_reason is None and is_last:
             self.finish_reason = "length"
 
-    def _look_for_stop(self) -> None:
-        text = self.detokenize(self.tokens).rstrip(UNDECIDED)  # half a character is no stop string
+    def _look_for_stop(self, *, is_last: bool) -> None:
+        if not self.params.stop:
+            return
+        text = self.detokenize(self.tokens)
+        if not is_last:
+            text = text.rstrip(UNDECIDED)  # half a character is no stop string
         if self.must_go_on:
             self._search_from = len(text)  # what stands here may stay, whether or not it was streamed
             return
