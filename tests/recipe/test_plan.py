@@ -48,7 +48,7 @@ def test_xxl_on_one_small_gpu_is_refused(capsys):
     assert "does not fit 1 x 24 GB" in text
     assert "such GPUs (zero3" in text
     assert "ds_configs/zero3_offload.json" in text
-    assert "LoRA" in text
+    assert "add --lora_r 16" in text
     shown = capsys.readouterr().out
     assert "1 GPU: nothing fits." in shown
     assert "zero3_offload" in shown

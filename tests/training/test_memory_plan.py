@@ -7,10 +7,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from workflow.models.adapters import AdapterPlan, add_adapters
+from workflow.models.classifier import load_classifier
+from workflow.models.load import load_seq2seq
 from workflow.models.model_shape import shape_of
 from workflow.models.published import published_config
 from workflow.training.flops import T5Dimensions
-from workflow.training.memory_plan import Job, auto_stage, estimate, pick, stages_in_order, what_would_fit
+from workflow.training.memory_plan import (
+    Job,
+    adapter_numbers,
+    auto_stage,
+    estimate,
+    pick,
+    stages_in_order,
+    what_would_fit,
+)
 from workflow.training.model_states import STAGES
 from workflow.training.time_plan import Work, dimensions_of_shape, work_of
 
@@ -187,3 +198,28 @@ def test_a_gpu_peaks_at_what_was_planned(checkpointing):
         leave_ranks()
     planned = estimate(of, STAGES[1], world_size=1, memory=80 * GB, checkpointing=checkpointing)
     assert planned.needed * 0.7 <= peak <= planned.needed * 1.15
+
+
+@pytest.mark.parametrize("targets", ["attention", "all"])
+@pytest.mark.parametrize("kind", ["flan_like", "t5_like", "bert_like"])
+def test_adapters_are_counted(kind, targets, request):
+    folder = request.getfixturevalue(kind)
+    loaded = load_classifier(str(folder), problem="binary", labels=("no", "yes")) if kind == "bert_like" else None
+    loaded = loaded or load_seq2seq(str(folder))
+    add_adapters(loaded.model, AdapterPlan(4, 8.0, 0.0, (targets,), "lora"), start=str(folder), new_weights=(), seed=0)
+    count = sum(weight.numel() for name, weight in loaded.model.named_parameters() if "lora_" in name)
+    shape = shape_of(loaded.model.config.to_dict(), name=kind, num_labels=2)
+    assert adapter_numbers(shape, 4, everywhere=targets == "all") == count
+
+
+def test_adapters_leave_room_for_xxl_on_one_gpu():
+    shape = job().shape
+    of = job(num_adapters=adapter_numbers(shape, 16, everywhere=True))
+    found = best(of, 1, 80 * GB)
+    assert found.zero.name == "zero1"
+    frozen = 2 * of.num_parameters
+    assert frozen < found.states.weights + found.states.gradients + found.states.optimizer < 1.2 * frozen
+    assert best(of, 1, 24 * GB) is None
+    shared = best(of, 4, 24 * GB)
+    assert shared.zero.name == "zero3"
+    assert shared.states.weights == pytest.approx(found.states.weights / 4, rel=0.01)

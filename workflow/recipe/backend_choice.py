@@ -59,11 +59,18 @@ def choose_backend(task: Task[Any], plan: BackendPlan, objective: Objective, *, 
         shape.dropout,
         task.settings.optim.optimizer,
         scores_only=task.name == "clf",
+        num_adapters=_num_adapters(task),
     )
     zero, why = auto_stage(
         job, world_size=task.place.ranks.world_size, memory=memory, checkpointing=model.gradient_checkpointing
     )
     return replace(planned_backend(task, deepspeed=zero.name), why=why)
+
+
+def _num_adapters(task: Task[Any]) -> int:
+    if task.loaded.adapters is None:
+        return 0
+    return sum(weight.numel() for weight in task.loaded.model.parameters() if weight.requires_grad)
 
 
 def _shape(task: Task[Any]) -> ModelShape:

@@ -21,6 +21,7 @@ from workflow.training.ds_config import pick_precision, plan_backend
 from workflow.training.memory_plan import (
     Estimate,
     Job,
+    adapter_numbers,
     allowed_stages,
     estimate,
     pick,
@@ -105,6 +106,7 @@ def _job(settings: Settings, model: Model, machine: Machine, lengths: Lengths) -
         settings.optim.optimizer,
         isinstance(settings, ClfSettings),
         max(1, min((number for number in copies if number), default=1)),
+        adapter_numbers(model.shape, settings.trained.lora_r, everywhere=settings.trained.targets != ("attention",)),
     )
 
 
@@ -173,5 +175,6 @@ def _refusal(found: Plan) -> str:
     return (
         f"{found.model.name} does not fit {option.world_size} x {found.machine.memory / 1e9:.0f} GB: at the least "
         f"({least.zero.name}, {tried}) it needs {least.needed / 1e9:.1f} GB of each GPU's usable {least.room / 1e9:.1f}{help_}; "
-        "shorter rows help where one row is the most of it; adapters (LoRA), which would need far less, are not there yet"
+        "shorter rows help where one row is the most of it"
+        + ("" if found.job.num_adapters else "; adapters need far less: add --lora_r 16")
     )

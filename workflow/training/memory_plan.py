@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from workflow.models.model_shape import ModelShape, num_factored, num_parameters
+from workflow.models.model_shape import ModelShape, T5Shape, num_factored, num_parameters
 from workflow.training.activations import Activations, Kinds, Rows, activations
 from workflow.training.model_states import OFFLOADS, STAGES, States, Zero, host_bytes, model_states
 
@@ -40,6 +40,8 @@ class Job:
     scores_only: bool = False
     copies: int = 1
     """Rows of that length that a pass must have room for."""
+    num_adapters: int = 0
+    """Numbers of adapters, beside which all of the model's are frozen."""
 
     @property
     def num_parameters(self) -> int:
@@ -87,6 +89,17 @@ class Estimate:
         return " ".join([*parts, *(["--gradient_checkpointing"] if self.checkpointing else [])])
 
 
+def adapter_numbers(shape: ModelShape, rank: int, *, everywhere: bool) -> int:
+    """Of adapters on attention's linear maps, or `everywhere`: two matrices of `rank` beside each map (Hu et al. 2021)."""
+    if isinstance(shape, T5Shape):
+        attentions = shape.num_layers + 2 * shape.num_decoder_layers
+        maps = 4 * attentions * (shape.d_model + shape.inner)
+        layers, inner = shape.num_layers + shape.num_decoder_layers, shape.mlp_matrices
+    else:
+        maps, layers, inner = 4 * shape.num_layers * 2 * shape.d_model, shape.num_layers, 2
+    return rank * (maps + (layers * inner * (shape.d_model + shape.d_ff) if everywhere else 0))
+
+
 def room_of(memory: int, device: str) -> int:
     """Bytes that may be planned for, of a device's whole memory."""
     return int((memory - (RUNTIME_BYTES if device == "cuda" else 0)) * USABLE)
@@ -96,7 +109,12 @@ def estimate(job: Job, zero: Zero, *, world_size: int, memory: int, checkpointin
     """One way to train, on GPUs of `memory` bytes each."""
     numbers = num_factored(job.shape) if job.optimizer == "adafactor" else None
     states = model_states(
-        job.num_parameters, zero, precision=job.precision, world_size=world_size, adafactor_numbers=numbers
+        job.num_adapters or job.num_parameters,
+        zero,
+        precision=job.precision,
+        world_size=world_size,
+        adafactor_numbers=numbers,
+        num_frozen=job.num_parameters if job.num_adapters else 0,
     )
     room = room_of(memory, job.device)
     row = job.activations(job.copies, checkpointing=checkpointing).peak

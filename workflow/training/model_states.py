@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 FP32 = 4
@@ -87,9 +87,23 @@ class States:
 
 
 def model_states(
-    num_parameters: int, zero: Zero, *, precision: str, world_size: int, adafactor_numbers: int | None = None
+    num_parameters: int,
+    zero: Zero,
+    *,
+    precision: str,
+    world_size: int,
+    adafactor_numbers: int | None = None,
+    num_frozen: int = 0,
 ) -> States:
-    """Of one rank. `adafactor_numbers`: what Adafactor keeps, in place of AdamW's two moments (ZeRO-0, fp32)."""
+    """Of one rank. `adafactor_numbers`: what Adafactor keeps, in place of AdamW's two moments (ZeRO-0, fp32).
+
+    `num_frozen` weights more do not train: they stand there, under ZeRO-3 a share on each rank, and are gathered with the others.
+    """
+    if num_frozen:
+        states = model_states(
+            num_parameters, zero, precision=precision, world_size=world_size, adafactor_numbers=adafactor_numbers
+        )
+        return _with_frozen(states, num_parameters, num_frozen, zero, precision=precision, world_size=world_size)
     size = 2 if precision == "bf16" else FP32
     whole, share = num_parameters, math.ceil(num_parameters / world_size)
     bucket = min(zero.bucket, whole)
@@ -120,6 +134,21 @@ def _sharded(whole: int, share: int, bucket: int, zero: Zero, *, size: int, worl
     if zero.offloads_optimizer:
         return States(size * share, 0, 0, buffers, 0, states)
     return States(size * share, FP32 * share, MASTERS_AND_MOMENTS * share, buffers, FP32 * min(share, SUB_GROUP), 0)
+
+
+def _with_frozen(
+    states: States, num_trained: int, num_frozen: int, zero: Zero, *, precision: str, world_size: int
+) -> States:
+    size = 2 if precision == "bf16" else FP32
+    if zero.stage < 3:
+        return replace(states, weights=states.weights + size * num_frozen)
+    share, live = math.ceil(num_frozen / world_size), zero.live + PREFETCH
+    is_gathered = world_size > 1 or zero.offloads_weights
+    more = min(num_trained + num_frozen, live) - min(num_trained, live) if is_gathered else 0
+    states = replace(states, buffers=states.buffers + size * more)
+    if zero.offloads_weights:
+        return replace(states, host=states.host + size * share)
+    return replace(states, weights=states.weights + size * share)
 
 
 def host_bytes(num_parameters: int, states: States, *, ranks_here: int) -> int:
