@@ -25,7 +25,7 @@ def export(argv: Sequence[str]) -> int:
         required=True,
         choices=("hf", "ctranslate2", "onnx"),
         help="hf: a folder that transformers 4 reads right too; ctranslate2: of a T5, where that package is installed; "
-        "onnx: refused, with the reason",
+        "onnx: graphs as optimum reads them (pip install workflow[onnx])",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to make (default: export/RUN-TO here)")
     parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="texts to compare with, instead of built-in ones")

@@ -26,16 +26,20 @@ COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 def write_for_older(folder: Path, model: Any, tokenizer: Any) -> None:
     """Writes weights in fp32 into one file, configuration and tokenizer; the folder exists."""
     weights = {name: weight.detach().float().cpu().contiguous() for name, weight in model.named_parameters()}
+    head = _split_head(model, weights) if model.config.model_type in FAMILIES else {}
+    write_settings_for_older(folder, model, tokenizer, **head)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def write_settings_for_older(folder: Path, model: Any, tokenizer: Any, **changes: Any) -> None:
+    """Writes all but the weights; `changes` are of the configuration."""
     tokenizer.save_pretrained(folder)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
     model.config.save_pretrained(folder)
     _edit(folder / "tokenizer_config.json", _older_tokenizer)
-    changes: dict[str, Any] = {"architectures": [type(model).__name__]}
-    if model.config.model_type in FAMILIES:
-        changes |= _split_head(model, weights)
+    changes = {"architectures": [type(model).__name__], **changes}
     _edit(folder / "config.json", lambda config: _older_config(config) | changes)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _split_head(model: Any, weights: dict[str, torch.Tensor]) -> dict[str, Any]:

@@ -16,15 +16,17 @@ from typing import Any
 
 import torch
 import transformers
+from torch.nn.utils.rnn import pad_sequence
 
 from workflow import paths as names
 from workflow.console import make_console
 from workflow.data.scoring import Scoring, read_scoring
 from workflow.errors import ConfigError, ModelError
 from workflow.files import read_json, whole_folder
-from workflow.models.classifier import load_classifier
+from workflow.models.classifier import LoadedClassifier, load_classifier
 from workflow.models.load import FAMILIES, LoadedModel, load_seq2seq, model_family, quiet_transformers
-from workflow.models.older import write_for_older
+from workflow.models.older import write_for_older, write_settings_for_older
+from workflow.models.onnx_graphs import Graphs, missing_packages, write_classifier, write_seq2seq
 from workflow.recipe.place import model_to_use
 
 PROMPTS = (
@@ -38,18 +40,14 @@ TOLERANCE = 1e-4
 """Of probabilities; rounding of other kernels stays below, a wrong scale does not."""
 EXTRAS = (names.SCORING_NAME, names.CALIBRATION_NAME)
 
-NO_ONNX = (
-    "--to onnx: torch's exporter writes one forward pass of fixed parts, not the decoding loop with its growing cache, and no released "
-    "tool writes that for this version of transformers; pass --to hf, and convert that folder with optimum in an environment of "
-    "transformers 4"
-)
+NO_ONNX = "--to onnx: not installed: {}; pip install workflow[onnx]"
 NO_CTRANSLATE2 = "--to ctranslate2: the package ctranslate2 is not installed; pip install ctranslate2"
 
 
 def export(given: Namespace) -> int:
     """Writes, compares, and gives the folder its name. Raises ConfigError, ModelError."""
-    if given.to == "onnx":
-        raise ConfigError(NO_ONNX)
+    if given.to == "onnx" and (missing := missing_packages()):
+        raise ConfigError(NO_ONNX.format(", ".join(missing)))
     if given.to == "ctranslate2" and importlib.util.find_spec("ctranslate2") is None:
         raise ConfigError(NO_CTRANSLATE2)
     quiet_transformers()
@@ -61,8 +59,7 @@ def export(given: Namespace) -> int:
     loaded = _load(source)
     prompts = given.prompt or PROMPTS
     with whole_folder(out) as folder:  # without its name, and deleted, where anything below raises
-        is_hf = given.to == "hf"
-        difference = _to_hf(folder, source, loaded, prompts) if is_hf else _to_ctranslate2(folder, loaded, prompts)
+        difference = WRITERS[given.to](folder, source, loaded, prompts)
         if not difference <= TOLERANCE:
             raise ModelError(
                 f"{given.model}: {given.to} computes other probabilities (by up to {difference:.2g}) from what was written; it was deleted"
@@ -84,29 +81,39 @@ def _load(source: str) -> LoadedModel:
 
 def _to_hf(folder: Path, source: str, loaded: LoadedModel, prompts: Sequence[str]) -> float:
     write_for_older(folder, loaded.model, loaded.tokenizer)
-    for extra in EXTRAS:
-        if (Path(source) / extra).is_file():
-            shutil.copy(Path(source) / extra, folder)
+    _copy_extras(folder, source)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     is_t5 = hasattr(loaded.model, "lm_head")
     kind = transformers.AutoModelForSeq2SeqLM if is_t5 else transformers.AutoModelForSequenceClassification
     again = kind.from_pretrained(folder, dtype=torch.float32)
     differences = []
     for prompt in prompts:
-        ids = loaded.tokenizer(prompt).input_ids
-        if tokenizer(prompt).input_ids != ids:
+        if tokenizer(prompt).input_ids != loaded.tokenizer(prompt).input_ids:
             raise ModelError(
                 f"{folder.name}: the written tokenizer reads {prompt[:40]!r} otherwise; nothing was exported"
             )
+        ids = _ids(loaded, prompt)
         expected = probabilities(loaded.model, ids)
         differences.append(float((probabilities(again, ids) - expected).abs().max()))
     return max(differences)
 
 
+def _ids(loaded: LoadedModel, prompt: str) -> list[int]:
+    """A prompt's, cut to the positions that a model with a classification head has."""
+    limit = loaded.max_positions if isinstance(loaded, LoadedClassifier) else None
+    return list(loaded.tokenizer(prompt).input_ids)[:limit]
+
+
+def _copy_extras(folder: Path, source: str) -> None:
+    for extra in EXTRAS:
+        if (Path(source) / extra).is_file():
+            shutil.copy(Path(source) / extra, folder)
+
+
 @torch.no_grad()
 def probabilities(model: Any, ids: Sequence[int]) -> torch.Tensor:
     """fp32 [positions, vocabulary] of a T5's first positions, over made-up targets; [1, labels] of a classifier."""
-    given: dict[str, Any] = {"input_ids": torch.tensor([list(ids)])}
+    given: dict[str, Any] = {"input_ids": torch.tensor([list(ids)]), "attention_mask": torch.ones(1, len(ids)).long()}
     if hasattr(model, "lm_head"):
         given["decoder_input_ids"] = torch.tensor([_forced(model.config, ids)[:-1]])
     logits: torch.Tensor = model.eval()(**given).logits
@@ -119,7 +126,37 @@ def _forced(config: Any, ids: Sequence[int]) -> list[int]:
     return [config.decoder_start_token_id, *targets[:NUM_STEPS]]
 
 
-def _to_ctranslate2(folder: Path, loaded: LoadedModel, prompts: Sequence[str]) -> float:
+def _to_onnx(folder: Path, source: str, loaded: LoadedModel, prompts: Sequence[str]) -> float:
+    """Compared by onnxruntime, each prompt alone and all in one padded batch: sizes and masks must not be the traced ones."""
+    write_settings_for_older(folder, loaded.model, loaded.tokenizer)
+    _copy_extras(folder, source)
+    if isinstance(loaded, LoadedClassifier):
+        write_classifier(folder, loaded.model, takes_types=loaded.takes_types)
+    else:
+        write_seq2seq(folder, loaded.model)
+    graphs = Graphs(folder)
+    rows = [_ids(loaded, prompt) for prompt in prompts]
+    return max(_graph_difference(graphs, loaded, batch) for batch in [*([row] for row in rows), rows])
+
+
+def _graph_difference(graphs: Graphs, loaded: LoadedModel, rows: Sequence[Sequence[int]]) -> float:
+    """The largest over a padded batch, of the model's own probabilities of each row alone."""
+    texts, targets = [torch.tensor(list(row)) for row in rows], None
+    if not isinstance(loaded, LoadedClassifier):
+        starts = [torch.tensor(_forced(loaded.model.config, row)[:-1]) for row in rows]
+        targets = pad_sequence(starts, batch_first=True)
+    ids = pad_sequence(texts, batch_first=True, padding_value=loaded.tokenizer.pad_token_id)
+    mask = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True)
+    found = graphs.logits(ids, mask, targets).softmax(dim=-1)
+    differences = []
+    for row, of_row in zip(rows, found, strict=True):
+        expected = probabilities(loaded.model, row)
+        mine = of_row[None] if targets is None else of_row[: len(expected)]
+        differences.append(float((mine - expected).abs().max()))
+    return max(differences)
+
+
+def _to_ctranslate2(folder: Path, _: str, loaded: LoadedModel, prompts: Sequence[str]) -> float:
     """By way of a folder by the older rules, which its converter reads."""
     import ctranslate2
 
@@ -171,3 +208,7 @@ def _difference(translator: Any, loaded: LoadedModel, prompt: str) -> float:
     targets = torch.tensor([*forced[1:], config.eos_token_id])
     mine = expected.gather(1, targets[:, None])[:, 0].exp()
     return float((torch.tensor(found).exp() - mine).abs().max())
+
+
+WRITERS = {"hf": _to_hf, "ctranslate2": _to_ctranslate2, "onnx": _to_onnx}
+"""Each writes into a folder and gives the largest difference of probabilities."""
