@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 
 import pytest
 import torch
 
 from workflow.cli import workflow
+from workflow.data.scoring import Scoring
 from workflow.errors import ConfigError, ModelError
 from workflow.models import onnx_graphs
 from workflow.models.classifier import load_classifier
@@ -47,7 +50,9 @@ def check_seq2seq(folder, model) -> None:
 
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=exports) for kind in ("flan_like", "t5_like")])
 def test_a_t5_at_other_sizes(kind, request, tmp_path, capsys):
-    source = request.getfixturevalue(kind)
+    """One that scores, which keeps its whole head."""
+    source = shutil.copytree(request.getfixturevalue(kind), tmp_path / "model")
+    (source / "scoring.json").write_text(json.dumps(Scoring().as_json()))
     assert export(source, tmp_path / "out") == 0
     assert "differ by at most" in capsys.readouterr().out
     names = {path.name for path in (tmp_path / "out").iterdir()}
@@ -124,6 +129,13 @@ def test_what_computes_otherwise_is_deleted(t5_like, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="onnx computes other probabilities"):
         export(t5_like, tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_a_packages_name_is_no_package(tmp_path, monkeypatch):
+    (tmp_path / "not_installed").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(onnx_graphs, "PACKAGES", ("json", "not_installed", "not_there"))
+    assert missing_packages() == ["not_installed", "not_there"]
 
 
 def test_packages_that_are_absent_are_named(flan_like, tmp_path, monkeypatch):

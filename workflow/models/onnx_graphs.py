@@ -31,8 +31,9 @@ ANSWER = {0: "batch", 1: "decoder_sequence"}
 
 
 def missing_packages() -> list[str]:
-    """Those of PACKAGES that are not installed."""
-    return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    """Those of PACKAGES that are not installed; a mere folder of such a name, of no origin, is none."""
+    specs = {name: importlib.util.find_spec(name) for name in PACKAGES}
+    return [name for name, spec in specs.items() if spec is None or spec.origin is None]
 
 
 class Encoder(torch.nn.Module):
