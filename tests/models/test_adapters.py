@@ -141,7 +141,7 @@ def test_what_is_written_is_a_plain_model_and_an_adapter(kind, lora_kind, reques
     start = str(request.getfixturevalue(kind))
     is_t5 = kind in ("flan_like", "t5_like")
     loaded = load_seq2seq(start) if is_t5 else load_classifier(start, problem="binary", labels=["no", "yes"], seed=3)
-    model, adapters, before = adapted(loaded.model, kind=lora_kind, new=loaded.new_weights, size=1.0)
+    model, adapters, before = adapted(loaded.model, kind=lora_kind, new=loaded.new_weights, size=0.2)
     folder = tmp_path / "checkpoint-1"
     folder.mkdir()
     write_model(folder, model, loaded.tokenizer, dict(model.named_parameters()), adapters=adapters)

@@ -109,7 +109,8 @@ def model_states(
     bucket = min(zero.bucket, whole)
     if zero.stage == 0:
         moments = 2 * whole if adafactor_numbers is None else adafactor_numbers
-        return States(FP32 * whole, FP32 * whole, FP32 * moments, 0, FP32 * min(BUCKET, whole), 0)
+        reduced = FP32 * min(BUCKET, whole) if world_size > 1 else 0  # one rank reduces nothing
+        return States(FP32 * whole, FP32 * whole, FP32 * moments, 0, reduced, 0)
     if zero.stage == 3:
         return _sharded(whole, share, bucket, zero, size=size, world_size=world_size)
     optimizer = MASTERS_AND_MOMENTS * share
