@@ -43,5 +43,7 @@ def test_spikes_are_told_and_ordinary_noise_is_not():
     assert "stands out" in spikes.look(9.0)
     assert "stands out" in spikes.look(9.0), "one spike does not hide the next"
     assert spikes.look(2.2) is None
+    learnt = Spikes()
+    assert not [told for loss in [0.0005] * 100 + [0.02] if (told := learnt.look(loss))], "of no weight"
     young = Spikes()
     assert not [told for loss in [*[1.0] * (LEAST - 1), 100.0] if (told := young.look(loss))]

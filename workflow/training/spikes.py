@@ -15,6 +15,8 @@ LEAST = 25
 SIGMAS = 10.0
 LEAST_SHARE = 0.5
 """A spike also lies this share of the median above it: a loss that hardly moves has a tiny deviation."""
+LEAST_RISE = 0.1
+"""Nats: what a loss near zero does below that matters to nobody."""
 MAD_TO_SIGMA = 1.4826
 """A normal distribution's deviation over its median absolute deviation."""
 
@@ -34,6 +36,6 @@ class Spikes:
     def _odd(self, loss: float) -> str | None:
         usual = statistics.median(self._last)
         sigma = MAD_TO_SIGMA * statistics.median(abs(value - usual) for value in self._last)
-        if loss <= usual + max(SIGMAS * sigma, LEAST_SHARE * abs(usual)):
+        if loss <= usual + max(SIGMAS * sigma, LEAST_SHARE * abs(usual), LEAST_RISE):
             return None
         return f"loss {loss:.4g} stands out from the last {len(self._last)} updates (median {usual:.4g}, deviation {sigma:.2g})"
