@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import statistics
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from training_turns import CPU, Ours, gradients, in_turns, least_and_median, steps_of, worst_difference
 
+from workflow.data.division import MicroBatchLimits
 from workflow.data.encoders import INPUT
 from workflow.data.examples import ScoredRows, load_examples
 from workflow.data.features import Features, load_features
@@ -30,20 +30,15 @@ from workflow.data.plan import DataPlan
 from workflow.data.scoring import Scoring
 from workflow.data.sources import find_source
 from workflow.models.classifier import LoadedClassifier, load_classifier
-from workflow.models.load import head_names, quiet_transformers
+from workflow.models.load import quiet_transformers
 from workflow.models.ragged import ragged_form_of
 from workflow.models.scratch import write_scratch_model
 from workflow.models.scratch_stacks import load_bert_tokenizer, make_bert
 from workflow.models.shapes import BERT_SHAPES
 from workflow.recipe.scorers import score_encoder
 from workflow.runtime import Ranks, current_commit, join_ranks, leave_ranks
-from workflow.training.backend import Backend
-from workflow.training.ds_config import plan_backend
 from workflow.training.objectives import ScoreLoss
-from workflow.training.optim import make_optimizer, parameter_groups
-from workflow.training.trainer import LoopSettings, Trainer
 
-CPU = torch.device("cpu")
 LR = 3e-5
 
 
@@ -52,35 +47,13 @@ def loss_of(loaded: LoadedClassifier, features: Features, *, is_ragged: bool) ->
     return ScoreLoss(loaded, features, pad_id=loaded.tokenizer.pad_token_id, device=CPU, is_ragged=is_ragged)
 
 
-class Contender:
-    """Our loop and backend, on one rank."""
-
-    def __init__(
-        self, loaded: LoadedClassifier, features: Features, *, batch: int, micro_batch: int, is_ragged: bool
-    ) -> None:
-        model = copy.deepcopy(loaded.model).train()
-        plan = plan_backend(
-            deepspeed="auto",
-            precision="fp32",
-            optimizer="adamw",
-            world_size=1,
-            max_grad_norm=1.0,
-            micro_batch_size=micro_batch,
-        )
-        groups = parameter_groups(model, lr=LR, weight_decay=0.0, head=head_names(model))
-        form = ragged_form_of(model, scores=True) if is_ragged else None
-        backend = Backend(model, make_optimizer("adamw", groups), plan, max_grad_norm=1.0, device=CPU, form=form)
-        objective = loss_of(replace(loaded, model=model), features, is_ragged=is_ragged)
-        loop = LoopSettings(10**9, 1, "constant", micro_batch, seed=0)
-        self.trainer = Trainer(backend, objective, DataPlan(len(features), batch, 0), loop, ranks=Ranks(0, 1, 0))
-
-    def turn(self, steps: list[int]) -> float:
-        """CPU seconds of all steps but the first."""
-        self.trainer.update(steps[0])
-        started = time.process_time()
-        for step in steps[1:]:
-            self.trainer.update(step)
-        return time.process_time() - started
+def contender(loaded: LoadedClassifier, features: Features, *, batch: int, micro_batch: int, is_ragged: bool) -> Ours:
+    """Our loop on a copy of the model."""
+    model = copy.deepcopy(loaded.model).train()
+    objective = loss_of(replace(loaded, model=model), features, is_ragged=is_ragged)
+    form = ragged_form_of(model, scores=True) if is_ragged else model
+    limits = MicroBatchLimits(rows=micro_batch, padded=not is_ragged)
+    return Ours(model, objective, form, num_rows=len(features), batch=batch, lr=LR, limits=limits)
 
 
 def gates(loaded: LoadedClassifier, features: Features, rows: list[int]) -> dict[str, Any]:
@@ -90,11 +63,9 @@ def gates(loaded: LoadedClassifier, features: Features, rows: list[int]) -> dict
         model = copy.deepcopy(loaded.model).eval()
         form = ragged_form_of(model, scores=True).eval() if is_ragged else model
         loss = loss_of(replace(loaded, model=model), features, is_ragged=is_ragged).loss_sum(form, rows)
-        loss.backward()
-        found.append((loss.item(), {name: parameter.grad for name, parameter in model.named_parameters()}))
+        found.append((loss.item(), gradients(model, loss)))
     (expected_loss, expected), (loss, mine) = found
-    largest = max(float(gradient.abs().max()) for gradient in expected.values())
-    worst = max(float((mine[name] - expected[name]).abs().max()) for name in expected) / largest
+    worst = worst_difference(mine, expected)
     apart = abs(loss / expected_loss - 1)
     return {"loss": apart, "gradient": worst, "passed": apart <= 1e-5 and worst <= 1e-5}
 
@@ -128,15 +99,12 @@ def main() -> None:
         plan = DataPlan(len(features), given.batch, 0)
         gate = gates(loaded, features, plan.rows(1).tolist()[:8])
         contenders = {
-            "padded": Contender(loaded, features, batch=given.batch, micro_batch=given.batch, is_ragged=False),
-            "padded, 4 at a time": Contender(loaded, features, batch=given.batch, micro_batch=4, is_ragged=False),
-            "packed": Contender(loaded, features, batch=given.batch, micro_batch=given.batch, is_ragged=True),
+            "padded": contender(loaded, features, batch=given.batch, micro_batch=given.batch, is_ragged=False),
+            "padded, 4 at a time": contender(loaded, features, batch=given.batch, micro_batch=4, is_ragged=False),
+            "packed": contender(loaded, features, batch=given.batch, micro_batch=given.batch, is_ragged=True),
         }
-        seconds: dict[str, list[float]] = {name: [] for name in contenders}
-        rounds = [list(range(1 + n * given.updates, 2 + (n + 1) * given.updates)) for n in range(given.rounds)]
-        for steps in rounds:
-            for name, contender in contenders.items():
-                seconds[name].append(contender.turn(steps) / given.updates)
+        rounds = steps_of(given.rounds, given.updates)
+        seconds = in_turns(contenders, rounds)
         lengths = features.lengths(INPUT)
         timed = [lengths[plan.rows(step)] for steps in rounds for step in steps[1:]]
     print(
@@ -148,7 +116,7 @@ def main() -> None:
                 "examples_an_update": given.batch,
                 "tokens_an_update": float(np.mean([rows.sum() for rows in timed])),
                 "padded_tokens_an_update": float(np.mean([rows.max() * len(rows) for rows in timed])),
-                "seconds": {name: {"min": min(v), "median": statistics.median(v)} for name, v in seconds.items()},
+                "seconds": least_and_median(seconds),
                 "ratio_to_packed": {name: sum(v) / sum(seconds["packed"]) for name, v in seconds.items()},
                 "gates": gate,
                 "versions": {"torch": torch.__version__, "transformers": transformers.__version__},

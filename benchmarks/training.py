@@ -16,7 +16,6 @@ import argparse
 import copy
 import json
 import os
-import statistics
 import tempfile
 import time
 from typing import Any
@@ -25,24 +24,20 @@ import numpy as np
 import torch
 import transformers
 from training_rows import Rows, Vocabulary, instruction_like, of_scores, of_texts, random_tokens
+from training_turns import CPU, Ours, gradients, in_turns, least_and_median, steps_of, worst_difference
 
 from workflow.data.division import MicroBatchLimits
 from workflow.data.packing import collate
 from workflow.data.plan import DataPlan
 from workflow.models.classifier import LabelRows, LoadedClassifier
-from workflow.models.load import head_names, load_tokenizer, quiet_transformers
+from workflow.models.load import load_tokenizer, quiet_transformers
 from workflow.models.ragged_training import RaggedScorer, RaggedT5
 from workflow.models.scratch import make_model
 from workflow.models.shapes import SHAPES
 from workflow.runtime import Ranks, current_commit, join_ranks, leave_ranks
-from workflow.training.backend import Backend
-from workflow.training.ds_config import plan_backend
 from workflow.training.memory_plan import CPU_TOKENS
 from workflow.training.objectives import CompletionLoss, ScoreLoss
-from workflow.training.optim import make_optimizer, parameter_groups
-from workflow.training.trainer import LoopSettings, Trainer
 
-CPU = torch.device("cpu")
 LR = 5e-5
 
 
@@ -59,31 +54,11 @@ def objective_of(model: Any, rows: Rows, *, is_ragged: bool) -> tuple[Any, Any]:
     return objective, RaggedScorer(model) if is_ragged else model
 
 
-class Ours:
-    """Our loop and backend, on one rank."""
-
-    def __init__(self, model: Any, rows: Rows, batch: int, *, is_ragged: bool, precision: str = "fp32") -> None:
-        objective, form = objective_of(model, rows, is_ragged=is_ragged)
-        plan = plan_backend(
-            deepspeed="auto",
-            precision=precision,
-            optimizer="adamw",
-            world_size=1,
-            max_grad_norm=1.0,
-            micro_batch_size=batch,
-        )
-        groups = parameter_groups(model, lr=LR, weight_decay=0.0, head=head_names(model))
-        self.backend = Backend(model, make_optimizer("adamw", groups), plan, max_grad_norm=1.0, device=CPU, form=form)
-        loop = LoopSettings(10**9, 1, "constant", MicroBatchLimits(tokens=CPU_TOKENS, padded=not is_ragged), seed=0)
-        self.trainer = Trainer(self.backend, objective, DataPlan(len(rows.rows), batch, 0), loop, ranks=Ranks(0, 1, 0))
-
-    def turn(self, steps: list[int]) -> float:
-        """CPU seconds of all steps but the first."""
-        self.trainer.update(steps[0])
-        started = time.process_time()
-        for step in steps[1:]:
-            self.trainer.update(step)
-        return time.process_time() - started
+def ours(model: Any, rows: Rows, batch: int, *, is_ragged: bool, precision: str = "fp32") -> Ours:
+    """Our loop, on ragged batches or padded ones."""
+    objective, form = objective_of(model, rows, is_ragged=is_ragged)
+    limits = MicroBatchLimits(tokens=CPU_TOKENS, padded=not is_ragged)
+    return Ours(model, objective, form, num_rows=len(rows), batch=batch, lr=LR, limits=limits, precision=precision)
 
 
 class Clock(transformers.TrainerCallback):
@@ -173,8 +148,7 @@ def gates(model: Any, rows: Rows, chosen: list[int]) -> dict:
         loss = objective.loss_sum(call.eval(), chosen)
         found[precision] = (loss.item(), gradients(other, loss))
     loss, mine = found["fp32"]
-    largest = max(float(gradient.abs().max()) for gradient in expected.values())
-    worst = max(float((mine[name] - expected[name]).abs().max()) for name in expected) / largest
+    worst = worst_difference(mine, expected)
     flat = [torch.cat([of[name].flatten().double() for name in expected]) for of in (found["bf16"][1], expected)]
     cosine = float(torch.nn.functional.cosine_similarity(*flat, dim=0))
     apart = abs(loss / expected_loss.item() - 1)
@@ -192,14 +166,8 @@ def smooth(model: Any) -> Any:
     return model
 
 
-def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    """In fp32, by name."""
-    loss.backward()
-    return {name: one.grad.float() for name, one in model.named_parameters() if one.grad is not None}
-
-
-def main() -> None:
-    """Measures and prints."""
+def read_flags() -> argparse.Namespace:
+    """Of the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("data", nargs="?")
     parser.add_argument("--tokenizer")
@@ -211,8 +179,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     names = ["trainer", "trainer-grouped", "padded", "ragged", "trainer-bf16", "ragged-bf16"]
     parser.add_argument("--contenders", nargs="+", default=names, choices=names)
-    given = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    """Measures and prints."""
+    given = read_flags()
     torch.set_num_threads(1)
     quiet_transformers()
     join_ranks(Ranks(0, 1, 0), device="cpu")
@@ -228,16 +200,13 @@ def main() -> None:
         "trainer": lambda model: Theirs(model, rows, given.batch),
         "trainer-grouped": lambda model: Theirs(model, rows, given.batch, train_sampling_strategy="group_by_length"),
         "trainer-bf16": lambda model: Theirs(model, rows, given.batch, bf16=True),
-        "padded": lambda model: Ours(model, rows, given.batch, is_ragged=False),
-        "ragged": lambda model: Ours(model, rows, given.batch, is_ragged=True),
-        "ragged-bf16": lambda model: Ours(model, rows, given.batch, is_ragged=True, precision="bf16"),
+        "padded": lambda model: ours(model, rows, given.batch, is_ragged=False),
+        "ragged": lambda model: ours(model, rows, given.batch, is_ragged=True),
+        "ragged-bf16": lambda model: ours(model, rows, given.batch, is_ragged=True, precision="bf16"),
     }
     contenders = {name: make[name](copy.deepcopy(model).train()) for name in given.contenders}
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    rounds = [list(range(1 + n * given.updates, 2 + (n + 1) * given.updates)) for n in range(given.rounds)]
-    for steps in rounds:
-        for name, contender in contenders.items():
-            seconds[name].append(contender.turn(steps) / given.updates)
+    rounds = steps_of(given.rounds, given.updates)
+    seconds = in_turns(contenders, rounds)
     timed = DataPlan(len(rows.rows), given.batch, 0)
     chosen = np.concatenate([timed.rows(step) for steps in rounds for step in steps[1:]])
     totals = {name: sum(values) * given.updates for name, values in seconds.items()}
@@ -250,7 +219,7 @@ def main() -> None:
                 "shape": given.like,
                 "examples_an_update": given.batch,
                 "tokens_an_update": tokens / len(rounds) / given.updates,
-                "seconds": {name: {"min": min(v), "median": statistics.median(v)} for name, v in seconds.items()},
+                "seconds": least_and_median(seconds),
                 "tokens_a_second": {name: tokens / total for name, total in totals.items()},
                 "ratio_to_ragged": {name: total / totals.get("ragged", 1.0) for name, total in totals.items()},
                 "gates": gate,
