@@ -214,7 +214,11 @@ def _additive(valid: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | 
 
 
 class _Moved(torch.autograd.Function):
-    """Rows of x by number; the gradient goes back by numbers too, since no real row is taken twice."""
+    """Rows of x by number, `there`; `back` names the place of each row of x, so no two gradients meet in one row.
+
+    Where `there` is longer, its other places are not real and their gradient, zero, is left; where it is shorter, the other
+    rows of x get no gradient.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, there: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
@@ -223,8 +227,11 @@ class _Moved(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        _, back = ctx.saved_tensors
-        return gradient.index_select(0, back), None, None
+        there, back = ctx.saved_tensors
+        if len(there) >= len(back):
+            return gradient.index_select(0, back), None, None
+        found = gradient.new_zeros(len(back), gradient.shape[1])
+        return found.index_copy_(0, there, gradient), None, None
 
 
 def spread(packed: torch.Tensor, places: Places, groups: Sequence[Group], num_heads: int) -> list[torch.Tensor]:
@@ -242,22 +249,5 @@ def collect(parts: Sequence[torch.Tensor], places: Places, num_heads: int) -> to
     """What `spread` made -> [tokens, heads * width]."""
     width = parts[0].shape[-1]
     flat = parts[0].reshape(-1, width) if len(parts) == 1 else torch.cat([part.reshape(-1, width) for part in parts])
-    moved: torch.Tensor = _Collected.apply(flat, places.collect, places.spread)  # type: ignore[no-untyped-call]
+    moved: torch.Tensor = _Moved.apply(flat, places.collect, places.spread)  # type: ignore[no-untyped-call]
     return moved.view(-1, num_heads * width)
-
-
-class _Collected(torch.autograd.Function):
-    """Rows of real places; the others get no gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, there: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(there, back)
-        return x.index_select(0, there)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        there, back = ctx.saved_tensors
-        if len(there) == len(back):
-            return gradient.index_select(0, back), None, None
-        found = gradient.new_zeros(len(back), gradient.shape[1])
-        return found.index_copy_(0, there, gradient), None, None

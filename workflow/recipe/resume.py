@@ -63,17 +63,23 @@ def find_start(held: Claim, *, resume: str, data_hash: str, allow_changed_data: 
             f"{checkpoint.name} is from before checkpoints had hashes: only the lengths of its files were checked"
         )
     if not is_own or held.data_changed or state.data_hash not in (None, data_hash):
-        state = replace(  # they were measured elsewhere
-            state, best_step=None, best_value=None, measured={}, stale_evaluations=0, ended=False
+        state = replace(
+            _without_best(state),
+            measured={},  # they were measured elsewhere
+            owes_evaluation=state.owes_evaluation and is_own,
         )
-        state = replace(state, owes_evaluation=state.owes_evaluation and is_own)
     elif state.best_step is not None and not best_is_right(paths, state.best_step, checkpoint):
         notes.append(
             f"the best model so far, of step {state.best_step}, is not there any more: the best is chosen anew from here"
         )
         measured = {name: of for name, of in state.measured.items() if name != "best"}
-        state = replace(state, best_step=None, best_value=None, measured=measured, stale_evaluations=0, ended=False)
+        state = replace(_without_best(state), measured=measured)
     return Start(checkpoint, replace(state, data_hash=data_hash), tuple(notes))
+
+
+def _without_best(state: TrainState) -> TrainState:
+    """As before the first evaluation; `measured` stays."""
+    return replace(state, best_step=None, best_value=None, stale_evaluations=0, ended=False)
 
 
 def _named(resume: str, say: Say) -> tuple[Path, list[str]]:

@@ -159,11 +159,7 @@ class Backend:
         """Sets this rank's share of a frozen weight from a whole value; what was there comes back, on the CPU."""
         share = self._share(parameter)
         before = share.detach().to("cpu", copy=True)
-        if self.plan.stage == 3:
-            size = share.numel()
-            flat = torch.nn.functional.pad(value.flatten(), (0, size * self.world_size - value.numel()))
-            value = flat[size * dist.get_rank() :][:size]
-        share.copy_(value)
+        share.copy_(_part_of(value, share.numel()) if self.plan.stage == 3 else value)
         return before
 
     def put_back(self, parameter: Any, before: torch.Tensor) -> None:
@@ -255,8 +251,7 @@ class Backend:
             return
         # DeepSpeed's setter of whole ZeRO-3 tensors fails where the ranks do not divide their size evenly.
         size = utils.safe_get_local_fp32_param(parameter).numel()
-        part = value.flatten()[size * dist.get_rank() :][:size].to(self.device)
-        part = torch.nn.functional.pad(part, (0, size - part.numel()))
+        part = _part_of(value, size).to(self.device)
         if key is None:
             utils.safe_set_local_fp32_param(parameter, part)
         else:
@@ -280,6 +275,12 @@ class Backend:
 def _is_tied(model: Any) -> bool:
     weights = guarded_weights(model)
     return weights["head"] is weights["embeddings"]
+
+
+def _part_of(value: torch.Tensor, size: int) -> torch.Tensor:
+    """This rank's `size` elements of a whole tensor, as ZeRO-3 shares it out: flat, zeros behind the end."""
+    part = value.flatten()[size * dist.get_rank() :][:size]
+    return torch.nn.functional.pad(part, (0, size - part.numel()))
 
 
 def _full_shape(parameter: Any) -> Any:

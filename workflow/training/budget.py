@@ -16,13 +16,11 @@ import torch.distributed as dist
 
 from workflow.data.division import MicroBatchLimits
 from workflow.training.backend import Backend
-from workflow.training.memory_plan import USABLE
+from workflow.training.memory_plan import STEP, USABLE
 from workflow.training.objectives import Objective
 
 SMALL_TRIAL = 2048
 """Tokens of the second trial, or twice the longest row."""
-
-STEP = 256
 
 
 class Meter(Protocol):

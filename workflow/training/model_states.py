@@ -153,6 +153,7 @@ def _with_frozen(
 
 
 def host_bytes(num_parameters: int, states: States, *, ranks_here: int) -> int:
-    """Of a machine: every rank loads the whole fp32 model; later the first one gathers it for each checkpoint."""
+    """Of a machine, at the most: as if every rank held a copy of the whole fp32 model while it loads, which mapped files spare it;
+    later the first one gathers it for each checkpoint."""
     model = FP32 * num_parameters
     return PROCESS_BYTES * ranks_here + max(model * ranks_here, states.host * ranks_here + model)
