@@ -61,6 +61,29 @@ def test_scores_do_not_depend_on_the_batch(flan_like, bert_like, gpt2_like):
         assert predictions("binary", alone).sum(axis=1) == pytest.approx([1.0] * 3)
 
 
+def test_the_engine_packs_inputs_of_any_length_and_type_as_transformers_scores_them(bert_like):
+    loaded = load_classifier(str(bert_like), problem="binary", labels=("no", "yes"))
+    first, second = (loaded.tokenizer(row)["input_ids"] for row in ROWS[:2])
+    pair = [*first, *second[1:]]
+    kinds = [0] * len(first) + [1] * (len(second) - 1)
+    requests = [
+        ScoreRequest(first, None),
+        ScoreRequest(pair * 3, kinds * 3),
+        ScoreRequest(second[:2], None),
+    ]
+    engine = score_engine(loaded)
+    assert engine.packed is not None
+    loaded.model.train()
+    found = score_all(engine, requests, width=2)
+    assert loaded.model.training  # as it was
+    loaded.model.eval()
+    for logits, request in zip(found, requests, strict=True):
+        ids = torch.tensor([request.token_ids])
+        types = torch.tensor([request.token_types or [0] * ids.shape[1]])
+        expected = loaded.model(input_ids=ids, token_type_ids=types).logits[0]
+        assert torch.allclose(torch.as_tensor(logits, dtype=torch.float32), expected, atol=1e-5)
+
+
 def test_gpt2_pools_the_last_real_token_even_where_it_is_the_padding_token(gpt2_like):
     loaded = load_classifier(str(gpt2_like), problem="binary", labels=("no", "yes"))
     end = loaded.tokenizer.pad_token_id

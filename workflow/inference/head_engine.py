@@ -1,6 +1,7 @@
-"""The engine of models with a classification head (BERT family, GPT-2): scores alone, in padded batches of like length.
+"""The engine of models with a classification head (BERT family, GPT-2): scores alone.
 
-Knows nothing of files or of how ranks divide the work.
+Knows nothing of files or of how ranks divide the work. Inputs are packed one after another where the model has a
+ragged form, the one that trains it; else they are padded, in batches of like length.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from collections.abc import Sequence
 
 import torch
 
-from workflow.data.packing import pad
+from workflow.data.packing import Ragged, pad
 from workflow.inference.engine import T5Engine
 from workflow.inference.interface import Cancelled, Engine, EngineLimits, Together
 from workflow.inference.requests import Job, Outcome, ScoreRequest
 from workflow.models.classifier import LoadedClassifier
+from workflow.models.ragged import ragged_form_of, why_padded
 
 WASTE = 0.25
-"""A batch's shortest input has at least three quarters of its longest's tokens, or waits for the next step."""
+"""A padded batch's shortest input has at least three quarters of its longest's tokens, or waits for the next step."""
 
 
 def score_engine(
@@ -46,6 +48,7 @@ class HeadEngine:
         self.loaded = loaded
         self.limits = limits or EngineLimits()
         self.together = together
+        self.packed = ragged_form_of(loaded.model, scores=True) if why_padded(loaded.model) is None else None
         self._waiting: deque[Job] = deque()
 
     @property
@@ -86,31 +89,57 @@ class HeadEngine:
 
     def _next_batch(self) -> list[Job]:
         jobs: list[Job] = []
-        longest = shortest = 0
+        lengths: list[int] = []
         while self._waiting and len(jobs) < self.limits.max_rows:
-            length = len(self._waiting[0].request.token_ids)
-            longest, shortest = max(longest, length), min(shortest or length, length)
-            if jobs and (shortest < longest * (1 - WASTE) or longest * (len(jobs) + 1) > self.limits.max_encode_tokens):
+            lengths.append(len(self._waiting[0].request.token_ids))
+            if jobs and not self._fit(lengths):
                 break
             jobs.append(self._waiting.popleft())
         return jobs
 
+    def _fit(self, lengths: Sequence[int]) -> bool:
+        """Whether inputs of these lengths make one batch."""
+        if self.packed is not None:
+            return sum(lengths) <= self.limits.max_encode_tokens
+        shortest, longest = min(lengths), max(lengths)
+        return shortest >= longest * (1 - WASTE) and longest * len(lengths) <= self.limits.max_encode_tokens
+
     @torch.no_grad()
     def _logits(self, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
         """fp32 logits of each; no requests make one meaningless row, dropped by the caller."""
-        loaded, pad_id = self.loaded, self.loaded.tokenizer.pad_token_id
-        requests = requests or [ScoreRequest([pad_id], [0])]
-        device = loaded.model.get_input_embeddings().weight.device
-        types = [request.token_types or [0] * len(request.token_ids) for request in requests]
-        was_training = loaded.model.training
-        loaded.model.eval()
+        model = self.loaded.model
+        requests = requests or [ScoreRequest([self.loaded.tokenizer.pad_token_id], [0])]
+        was_training = model.training
+        model.eval()
         try:
-            logits = loaded.logits(
-                loaded.model,
-                input_ids=pad([request.token_ids for request in requests], pad_id).to(device),
-                attention_mask=pad([[1] * len(request.token_ids) for request in requests], 0).to(device),
-                token_types=pad(types, 0).to(device) if loaded.takes_types else None,
+            logits = (
+                self._padded_logits(requests) if self.packed is None else self.packed(self._one_after_another(requests))
             )
         finally:
-            loaded.model.train(was_training)
+            model.train(was_training)
         return [tuple(row) for row in logits.tolist()]
+
+    def _padded_logits(self, requests: Sequence[ScoreRequest]) -> torch.Tensor:
+        loaded, device = self.loaded, self._device
+        return loaded.logits(
+            loaded.model,
+            input_ids=pad([request.token_ids for request in requests], loaded.tokenizer.pad_token_id).to(device),
+            attention_mask=pad([[1] * len(request.token_ids) for request in requests], 0).to(device),
+            token_types=pad([_types(request) for request in requests], 0).to(device) if loaded.takes_types else None,
+        )
+
+    def _one_after_another(self, requests: Sequence[ScoreRequest]) -> Ragged:
+        ids = torch.tensor([token for request in requests for token in request.token_ids])
+        types = torch.tensor([kind for request in requests for kind in _types(request)])
+        lengths = tuple(len(request.token_ids) for request in requests)
+        return Ragged(ids, lengths, types if self.loaded.takes_types else None).to(self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = self.loaded.model.get_input_embeddings().weight.device
+        return device
+
+
+def _types(request: ScoreRequest) -> Sequence[int]:
+    """Token types of an input, 0 where it has none."""
+    return request.token_types or [0] * len(request.token_ids)
