@@ -92,9 +92,7 @@ class RDrop(Section):
 class Swa(Section):
     """The mean of the weights from some update on (stochastic weight averaging)"""
 
-    start: float = setting(
-        0.75, "the first update whose weights count: a number, or below 1 a share of the run", ge=0
-    )
+    start: float = setting(0.75, "the first update whose weights count: a number, or below 1 a share of the run", ge=0)
     every: int = setting(1, "updates between two that count", ge=1)
     lr: float | None = setting(
         None, "constant rate from start on, of the group with the highest one; by default the schedule goes on", gt=0
@@ -125,9 +123,7 @@ class StrategiesSection(Section):
         "form (base rate 1e-6); --lr, other flags and files win over it",
     )
     layerwise_lrd: LayerwiseLrd | None = setting(None, "layer-wise learning-rate decay")
-    grouped_layerwise_lrd: GroupedLayerwiseLrd | None = setting(
-        None, "learning rates by thirds of the layers"
-    )
+    grouped_layerwise_lrd: GroupedLayerwiseLrd | None = setting(None, "learning rates by thirds of the layers")
     reinit: Reinit | None = setting(None, "top layers start anew")
     freeze: Freeze | None = setting(None, "the head first, gradual unfreezing")
     label_smoothing: LabelSmoothing | None = setting(None, "label smoothing")
