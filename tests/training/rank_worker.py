@@ -297,15 +297,18 @@ def of_strategies(trainer) -> dict:
     found["averages"] = {one.name: norms(masters.weights(one.average())) for one in strategies.averages()}
     found["average_losses"] = {}
     rows = [0, 1, 2] if trainer.ranks.is_first else []
-    trainer.backend.module.eval()
-    with torch.no_grad():
-        before = [weight.clone() for _, weight in backend.weights()]
-        plain = float(trainer.objective.loss_sum(backend.wrapped, rows).sum())
-        for one in strategies.averages():
-            with masters.replaced(one.average()):
-                found["average_losses"][one.name] = float(trainer.objective.loss_sum(backend.wrapped, rows).sum())
-        same = all(map(torch.equal, before, (weight for _, weight in backend.weights())))
-        found["untouched"] = same and plain == float(trainer.objective.loss_sum(backend.wrapped, rows).sum())
+    backend.module.eval()
+
+    def loss() -> float:
+        return float(trainer.objective.loss_sum(backend.wrapped, rows).detach())
+
+    before = [weight.clone() for _, weight in backend.weights()]
+    plain = loss()
+    for one in strategies.averages():
+        with masters.replaced(one.average()):
+            found["average_losses"][one.name] = loss()
+    same = all(map(torch.equal, before, (weight for _, weight in backend.weights())))
+    found["untouched"] = same and plain == loss()
     return found
 
 

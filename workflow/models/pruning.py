@@ -16,7 +16,8 @@ from workflow.models.load import head_names
 
 def linear_weights(model: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """The weights of linear maps by name, heads apart."""
-    heads = {*head_names(model)}
+    is_bare = model.base_model is model and not hasattr(model, "lm_head")
+    heads = set() if is_bare else {*head_names(model)}
     for path, module in model.named_modules():
         name = f"{path}.weight"
         if any(kind.__name__ in LINEAR for kind in type(module).__mro__) and name not in heads:

@@ -30,7 +30,9 @@ class Reinit(Strategy):
         for stack in self._stacks(model):
             first = len(stack.layers) - self.settings.layers
             if first < 0:
-                raise ConfigError(f"--reinit.layers {self.settings.layers}: its {stack.name} has {len(stack.layers)}")
+                raise ConfigError(
+                    f"--reinit.layers {self.settings.layers}: this model has {len(stack.layers)} {stack.name} layers; pass at most that"
+                )
             modules |= {f"{stack.name}.{number}": stack.layers[number] for number in range(first, len(stack.layers))}
         if self.settings.pooler:
             modules |= {path: part for path, part in model.named_modules() if path.rpartition(".")[2] == "pooler"}

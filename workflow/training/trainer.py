@@ -110,6 +110,7 @@ class Trainer:
     ) -> None:
         self.strategies = strategies or Composed()
         self.masters = Masters(backend)
+        self.strategies.begin(self.masters)
         self.highest = max(group["initial_lr"] for group in backend.optimizer.param_groups)
         self.backend = backend
         self.objective = objective
@@ -119,7 +120,6 @@ class Trainer:
 
     def run(self, state: TrainState, hooks: Sequence[Hook]) -> TrainState:
         """Updates from where `state` stands to its end or the last step, calling every hook after each."""
-        self.strategies.begin(self.masters)
         while state.step < self.settings.max_steps and not state.ended:
             update = self.update(state.step + 1)
             if update.skipped is not None:
