@@ -41,6 +41,11 @@ COMMANDS = {
     "init-model": Command(
         "Models and data", "make a T5, BERT or GPT-2 from scratch in a published shape", "commands.preparing:init_model"
     ),
+    "prune": Command(
+        "Models and data",
+        "set a model's smallest weights to zero, to be kept by --static_sparsity",
+        "commands.preparing:prune",
+    ),
     "data": Command("Models and data", "`data check NAME`: what is odd about a data set", "commands.preparing:data"),
     "config": Command(
         "Models and data",

@@ -98,9 +98,18 @@ class RunPaths:
         """The scores of the final step's model (clf)."""
         return self.root / SCORES_NAME
 
-    def step_scores(self, step: int) -> Path:
-        """The scores of the model after `step` updates (clf)."""
-        return self.root / f"checkpoint-{step}-{SCORES_NAME}"
+    def step_scores(self, step: int, of: str = "") -> Path:
+        """The scores of the model after `step` updates (clf), or of an average then."""
+        return self.root / prefixed(f"checkpoint-{step}-{SCORES_NAME}", of)
+
+    def average(self, name: str) -> Path:
+        """The model of averaged weights (swa, ema)."""
+        return self.root / f"checkpoint-{name}"
+
+    @property
+    def param_groups(self) -> Path:
+        """Names, rates and members of the optimizer's parameter groups."""
+        return self.root / "param_groups.json"
 
     def checkpoint(self, step: int) -> Path:
         """The checkpoint written after `step` updates."""
@@ -119,6 +128,11 @@ class RunPaths:
 def predictions_name(*, temperature: float, n_samples: int, step: int) -> str:
     """`temperature=0.00_n=1_step=500.json`."""
     return f"temperature={temperature:.2f}_n={n_samples}_step={step}.json"
+
+
+def prefixed(name: str, of: str) -> str:
+    """A file's name, or `swa-NAME` for that of an average."""
+    return f"{of}-{name}" if of else name
 
 
 def model_folder(path: Path) -> Path:

@@ -66,14 +66,21 @@ def setup(job: dict):
     from workflow.data.division import MicroBatchLimits
     from workflow.data.plan import DataPlan
     from workflow.models.load import head_names
+    from workflow.models.pruning import prune
     from workflow.runtime import ranks_from_environment
     from workflow.training.backend import Backend
     from workflow.training.ds_config import plan_backend
-    from workflow.training.optim import make_optimizer, parameter_groups
+    from workflow.training.optim import make_optimizer, optimizer_groups, planned_groups
     from workflow.training.trainer import LoopSettings, Trainer
 
     ranks = ranks_from_environment()
-    loaded, examples, objective = (score_parts if job.get("task") == "clf" else completion_parts)(job)
+    strategies = strategies_of(job)
+    loaded, examples, objective = (score_parts if job.get("task") == "clf" else completion_parts)(job, strategies)
+    if job.get("prune"):
+        prune(loaded.model, 0.5)
+    if not job.get("resume"):
+        strategies.prepare_model(loaded.model, seed=0)
+    strategies.plan(job.get("max_steps", 6))
     loaded = choose_trained(job, loaded)
     plan = plan_backend(
         deepspeed=job.get("deepspeed", "zero0"),
@@ -85,13 +92,15 @@ def setup(job: dict):
     )
     if job.get("checkpointing"):
         loaded.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    optimizer = make_optimizer(
-        job.get("optimizer", "adamw"),
-        parameter_groups(loaded.model, lr=1e-3, weight_decay=0.01, head=head_names(loaded.model)),
+    groups = planned_groups(
+        loaded.model, lr=1e-3, weight_decay=0.01, head=head_names(loaded.model), by_layer=strategies.by_layer
     )
-    backend = Backend(
-        loaded.model, optimizer, plan, max_grad_norm=1.0, device=torch.device("cpu"), form=form_of(job, loaded)
-    )
+    groups = strategies.param_groups(groups, lr=1e-3)
+    optimizer = make_optimizer(job.get("optimizer", "adamw"), optimizer_groups(loaded.model, groups))
+    form = form_of(job, loaded)
+    if objective.form is not None and hasattr(form, "head"):
+        form.head.train_by(objective.form.loss, passes=objective.form.passes)
+    backend = Backend(loaded.model, optimizer, plan, max_grad_norm=1.0, device=torch.device("cpu"), form=form)
     size = job.get("batch", 8) * job.get("accumulation", 1)
     settings = LoopSettings(
         max_steps=job.get("max_steps", 6),
@@ -102,8 +111,16 @@ def setup(job: dict):
         head_steps=job.get("head_steps", 0),
         skip_nonfinite=job.get("skip_nonfinite", 0),
     )
-    trainer = Trainer(backend, objective, DataPlan(len(examples.train), size, 0), settings, ranks=ranks)
+    order = DataPlan(len(examples.train), size, 0)
+    trainer = Trainer(backend, objective, order, settings, ranks=ranks, strategies=strategies)
     return loaded, backend, trainer, examples
+
+
+def strategies_of(job: dict):
+    from workflow.config.strategy_settings import StrategiesSection
+    from workflow.strategies.listing import compose
+
+    return compose(StrategiesSection.model_validate(job.get("strategies", {})))
 
 
 def choose_trained(job: dict, loaded):
@@ -139,7 +156,7 @@ def takes_ragged(job: dict, loaded) -> bool:
     return not job.get("padded") and why_padded(loaded.model) is None
 
 
-def completion_parts(job: dict):
+def completion_parts(job: dict, strategies):
     """(loaded model, examples, objective) of a seq2seq job."""
     import torch
 
@@ -149,8 +166,9 @@ def completion_parts(job: dict):
     from workflow.data.sources import find_source
     from workflow.models.load import load_seq2seq
     from workflow.paths import cache_dir
+    from workflow.strategies.base import TOKENS
     from workflow.training.flops import dimensions_of
-    from workflow.training.objectives import CompletionLoss
+    from workflow.training.objectives import CompletionLoss, token_loss
 
     loaded = load_seq2seq(job["model"], dropout=job.get("dropout", 0.0), as_stored=True)
     examples = load_examples(find_source("toy", Path(job["mount"])), SEQ2SEQ, cache_dir())
@@ -166,11 +184,12 @@ def completion_parts(job: dict):
             device=torch.device("cpu"),
             dimensions=dimensions_of(config),
             is_ragged=takes_ragged(job, loaded),
+            form=strategies.loss_form(token_loss, TOKENS),
         ),
     )
 
 
-def score_parts(job: dict):
+def score_parts(job: dict, strategies):
     """(loaded model, examples, objective) of a clf job."""
     import torch
 
@@ -182,7 +201,7 @@ def score_parts(job: dict):
     from workflow.paths import cache_dir
     from workflow.recipe.scorers import score_encoder
     from workflow.training.flops import dimensions_of
-    from workflow.training.objectives import ScoreLoss
+    from workflow.training.objectives import ScoreLoss, score_loss
 
     scoring = Scoring(
         problem=job.get("problem", "binary"), labels=tuple(job.get("labels", ("no", "yes"))), max_length=64
@@ -206,6 +225,7 @@ def score_parts(job: dict):
         device=torch.device("cpu"),
         dimensions=dimensions_of(loaded.model.config),
         is_ragged=takes_ragged(job, loaded),
+        form=strategies.loss_form(score_loss(scoring.problem), scoring.problem),
     )
     return loaded, examples, objective
 
@@ -214,7 +234,9 @@ def train(job: dict) -> dict:
     """Losses and gradient norms of a few updates, continued from or saved to a checkpoint where the job says so."""
     from workflow.models.load import guarded_weights
     from workflow.models.save import SHARD_BYTES, write_model
-    from workflow.training.checkpoint import CheckpointReader, TrainState, read_state, save_checkpoint
+    from workflow.recipe.averages import kept, restore
+    from workflow.training.checkpoint import TrainState, read_state, save_checkpoint
+    from workflow.training.checkpoint_reader import CheckpointReader
 
     loaded, backend, trainer, _ = setup(job)
     state = TrainState()
@@ -225,6 +247,7 @@ def train(job: dict) -> dict:
             num_steps=state.step,
             empty_loss=lambda: trainer.objective.loss_sum(backend.wrapped, ()),
         )
+        restore(trainer.strategies, trainer.masters, Path(job["resume"]))
     seen = []
 
     def stop(state, update):
@@ -234,6 +257,7 @@ def train(job: dict) -> dict:
                 Path(job["save"]),
                 backend=backend,
                 state=state,
+                more=kept(trainer.strategies, trainer.masters),
                 write_model=lambda folder, weights: write_model(
                     folder,
                     loaded.model,
@@ -252,8 +276,39 @@ def train(job: dict) -> dict:
         found["head"] = weights["head"].detach().float().flatten()[:8].tolist()
         found["embeddings"] = weights["embeddings"].detach().float().flatten()[::89].tolist()
         found["own_head"] = weights["head"] is not weights["embeddings"]
+    if job.get("strategies"):
+        found |= of_strategies(trainer)
     found["state_names"] = sorted({key.rpartition("/")[0] for key, _ in backend.optimizer_state()})
     backend.destroy()
+    return found
+
+
+def of_strategies(trainer) -> dict:
+    """Norms of all weights and averages, how many zeros there are, and whether an average leaves all as it was."""
+    import torch
+
+    backend, masters, strategies = trainer.backend, trainer.masters, trainer.strategies
+
+    def norms(weights):
+        return {name: float(weight.detach().double().norm()) for name, weight in weights}
+
+    found = {"weights": norms(backend.weights()), "figures": strategies.figures(masters)}
+    found["zeros"] = {name: int((weight == 0).sum()) for name, weight in backend.weights()}
+    found["averages"] = {one.name: norms(masters.weights(one.average())) for one in strategies.averages()}
+    found["average_losses"] = {}
+    rows = [0, 1, 2] if trainer.ranks.is_first else []
+    backend.module.eval()
+
+    def loss() -> float:
+        return float(trainer.objective.loss_sum(backend.wrapped, rows).detach())
+
+    before = [weight.clone() for _, weight in backend.weights()]
+    plain = loss()
+    for one in strategies.averages():
+        with masters.replaced(one.average()):
+            found["average_losses"][one.name] = loss()
+    same = all(map(torch.equal, before, (weight for _, weight in backend.weights())))
+    found["untouched"] = same and plain == loss()
     return found
 
 
@@ -473,7 +528,7 @@ def memory_of_loading(job: dict) -> dict:
     import deepspeed
     import torch.distributed as dist
 
-    from workflow.training.checkpoint import CheckpointReader
+    from workflow.training.checkpoint_reader import CheckpointReader
 
     _, warm, _, _ = setup({**job, "model": job["warm"]})  # what is imported and built once does not count
     warm.destroy()

@@ -58,6 +58,21 @@ def test_schedules(kind):
     assert lr_multiplier(1, kind=kind, warmup_steps=0, max_steps=1) == 1.0
 
 
+def test_the_inverse_square_root():
+    values = [lr_multiplier(step, kind="inverse_sqrt", warmup_steps=25, max_steps=999) for step in (5, 25, 100, 2500)]
+    assert values == pytest.approx([0.2, 1.0, 0.5, 0.1])
+    assert lr_multiplier(4, kind="inverse_sqrt", warmup_steps=0, max_steps=9) == 0.5
+
+
+def test_one_cycle():
+    values = [lr_multiplier(step, kind="one_cycle", warmup_steps=30, max_steps=100) for step in range(1, 101)]
+    assert values[29] == 1.0 == max(values)
+    assert values[0] == pytest.approx(1 / 25 + 24 / 25 / 30)
+    assert values[65] == pytest.approx(0.5, abs=0.02)
+    assert values[-1] < 0.001
+    assert values == [*sorted(values[:30]), *sorted(values[30:], reverse=True)]
+
+
 def test_happens():
     assert [step for step in range(1, 8) if happens(step, 3, 7)] == [3, 6, 7]
 

@@ -48,7 +48,7 @@ def config(argv: Sequence[str]) -> int:
 
 def _flat_schema(settings: Any) -> dict[str, Any]:
     """JSON schema of a settings file: sections, or their settings flat at the top, by any of their names."""
-    from workflow.config.sections import field_aliases, section_fields
+    from workflow.config.sections import field_aliases, section_fields, settings_within
 
     schema: dict[str, Any] = settings.model_json_schema()
     sections = {
@@ -56,6 +56,8 @@ def _flat_schema(settings: Any) -> dict[str, Any]:
         for name, part in ((key, _reference(value)) for key, value in schema["properties"].items())
     }
     for name, (section, field) in section_fields(settings).items():
+        if settings_within(field) is not None:
+            sections[section]["properties"][name]["anyOf"].append({"type": "boolean"})
         for spelling in (name, *field_aliases(field)):
             schema["properties"][spelling] = sections[section]["properties"][name]
     return schema

@@ -1,4 +1,4 @@
-"""`workflow init-model`, `workflow data check` and `workflow quickstart`.
+"""`workflow init-model`, `workflow prune`, `workflow data check` and `workflow quickstart`.
 
 Knows nothing of models or data sets.
 """
@@ -64,6 +64,23 @@ def init_model(argv: Sequence[str]) -> int:
     from workflow.recipe.init_model import init_model
 
     return init_model(given)
+
+
+def prune(argv: Sequence[str]) -> int:
+    """Makes a sparse model."""
+    parser = command_parser(
+        "prune",
+        "Sets the share of each linear map's weights (not of embeddings and head) that are nearest to zero to zero.",
+        "workflow prune google/flan-t5-small --sparsity 0.5 --out mount/models/flan-t5-small-half",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a run's name under mount/models, a folder, or a hub name")
+    parser.add_argument("--sparsity", type=float, required=True, metavar="SHARE", help="the share, e.g. 0.5")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
+    add_mount(parser)
+    given = parser.parse_args(argv)
+    from workflow.recipe.prune import prune
+
+    return prune(given)
 
 
 def data(argv: Sequence[str]) -> int:

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from workflow.config.sections import CommandSettings, field_aliases, section_fields
+from workflow.config.sections import CommandSettings, field_aliases, section_fields, settings_within
 from workflow.errors import ConfigError, did_you_mean
 
 DEFAULT_FILE = Path("configs/default.json")
@@ -63,10 +63,12 @@ def resolve(
     fields = section_fields(settings_type)
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for layer in layers:
-        for name, value in _by_flat_name(layer, settings_type, found).items():
+    opened = [(layer.name, _by_flat_name(layer, settings_type, found)) for layer in layers]
+    said = {name: value for _, values in opened for name, value in values.items()}
+    for origin, values in (settings_type.implied(said), *opened):
+        for name, value in values.items():
             merged[name] = _merge(merged.get(name), value)
-            origins[name] = layer.name
+            origins[name] = origin
     if complete:
         found += settings_type.missing(merged)
     nested: dict[str, dict[str, Any]] = {}
@@ -75,7 +77,7 @@ def resolve(
     try:
         settings = settings_type.model_validate(nested)
     except ValidationError as error:
-        found += [_explain(problem, origins) for problem in error.errors()]
+        found += [told for problem in error.errors() if (told := _explain(problem, origins))]
         raise ConfigError(_listed(found)) from None
     if found:
         raise ConfigError(_listed(found))
@@ -87,6 +89,7 @@ def _by_flat_name(layer: Layer, settings_type: type[BaseModel], problems: list[s
     fields = section_fields(settings_type)
     names = {alias: name for name, (_, info) in fields.items() for alias in (name, *field_aliases(info))}
     values: dict[str, Any] = {}
+    parts = {name: within for name, (_, info) in fields.items() if (within := settings_within(info))}
 
     def take(key: str, value: Any, section: str | None) -> None:
         name = names.get(key)
@@ -97,7 +100,8 @@ def _by_flat_name(layer: Layer, settings_type: type[BaseModel], problems: list[s
         elif name in values:
             problems.append(f'{layer.name}: "{where}" is given twice ({name})')
         else:
-            values[name] = value
+            values[name] = _opened(value) if name in parts else value
+            problems.extend(_unknown_parts(layer.name, name, values[name], parts.get(name)))
 
     for key, value in layer.values.items():
         if key in settings_type.model_fields and isinstance(value, dict):
@@ -112,6 +116,23 @@ def _by_flat_name(layer: Layer, settings_type: type[BaseModel], problems: list[s
     return values
 
 
+def _opened(value: Any) -> Any:
+    """Of a setting made of settings: those by their defaults for `true`, None for `false`."""
+    if value is True or value == "true":
+        return {}
+    return None if value is False or value == "false" else value
+
+
+def _unknown_parts(origin: str, name: str, value: Any, within: type[BaseModel] | None) -> list[str]:
+    if within is None or not isinstance(value, dict):
+        return []
+    return [
+        f'{origin}: unknown key "{name}.{key}"{did_you_mean(str(key), within.model_fields)}'
+        for key in value
+        if key not in within.model_fields
+    ]
+
+
 def _merge(old: Any, new: Any) -> Any:
     """`new` over `old`; two objects are merged key by key."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -122,15 +143,19 @@ def _merge(old: Any, new: Any) -> Any:
 def _explain(problem: Any, origins: dict[str, str]) -> str:
     """One line of a pydantic error: the setting, its value, its origin, what is wrong."""
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        message = "turned on and off by true and false; what more it takes is said by --help"
     if len(problem["loc"]) < 2:
         return str(message)
-    name = str(problem["loc"][1])
+    if problem["type"] == "extra_forbidden":  # told before, by its layer
+        return ""
+    name = ".".join(map(str, problem["loc"][1:3] if isinstance(problem["loc"][-1], str) else problem["loc"][1:2]))
     value = json.dumps(problem["input"], default=str, ensure_ascii=False)
     return f"{_spelled(name, origins)} = {value}: {message}"
 
 
 def _spelled(name: str, origins: dict[str, str]) -> str:
-    origin = origins.get(name, "default")
+    origin = origins.get(name.partition(".")[0], "default")
     return f"--{name}" if origin == FLAGS else f'{origin}: "{name}"'
 
 

@@ -25,6 +25,7 @@ from workflow.config.sections import (
     setting,
 )
 from workflow.config.settings import NO_DATA
+from workflow.config.strategy_settings import StrategiesSection, preset_values
 from workflow.errors import ConfigError, did_you_mean
 from workflow.metric_names import SCORE_METRICS, listed, usual_problem
 
@@ -202,6 +203,7 @@ class ClfSettings(CommandSettings):
     score: ScoreSection = ScoreSection()
     optim: ClfOptimSection = ClfOptimSection()
     trained: TrainedSection = TrainedSection()
+    strategies: StrategiesSection = StrategiesSection()
     training: ClfTrainingSection = ClfTrainingSection()
     evaluation: ClfEvaluationSection = ClfEvaluationSection()
 
@@ -210,6 +212,11 @@ class ClfSettings(CommandSettings):
         """What is required and not among these values."""
         given = any(values.get(name) for name in ("model_pretrain_name", "model_init_path", "model_init_name"))
         return [*([] if given else [NO_SCORE_MODEL]), *([] if values.get("data_name") else [NO_DATA])]
+
+    @classmethod
+    def implied(cls, values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """What --strategy says."""
+        return f"--strategy {values.get('strategy')}", preset_values(values.get("strategy"), values)
 
     @model_validator(mode="after")
     def _check_together(self) -> ClfSettings:
@@ -221,4 +228,6 @@ class ClfSettings(CommandSettings):
             )
         if self.optim.head_steps is not None and not self.optim.ft_head_first:
             raise ValueError("--head_steps needs --ft_head_first")
+        if self.optim.ft_head_first and self.strategies.freeze is not None:
+            raise ValueError("--ft_head_first and --freeze both say when the head learns alone; pass one of them")
         return self

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from workflow.config.cascade import Layer, Resolved, read_layers, resolve
-from workflow.config.sections import CommandSettings, field_aliases, section_fields
+from workflow.config.sections import CommandSettings, field_aliases, section_fields, settings_within
 from workflow.errors import ConfigError, did_you_mean
 
 S = TypeVar("S", bound=CommandSettings)
@@ -44,7 +44,7 @@ def parse(
     """
     parser = make_parser(settings_type, prog=prog, example=example)
     given, unknown = parser.parse_known_args([_underscored(argument) for argument in argv])
-    flags = {key: value for key, value in vars(given).items() if key not in ("config", "local_rank")}
+    flags = _nested({key: value for key, value in vars(given).items() if key not in ("config", "local_rank")})
     problems = [_unknown(argument, parser) for argument in unknown if argument.startswith("-")]
     if unknown and not problems:
         problems = [f"unexpected argument {unknown[0]!r}: every setting is given as --name value"]
@@ -55,7 +55,8 @@ def parse(
 def named_settings(settings_type: type[BaseModel], argv: Sequence[str]) -> set[str]:
     """The settings that flags of argv name, in whatever spelling."""
     parser = make_parser(settings_type, prog="", example="")
-    return set(vars(parser.parse_known_args([_underscored(argument) for argument in argv])[0]))
+    given = vars(parser.parse_known_args([_underscored(argument) for argument in argv])[0])
+    return {name.partition(".")[0] for name in given}
 
 
 def make_parser(settings_type: type[BaseModel], *, prog: str, example: str) -> argparse.ArgumentParser:
@@ -84,13 +85,37 @@ def make_parser(settings_type: type[BaseModel], *, prog: str, example: str) -> a
             annotation = settings_type.model_fields[section].annotation
             assert annotation is not None
             groups[section] = parser.add_argument_group((annotation.__doc__ or section).strip())
-        _add_flag(groups[section], name, field)
+        _add_flag(groups[section], name, field, section)
     return parser
 
 
-def _add_flag(group: Any, name: str, field: Any) -> None:
-    spellings = [f"--{spelling}" for spelling in (name, *field_aliases(field))]
-    options: dict[str, Any] = {"dest": name, "help": _help(field), "metavar": _metavar(field.annotation)}
+def _nested(flags: dict[str, Any]) -> dict[str, Any]:
+    """`{"r_drop.alpha": "1"}` -> `{"r_drop": {"alpha": "1"}}`; beside its parts, `--r_drop` itself says nothing unless false."""
+    found = {name: value for name, value in flags.items() if "." not in name}
+    for name in (name for name in flags if "." in name):
+        whole, _, part = name.partition(".")
+        if found.get(whole) not in ("false", False):
+            before = found.get(whole)
+            found[whole] = {**(before if isinstance(before, dict) else {}), part: flags[name]}
+    return found
+
+
+def _add_flag(group: Any, name: str, field: Any, section: str) -> None:
+    """A flag; of a setting made of settings, one that turns it on or off, and one for each of them, also by the section's name."""
+    if (within := settings_within(field)) is None:
+        _add_value(group, name, field, [f"--{spelling}" for spelling in (name, *field_aliases(field))])
+        return
+    switch = {"nargs": "?", "const": True, "metavar": "BOOL", "dest": name}
+    group.add_argument(f"--{name}", **switch, help=_help(field))
+    group.add_argument(f"--{section}.{name}", **switch, help=argparse.SUPPRESS)
+    for part, inner in within.model_fields.items():
+        _add_value(group, f"{name}.{part}", inner, [f"--{name}.{part}"])
+        _add_value(group, f"{name}.{part}", inner, [f"--{section}.{name}.{part}"], is_shown=False)
+
+
+def _add_value(group: Any, name: str, field: Any, spellings: Sequence[str], *, is_shown: bool = True) -> None:
+    text = _help(field) if is_shown else argparse.SUPPRESS
+    options: dict[str, Any] = {"dest": name, "help": text, "metavar": _metavar(field.annotation)}
     if field.annotation is bool:
         options |= {"nargs": "?", "const": True, "metavar": "BOOL"}
     elif (items := _items(field.annotation)) is not None:
@@ -107,7 +132,7 @@ def _underscored(argument: str) -> str:
 def _help(field: Any) -> str:
     text = str(field.description)
     if field.default is not None and field.annotation is not bool:
-        shown = " ".join(field.default) if isinstance(field.default, tuple) else field.default
+        shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
         text += f" (default: {shown})"
     return text.replace("%", "%%")
 
@@ -119,7 +144,7 @@ def _items(annotation: Any) -> tuple[Any, ...] | None:
 
 
 def _not_none(annotation: Any) -> Any:
-    if isinstance(annotation, types.UnionType):
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         return next(part for part in typing.get_args(annotation) if part is not type(None))
     return annotation
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -34,6 +34,11 @@ class CommandSettings(Section):
     def missing(cls, values: Mapping[str, Any]) -> list[str]:  # noqa: ARG003
         """What is required and not among these values by flat name, as messages."""
         return []
+
+    @classmethod
+    def implied(cls, values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:  # noqa: ARG003
+        """What some of these values by flat name say of others that win over it, and what to call it as an origin."""
+        return "", {}
 
 
 class RunSection(Section):
@@ -121,8 +126,10 @@ class OptimSection(Section):
     optimizer: Literal["adamw", "adafactor"] = setting(
         "adamw", "adafactor needs --deepspeed zero0 and fp32: ZeRO's flat partitions cannot be factored"
     )
-    lr_scheduler: Literal["linear", "cosine", "constant"] = setting(
-        "linear", "what follows the warmup: decay to zero, or none"
+    lr_scheduler: Literal["linear", "cosine", "constant", "one_cycle", "inverse_sqrt"] = setting(
+        "linear",
+        "what follows the warmup: decay to zero, none, one cycle (warmup from a 25th, by default for 0.3 of the run, then down to next to nothing), "
+        "or the inverse square root of the step",
     )
     warmup_steps: int = setting(
         2000, "steps of linear warmup; more than half of the run is cut to a tenth of it, with a notice", ge=0
@@ -253,6 +260,12 @@ def section_fields(settings: type[BaseModel]) -> dict[str, tuple[str, Any]]:
             assert name not in found, f"setting {name} stands in two sections"
             found[name] = (section_name, field)
     return found
+
+
+def settings_within(field: Any) -> type[BaseModel] | None:
+    """The settings that a setting is made of (`--r_drop.alpha`), or None where it has a plain value."""
+    parts = get_args(field.annotation) or (field.annotation,)
+    return next((part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)), None)
 
 
 def field_aliases(field: Any) -> list[str]:

@@ -22,6 +22,7 @@ from workflow.config.sections import (
     TrainingSection,
     setting,
 )
+from workflow.config.strategy_settings import StrategiesSection, preset_values
 
 NO_MODEL = "no model: pass --model_init_path PATH_OR_HUB_NAME or --model_init_name NAME (a folder under mount/models)"
 NO_DATA = "no data: pass --data_name NAME (mount/data/NAME.json) or a path"
@@ -103,6 +104,7 @@ class Seq2SeqSettings(CommandSettings):
     data: Seq2SeqDataSection = Seq2SeqDataSection()
     optim: Seq2SeqOptimSection = Seq2SeqOptimSection()
     trained: TrainedSection = TrainedSection()
+    strategies: StrategiesSection = StrategiesSection()
     training: Seq2SeqTrainingSection = Seq2SeqTrainingSection()
     evaluation: Seq2SeqEvaluationSection = Seq2SeqEvaluationSection()
 
@@ -113,6 +115,11 @@ class Seq2SeqSettings(CommandSettings):
             *([] if values.get("model_init_name") or values.get("model_init_path") else [NO_MODEL]),
             *([] if values.get("data_name") else [NO_DATA]),
         ]
+
+    @classmethod
+    def implied(cls, values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """What --strategy says."""
+        return f"--strategy {values.get('strategy')}", preset_values(values.get("strategy"), values)
 
     @model_validator(mode="after")
     def _check_together(self) -> Seq2SeqSettings:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,18 +21,20 @@ Ints = npt.NDArray[np.integer]
 class MicroBatchLimits:
     """What one micro-batch may hold: `rows` examples, and `tokens` of sources and targets; None: as many as there are.
 
-    `padded` batches compute their longest source and target for every row. A single row may exceed the tokens.
+    `padded` batches compute their longest source and target for every row. A batch computes its rows `passes` times.
+    A single row may exceed the tokens.
     """
 
     rows: int | None = None
     tokens: int | None = None
     padded: bool = False
+    passes: int = 1
 
     def computed(self, sources: Sequence[int], targets: Sequence[int]) -> int:
         """Tokens that a micro-batch of rows of these lengths computes."""
         if self.padded:
-            return len(sources) * (max(sources, default=0) + max(targets, default=0))
-        return sum(sources) + sum(targets)
+            return self.passes * len(sources) * (max(sources, default=0) + max(targets, default=0))
+        return self.passes * (sum(sources) + sum(targets))
 
 
 def divide(
@@ -89,7 +91,7 @@ def _cut(hand: Sequence[int], lengths: Sequence[tuple[int, int]], limits: MicroB
         if parts and (limits.rows is None or len(parts[-1]) < limits.rows):
             wider = (max(longest_source, source), max(longest_target, target))
             size = (len(parts[-1]) + 1) * sum(wider) if limits.padded else total + source + target
-            if limits.tokens is None or size <= limits.tokens:
+            if limits.tokens is None or limits.passes * size <= limits.tokens:
                 parts[-1].append(place)
                 total, (longest_source, longest_target) = total + source + target, wider
                 continue
@@ -108,9 +110,9 @@ def _cut_evenly(
     high = min(high, limits.tokens or high)
     while low < high:
         middle = (low + high) // 2
-        if len(_cut(hand, lengths, MicroBatchLimits(limits.rows, middle, limits.padded))) <= count:
+        if len(_cut(hand, lengths, replace(limits, tokens=middle))) <= count:
             high = middle
         else:
             low = middle + 1
-    parts = _cut(hand, lengths, MicroBatchLimits(limits.rows, low, limits.padded))
+    parts = _cut(hand, lengths, replace(limits, tokens=low))
     return parts + [[] for _ in range(count - len(parts))]

@@ -41,6 +41,11 @@ class Batch:
         )
         return Batch(self.rows, ids, mask, labels, self.num_source_tokens)
 
+    def repeated(self, times: int) -> Batch:
+        """All rows, then all of them again."""
+        ids, mask, labels = (t.repeat(times, 1) for t in (self.input_ids, self.attention_mask, self.labels))
+        return Batch(self.rows * times, ids, mask, labels, self.num_source_tokens * times)
+
 
 def collate(features: Features, rows: Sequence[int], *, pad_id: int) -> Batch:
     """Pads the rows to their longest; without rows, one row of padding whose labels are all ignored."""
@@ -65,6 +70,11 @@ class Ragged:
     ids: torch.Tensor
     lengths: tuple[int, ...]
     token_types: torch.Tensor | None = None
+
+    def repeated(self, times: int) -> Ragged:
+        """All sequences, then all of them again."""
+        types = self.token_types.repeat(times) if self.token_types is not None else None
+        return Ragged(self.ids.repeat(times), self.lengths * times, types)
 
     def to(self, device: torch.device) -> Ragged:
         """The same sequences on a device."""
@@ -116,6 +126,12 @@ class ScoreBatch:
         )
         types = self.token_types.to(device, non_blocking=True) if self.token_types is not None else None
         return ScoreBatch(self.rows, ids, mask, types, targets)
+
+    def repeated(self, times: int) -> ScoreBatch:
+        """All rows, then all of them again."""
+        ids, mask, targets = (t.repeat(times, 1) for t in (self.input_ids, self.attention_mask, self.targets))
+        types = self.token_types.repeat(times, 1) if self.token_types is not None else None
+        return ScoreBatch(self.rows * times, ids, mask, types, targets)
 
 
 def collate_scores(features: Features, rows: Sequence[int], *, pad_id: int) -> ScoreBatch:

@@ -71,6 +71,8 @@ class Report(BaseModel):
     initial: Measured | None
     final: Measured | None
     best: Measured | None
+    averages: dict[str, Measured] = {}
+    """Of averaged weights (swa, ema), at the last evaluation; each has a model folder of its own."""
     baseline: dict[str, MetricRecord] = {}
     """Metrics of a prediction that ignores the input."""
     notes: list[str] = []
@@ -115,7 +117,7 @@ def read_report(path: Path) -> Report:
 def result_table(report: Report) -> Table:
     """Metrics before training, at the best step and at the end, then the chosen metric of each slice."""
     named = (("before training", report.initial), ("best", report.best), ("final", report.final))
-    columns = [(name, part) for name, part in named if part]
+    columns = [*((name, part) for name, part in named if part), *report.averages.items()]
     title = f"{report.run}: {report.data}, {report.steps} steps; with 95 % intervals"
     table = Table(title=escape(title), caption=escape("; ".join(report.notes)) or None)
     table.add_column("metric", no_wrap=True)

@@ -53,7 +53,7 @@ def choose_backend(task: Task[Any], plan: BackendPlan, objective: Objective, *, 
     longest = int(np.argmax(sources.astype(np.int64) + targets))
     job = Job(
         shape,
-        (int(sources[longest]), int(targets[longest])),
+        (objective.passes * int(sources[longest]), objective.passes * int(targets[longest])),
         plan.precision,
         "cuda",
         shape.dropout,

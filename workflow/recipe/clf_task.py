@@ -18,7 +18,6 @@ from workflow.config.clf_settings import ClfSettings
 from workflow.data.checks import Reading, inputs_and_targets
 from workflow.data.encoders import ScoreEncoder
 from workflow.data.examples import RowFormat, ScoredRows
-from workflow.data.features import Features
 from workflow.data.scoring import Scoring
 from workflow.data.sources import Source
 from workflow.data.texts import read_template
@@ -26,7 +25,7 @@ from workflow.errors import ConfigError, ModelError
 from workflow.evaluation.evaluator import Evaluation
 from workflow.evaluation.metrics import Floats, Metric
 from workflow.evaluation.plots import write_plots
-from workflow.evaluation.score_evaluator import CalibrationPlan, ScoreEvaluation, ScoreEvaluator, constant_metrics
+from workflow.evaluation.score_evaluator import ScoreEvaluation, ScoreEvaluator
 from workflow.evaluation.score_files import read_calibration, read_scores, write_calibration, write_scores
 from workflow.files import replace_by_link, why_not_writable, write_json
 from workflow.inference.head_engine import score_engine
@@ -35,14 +34,22 @@ from workflow.models.classifier import LoadedClassifier, load_classifier
 from workflow.models.load import tokenizer_stands_in
 from workflow.models.save import Weights, write_model
 from workflow.recipe.place import init_model_folder, inside_run
-from workflow.recipe.scorers import check_finite, row_losses, score_encoder, scoring_notes, unfit_notes
+from workflow.recipe.scorers import (
+    calibration_plan,
+    check_finite,
+    check_own_head,
+    constant_baseline,
+    row_losses,
+    score_encoder,
+    scoring_notes,
+    unfit_notes,
+)
 from workflow.recipe.task import Task
 from workflow.runtime import derived_seed
 from workflow.training.checkpoint import TrainState
 from workflow.training.flops import dimensions_of
-from workflow.training.objectives import ScoreLoss
+from workflow.training.objectives import ScoreLoss, score_loss
 
-DEFAULT_SHARE = 0.5
 LEARNING_RATES = {True: 1e-4, False: 3e-5}
 """By whether the model is a T5."""
 
@@ -54,10 +61,13 @@ class ClfTask(Task[ClfSettings]):
     settings_file = "args.json"
     scores = True
     loaded: LoadedClassifier
-    _last: tuple[int, ScoreEvaluation] | None = None
-    """The newest evaluation and its step: a checkpoint of that step takes its calibration."""
     _from_text: bool = False
     """Whether numbers may be written as texts, known once `load_data` has the source."""
+
+    @functools.cached_property
+    def _last(self) -> dict[str, tuple[int, ScoreEvaluation]]:
+        """The newest evaluation of the model ("") and its averages, and its step: a checkpoint of that step takes its calibration."""
+        return {}
 
     def name_parts(self, data_name: str) -> Sequence[str]:
         """`{data}_{model}`."""
@@ -148,11 +158,8 @@ class ClfTask(Task[ClfSettings]):
             )
         notes = [*self.loaded.notes, *self._length_notes(), *scoring_notes(name, self.scoring)]
         self.loaded = replace(self.loaded, notes=tuple(notes))
-        if self.settings.optim.ft_head_first and self.loaded.start_token is not None and not self.loaded.has_own_head:
-            raise ConfigError(
-                "--ft_head_first: this T5's output head is its embeddings (T5 1.0), so there is no head to train alone; "
-                "leave the flag out, or start from a T5 v1.1 or Flan-T5 model"
-            )
+        if self.settings.optim.ft_head_first:
+            check_own_head(self.loaded)
 
     @property
     def max_length(self) -> int:
@@ -198,6 +205,7 @@ class ClfTask(Task[ClfSettings]):
             device=self.device,
             dimensions=dimensions_of(self.loaded.model.config, num_outputs=outputs),
             is_ragged=self.why_padded is None,
+            form=self.strategies.loss_form(score_loss(self.scoring.problem), self.scoring.problem),
         )
 
     def evaluator(self, together: Together | None) -> ScoreEvaluator:
@@ -209,7 +217,7 @@ class ClfTask(Task[ClfSettings]):
             row_losses(self.scoring.problem),
             self.data.examples.eval,
             self.data.eval,
-            self._calibration_plan(),
+            calibration_plan(evaluation.calibration_split, self.data.calibration, self.settings.run.seed),
             threshold_metric=evaluation.threshold_metric,
             ranks=self.place.ranks,
             problem=self.loaded.problem,
@@ -218,21 +226,15 @@ class ClfTask(Task[ClfSettings]):
             slice_by=evaluation.slice_by,
         )
 
-    def _calibration_plan(self) -> CalibrationPlan:
-        split = self.settings.evaluation.calibration_split
-        own: Features | None = self.data.calibration if len(self.data.calibration) else None
-        share = DEFAULT_SHARE if split in ("auto", "calibration") else float(split)
-        seed = derived_seed(self.settings.run.seed, "calibration")
-        return CalibrationPlan(own if split in ("auto", "calibration") else None, share, seed)
-
     # ---- files
 
-    def write_model(self, folder: Path, weights: Weights, step: int) -> None:
+    def write_model(self, folder: Path, weights: Weights, step: int, *, of: str = "") -> None:
         """The model, how to score with it, and the calibration where this very step was evaluated."""
         write_model(folder, self.loaded.model, self.loaded.tokenizer, weights, adapters=self.loaded.adapters)
         write_json(folder / names.SCORING_NAME, replace(self.scoring, max_length=self.max_length).as_json())
-        if self._last is not None and self._last[0] == step and self._last[1].calibration is not None:
-            self._write_calibration(folder / names.CALIBRATION_NAME, self._last[1])
+        evaluated, found = self._last.get(of, (None, None))
+        if evaluated == step and found is not None and found.calibration is not None:
+            self._write_calibration(folder / names.CALIBRATION_NAME, found)
 
     def _write_calibration(self, file: Path, found: ScoreEvaluation) -> None:
         assert found.calibration is not None
@@ -240,11 +242,11 @@ class ClfTask(Task[ClfSettings]):
             file, found.calibration, found.reported, threshold_metric=self.settings.evaluation.threshold_metric
         )
 
-    def record(self, paths: names.RunPaths, step: int, found: Evaluation) -> None:
+    def record(self, paths: names.RunPaths, step: int, found: Evaluation, *, of: str = "") -> None:
         """`checkpoint-N-preds.json`."""
         assert isinstance(found, ScoreEvaluation)
-        self._last = (step, found)
-        self.write_predictions(paths.step_scores(step), found)
+        self._last[of] = (step, found)
+        self.write_predictions(paths.step_scores(step, of), found)
 
     def write_predictions(self, file: Path, found: Evaluation) -> None:
         """The score of each eval row."""
@@ -254,12 +256,7 @@ class ClfTask(Task[ClfSettings]):
 
     def baseline(self) -> dict[str, Metric]:
         """What a constant reaches: the training targets' mean, whatever the input."""
-        targets = np.asarray(self.data.eval.targets, dtype=np.float64)
-        if not len(targets):
-            return {}
-        mean = np.asarray(self.data.train.targets, dtype=np.float64).mean(axis=0)
-        problem, unit = self.scoring.problem, self.scoring.high - self.scoring.low
-        return constant_metrics(problem, mean, targets, row_losses(problem), unit=unit)
+        return constant_baseline(self.scoring, self.data.train.targets, self.data.eval.targets)
 
     def result_notes(self, paths: names.RunPaths, state: TrainState) -> list[str]:
         """Why nothing was calibrated, if so."""
@@ -273,6 +270,9 @@ class ClfTask(Task[ClfSettings]):
         for target in (paths.scores, self.settings.run.pred_save_path):
             if target is not None:
                 replace_by_link(final, target)
+        for of in (strategy.name for strategy in self.strategies.strategies):
+            if (averaged := paths.step_scores(state.step, of)).is_file():
+                replace_by_link(averaged, paths.root / names.prefixed(names.SCORES_NAME, of))
         vectors = read_scores(final, self.scoring.targets()).vectors
         self._plots(paths.root / names.PLOTS_NAME, paths.root.name, vectors)
 

@@ -8,7 +8,7 @@ newest checkpoint. No update changes by that: micro-batches only divide it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -47,22 +47,22 @@ class MicroBatchSizes:
         self.file, self.circumstances, self.ranks = paths.micro_batches, circumstances, ranks
 
     def plan(
-        self, training: TrainingSection, *, padded: bool, trial: Callable[[MicroBatchLimits], int] | None
+        self, training: TrainingSection, *, padded: bool, passes: int, trial: Callable[[MicroBatchLimits], int] | None
     ) -> MicroBatches:
         """What is set, what was found before, else what a trial finds, else what CPUs get; lower where memory ran out.
 
         A collective call. Raises StartAgain, or BackendError, where memory runs out in the trial.
         """
-        asked = MicroBatchLimits(training.micro_batch_size, training.micro_batch_tokens, padded)
+        asked = MicroBatchLimits(training.micro_batch_size, training.micro_batch_tokens, padded, passes)
         is_set = asked.rows is not None or asked.tokens is not None
         found = on_first(self._found, self.ranks)
         if found is not None and (found["lowered"] or not is_set):
             tokens = min(found["tokens"], asked.tokens or found["tokens"])
-            return MicroBatches(MicroBatchLimits(asked.rows, tokens, padded), found["why"])
+            return MicroBatches(replace(asked, tokens=tokens), found["why"])
         if is_set:
             return MicroBatches(asked, "as set")
         if trial is None:
-            return MicroBatches(MicroBatchLimits(None, CPU_TOKENS, padded), "what CPUs are given")
+            return MicroBatches(replace(asked, tokens=CPU_TOKENS), "what CPUs are given")
         try:
             tokens, why = trial(asked), "found by a trial"
         except torch.OutOfMemoryError as error:
@@ -70,7 +70,7 @@ class MicroBatchSizes:
             raise StartAgain("out of memory in a trial; starting again with one example at a time") from error
         if self.ranks.is_first:
             self._write(tokens, why, lowered=False)
-        return MicroBatches(MicroBatchLimits(None, tokens, padded), why)
+        return MicroBatches(replace(asked, tokens=tokens), why)
 
     def after_out_of_memory(self, failed: MicroBatchMemoryError) -> BackendError:
         """Notes down what the run shall go on with. The error that starts it again, or says why that would not help."""

@@ -19,6 +19,7 @@ from workflow.evaluation.evaluator import Evaluation
 from workflow.evaluation.metrics import Metric, is_better
 from workflow.evaluation.report import Measured, Report, Speed, measured, records, result_table, write_report
 from workflow.paths import RunPaths
+from workflow.recipe.averages import MEASURED, Averages
 from workflow.recipe.task import Task
 from workflow.runtime import environment_report, max_over_ranks, on_first
 from workflow.training.backend import Backend
@@ -33,6 +34,7 @@ from workflow.training.checkpoint import (
 )
 from workflow.training.flops import peak_flops
 from workflow.training.log import TrainingLog
+from workflow.training.masters import Masters
 from workflow.training.merging import adapters_merged
 from workflow.training.schedule import Steps, happens
 from workflow.training.trainer import Trainer, Update
@@ -48,13 +50,15 @@ Best = tuple[int | None, float | None, Any]
 class Run:
     """One training run's evaluations, checkpoints and report around the loop."""
 
-    def __init__(self, task: Task[Any], paths: RunPaths, backend: Backend, steps: Steps) -> None:
+    def __init__(self, task: Task[Any], paths: RunPaths, backend: Backend, steps: Steps, masters: Masters) -> None:
         self.task = task
         self.settings = task.settings
         self.place = task.place
         self.paths = paths
         self.backend = backend
         self.steps = steps
+        self.masters = masters
+        self.averages = Averages(task, paths, masters)
         self.evaluator = task.evaluator(backend.together())
         self.log: TrainingLog | None = None  # the first rank's
 
@@ -132,8 +136,9 @@ class Run:
     def _save(self, state: TrainState, *, is_due: bool, is_best: bool) -> None:
         write_model = self._writer(state.step)
         if is_due:
-            folder = self.paths.checkpoint(state.step)
-            save_checkpoint(folder, backend=self.backend, state=state, write_model=write_model)
+            self.averages.save(state.step)  # before the checkpoint, after which a killed run would not do it again
+            folder, more = self.paths.checkpoint(state.step), self.averages.state()
+            save_checkpoint(folder, backend=self.backend, state=state, write_model=write_model, more=more)
             on_first(lambda: self._keep(folder, is_best=is_best), self.place.ranks)
         elif is_best:
             save_model(self.paths.best, backend=self.backend, step=state.step, write_model=write_model)
@@ -161,7 +166,9 @@ class Run:
             return False
         with adapters_merged(self.backend, self.task.loaded.adapters):
             found = self.evaluator.evaluate()
-        improved = on_first(lambda: self._record(state, found), self.place.ranks)
+        averages = self.averages.evaluate(self.evaluator)
+        figures = self.task.strategies.figures(self.masters)
+        improved = on_first(lambda: self._record(state, found, averages, figures), self.place.ranks)
         state.owes_evaluation = False
         if improved:
             state.best_step, state.stale_evaluations = state.step, 0
@@ -171,7 +178,9 @@ class Run:
         state.ended = patience is not None and state.stale_evaluations >= patience and state.step < self.steps.max_steps
         return improved
 
-    def _record(self, state: TrainState, found: Evaluation) -> bool:
+    def _record(
+        self, state: TrainState, found: Evaluation, averages: dict[str, Evaluation], figures: dict[str, float]
+    ) -> bool:
         loss = found.metrics["eval_loss"].value
         if loss is None or not math.isfinite(loss):
             raise BackendError(
@@ -179,12 +188,14 @@ class Run:
             )
         self.task.record(self.paths, state.step, found)
         assert self.log is not None
-        self.log.write(
-            {"step": state.step, **{name: metric.value for name, metric in found.metrics.items()}}, group="eval"
-        )
-        self.place.console.print(
-            f"step {state.step}/{self.steps.max_steps}  evaluation  {found.one_line()}", soft_wrap=True
-        )
+        values = {name: metric.value for name, metric in found.metrics.items()}
+        more = {**self.averages.record(state, averages), **figures}
+        self.log.write({"step": state.step, **values, **more}, group="eval")
+        lines = [found.one_line(), *(f"of {name}: {of.one_line()}" for name, of in averages.items())]
+        if figures:
+            lines.append("  ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+        for line in lines:
+            self.place.console.print(f"step {state.step}/{self.steps.max_steps}  evaluation  {line}", soft_wrap=True)
         record = measured(state.step, found.metrics, found.slices).model_dump(mode="json")
         state.measured["latest"] = record
         if state.step == 0:
@@ -220,6 +231,7 @@ class Run:
             initial=_measured(state, "initial"),
             final=latest if latest and latest.step == state.step else None,
             best=_measured(state, "best"),
+            averages={name: Measured.model_validate(of) for name, of in state.measured.get(MEASURED, {}).items()},
             baseline=records(self.task.baseline()),
             notes=[*self._why_ended(state), *self.task.result_notes(self.paths, state)],
             final_train_loss=state.loss,
@@ -246,6 +258,8 @@ class Run:
             self.place.console.print(line, soft_wrap=True)
         self.place.console.print(result_table(report))
         self.place.console.print(f"best checkpoint: {self.paths.best}", soft_wrap=True)
+        for name in report.averages:
+            self.place.console.print(f"{name} checkpoint: {self.paths.average(name)}", soft_wrap=True)
 
 
 def _improves(metric: str, found: Mapping[str, Metric], state: TrainState) -> bool:

@@ -12,23 +12,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from workflow import paths as names
 from workflow.data.encoders import ScoreEncoder
+from workflow.data.features import Features
 from workflow.data.scoring import Scoring, read_scoring
 from workflow.data.sources import Row
 from workflow.data.texts import read_template
 from workflow.errors import ConfigError, ModelError
 from workflow.evaluation.calibration import Calibration
-from workflow.evaluation.metrics import Floats
-from workflow.evaluation.score_evaluator import RowLosses
+from workflow.evaluation.metrics import Floats, Metric
+from workflow.evaluation.score_evaluator import CalibrationPlan, RowLosses, constant_metrics
 from workflow.evaluation.score_files import read_calibration
 from workflow.inference.batch import requests_of
 from workflow.inference.requests import ScoreRequest
 from workflow.metric_names import usual_problem
 from workflow.models.classifier import LoadedClassifier, load_classifier
+from workflow.runtime import derived_seed
 from workflow.training.objectives import score_losses
+
+Targets = npt.NDArray[np.float32]
+DEFAULT_SHARE = 0.5
+"""Of the eval rows, to calibrate on."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,31 @@ class LoadedScorer:
     def encoder(self) -> ScoreEncoder:
         """How rows become the model's inputs."""
         return score_encoder(self.loaded, self.scoring, self.scoring.max_length, with_targets=False)
+
+
+def check_own_head(loaded: LoadedClassifier) -> None:
+    """Raises ConfigError for a T5 whose head cannot be trained alone."""
+    if loaded.start_token is not None and not loaded.has_own_head:
+        raise ConfigError(
+            "--ft_head_first: this T5's output head is its embeddings (T5 1.0), so there is no head to train alone; "
+            "leave the flag out, or start from a T5 v1.1 or Flan-T5 model"
+        )
+
+
+def calibration_plan(split: str, own: Features, seed: int) -> CalibrationPlan:
+    """What is calibrated on: the data's own rows for it, where there are any and `split` does not name a share of the eval rows."""
+    is_share = split not in ("auto", "calibration")
+    share = float(split) if is_share else DEFAULT_SHARE
+    return CalibrationPlan(own if len(own) and not is_share else None, share, derived_seed(seed, "calibration"))
+
+
+def constant_baseline(scoring: Scoring, train: Targets, held_out: Targets) -> dict[str, Metric]:
+    """Metrics of the training targets' mean, whatever the input; targets are [rows, width]. None without rows."""
+    if not len(held_out):
+        return {}
+    mean, targets = (np.asarray(part, dtype=np.float64) for part in (train, held_out))
+    unit = scoring.high - scoring.low
+    return constant_metrics(scoring.problem, mean.mean(axis=0), targets, row_losses(scoring.problem), unit=unit)
 
 
 def load_scorer(

@@ -25,8 +25,10 @@ from workflow.models.save import Weights, write_model
 from workflow.models.verbalizers import no_yes_tokens
 from workflow.recipe.place import init_model_folder, inside_run
 from workflow.recipe.task import Task
+from workflow.strategies.base import TOKENS
+from workflow.strategies.composed import LossForm
 from workflow.training.flops import dimensions_of
-from workflow.training.objectives import CompletionLoss
+from workflow.training.objectives import CompletionLoss, token_loss
 
 
 class Seq2SeqTask(Task[Seq2SeqSettings]):
@@ -87,9 +89,12 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
 
     def objective(self) -> CompletionLoss:
         """Loss per label token."""
-        return self._loss_on(self.data.train)
+        form = self.strategies.loss_form(token_loss, TOKENS)
+        if form is not None and self.why_padded is None:
+            self.form.head.train_by(form.loss, passes=form.passes)
+        return self._loss_on(self.data.train, form)
 
-    def _loss_on(self, features: Features) -> CompletionLoss:
+    def _loss_on(self, features: Features, form: LossForm | None = None) -> CompletionLoss:
         config = self.loaded.model.config
         return CompletionLoss(
             config,
@@ -98,6 +103,7 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
             device=self.device,
             dimensions=dimensions_of(config),
             is_ragged=self.why_padded is None,
+            form=form,
         )
 
     @property
@@ -150,7 +156,7 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
             slice_by=evaluation.slice_by,
         )
 
-    def write_model(self, folder: Path, weights: Weights, step: int) -> None:  # noqa: ARG002
+    def write_model(self, folder: Path, weights: Weights, step: int, *, of: str = "") -> None:  # noqa: ARG002
         """The model, with the length that answers may have."""
         write_model(
             folder,
@@ -161,9 +167,9 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
             adapters=self.loaded.adapters,
         )
 
-    def record(self, paths: names.RunPaths, step: int, found: Evaluation) -> None:
+    def record(self, paths: names.RunPaths, step: int, found: Evaluation, *, of: str = "") -> None:
         """`temperature=..._n=..._step=....json`."""
-        self.write_predictions(paths.root / self._file_name(step), found)
+        self.write_predictions(paths.root / names.prefixed(self._file_name(step), of), found)
 
     def write_predictions(self, file: Path, found: Evaluation) -> None:
         """The answers to each eval row."""

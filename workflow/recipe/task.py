@@ -36,6 +36,8 @@ from workflow.models.ragged import ragged_form_of, why_padded
 from workflow.models.save import Weights
 from workflow.recipe.place import Place
 from workflow.runtime import collectively, on_first, torch_device
+from workflow.strategies.composed import Composed
+from workflow.strategies.listing import compose
 from workflow.training.checkpoint import TrainState
 from workflow.training.ds_config import torch_dtype
 from workflow.training.objectives import Objective
@@ -186,6 +188,11 @@ class Task(ABC, Generic[S]):
         model = self.loaded.model
         return ragged_form_of(model, scores=self.scores) if self.why_padded is None else model
 
+    @functools.cached_property
+    def strategies(self) -> Composed:
+        """What the settings turn on."""
+        return compose(self.settings.strategies)
+
     @property
     @abstractmethod
     def learning_rate(self) -> float:
@@ -215,12 +222,12 @@ class Task(ABC, Generic[S]):
     # ---- files
 
     @abstractmethod
-    def write_model(self, folder: Path, weights: Weights, step: int) -> None:
-        """Writes the model files of the checkpoint after `step` updates; by the first rank."""
+    def write_model(self, folder: Path, weights: Weights, step: int, *, of: str = "") -> None:
+        """Writes the model files of the checkpoint after `step` updates, or of an average then; by the first rank."""
 
     @abstractmethod
-    def record(self, paths: names.RunPaths, step: int, found: Evaluation) -> None:
-        """Writes the prediction file of an evaluation; by the first rank."""
+    def record(self, paths: names.RunPaths, step: int, found: Evaluation, *, of: str = "") -> None:
+        """Writes the prediction file of an evaluation, maybe that of an average; by the first rank."""
 
     @abstractmethod
     def write_predictions(self, file: Path, found: Evaluation) -> None:

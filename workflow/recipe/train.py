@@ -13,14 +13,17 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from workflow.config.sections import OptimSection
 from workflow.data.division import MicroBatchLimits
 from workflow.data.plan import DataPlan, steps_for_epochs
 from workflow.data.sources import Source, find_source
 from workflow.errors import ConfigError, DataError
 from workflow.evaluation.report import read_report, result_table
+from workflow.files import write_json
 from workflow.models.attention_backends import choose, head_width
 from workflow.models.load import head_names, quiet_transformers
 from workflow.paths import RunPaths
+from workflow.recipe.averages import restore
 from workflow.recipe.backend_choice import fitted_backend, planned_backend
 from workflow.recipe.micro_batches import MicroBatchSizes, circumstances_of
 from workflow.recipe.resume import Start, find_start
@@ -29,14 +32,17 @@ from workflow.recipe.task import Task
 from workflow.recipe.trained import load_to_train, trained_text
 from workflow.run_folder import Claim, claim
 from workflow.runtime import keep_freed_memory, on_first
+from workflow.strategies.base import Group
+from workflow.strategies.weight_averaging import WeightAverage
 from workflow.training.backend import Backend
 from workflow.training.budget import CudaMeter, find_tokens
-from workflow.training.checkpoint import KEEP_STATES, CheckpointReader, TrainState
+from workflow.training.checkpoint import KEEP_STATES, TrainState
+from workflow.training.checkpoint_reader import CheckpointReader
 from workflow.training.ds_config import BackendPlan, torch_dtype
 from workflow.training.objectives import Objective
-from workflow.training.optim import make_optimizer, parameter_groups
+from workflow.training.optim import groups_record, make_optimizer, optimizer_groups, planned_groups, rates_text
 from workflow.training.room import check_before_run, checkpoint_size
-from workflow.training.schedule import Steps, plan_steps
+from workflow.training.schedule import CYCLE_WARMUP, Steps, plan_steps
 from workflow.training.trainer import LoopSettings, MicroBatchMemoryError, Trainer
 from workflow.watch.signals import wait_for_a_boundary
 
@@ -92,15 +98,20 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> N
         raise DataError(f'{source.label}: no training rows ("train" is empty or missing); --no_train only evaluates')
     update_size = settings.training.train_batch_size * settings.training.gradient_accumulation_steps
     steps = _steps(task, update_size)
+    task.strategies.plan(steps.max_steps)
     if start_from and start_from.parent != paths.root and state.step >= steps.max_steps:
         raise ConfigError(f"--resume {start_from}: already at step {state.step}; --max_steps must be above it")
     objective = task.objective()
     plan = fitted_backend(task, plan, objective)
+    groups = _groups(task)
     if place.ranks.is_first:
         _say_run(task, paths.root, plan, steps, update_size, state, (*held.notes, *start.notes))
+        if task.strategies.by_layer:
+            place.console.print(f"rates     {rates_text(groups)}", soft_wrap=True)
     on_first(lambda: _check_room(task, paths, steps, state), place.ranks)
+    on_first(lambda: write_json(paths.param_groups, groups_record(groups)), place.ranks)
 
-    backend = _start_backend(task, plan)
+    backend = _start_backend(task, plan, groups)
     checkpointing = settings.model.gradient_checkpointing
     sizes = MicroBatchSizes(
         paths, circumstances_of(task.device, place.ranks, plan, checkpointing=checkpointing), place.ranks
@@ -113,7 +124,8 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> N
                 empty_loss=lambda: objective.loss_sum(backend.wrapped, ()),
             )
         trial = partial(_trial, backend, objective) if task.device.type == "cuda" else None
-        micro_batches = sizes.plan(settings.training, padded=task.why_padded is not None, trial=trial)
+        padded = task.why_padded is not None
+        micro_batches = sizes.plan(settings.training, padded=padded, passes=objective.passes, trial=trial)
         place.console.print(f"memory    {micro_batches}")
         loop = LoopSettings(
             steps.max_steps,
@@ -125,8 +137,12 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> N
             skip_nonfinite=settings.training.skip_nonfinite,
         )
         order = DataPlan(len(task.data.train), update_size, settings.run.seed)
+        trainer = Trainer(backend, objective, order, loop, ranks=place.ranks, strategies=task.strategies)
+        if start_from:
+            for note in restore(task.strategies, trainer.masters, start_from):
+                place.console.print(f"  [yellow]note[/]  {escape(note)}", soft_wrap=True)
         wait_for_a_boundary()
-        Run(task, paths, backend, steps).train(Trainer(backend, objective, order, loop, ranks=place.ranks), state)
+        Run(task, paths, backend, steps, trainer.masters).train(trainer, state)
     except MicroBatchMemoryError as error:
         raise sizes.after_out_of_memory(error) from error
     finally:
@@ -148,7 +164,8 @@ def _check_room(task: Task[Any], paths: RunPaths, steps: Steps, state: TrainStat
     """Says where the disk is too small for what will be kept. Raises CheckpointError where it is for any checkpoint."""
     if state.step >= steps.max_steps:  # only the report is missing
         return
-    size = checkpoint_size(task.loaded.model, task.settings.optim.optimizer)
+    num_averages = sum(isinstance(strategy, WeightAverage) for strategy in task.strategies.strategies)
+    size = checkpoint_size(task.loaded.model, task.settings.optim.optimizer, num_averages=num_averages)
     num_saves = -(-steps.max_steps // steps.save_steps) - state.step // steps.save_steps
     limit = task.settings.training.save_total_limit
     note = check_before_run(paths, size, num_saves=num_saves, limit=limit, num_states=KEEP_STATES)
@@ -171,20 +188,41 @@ def _steps(task: Task[Any], update_size: int) -> Steps:
         eval_steps=min(eval_steps, max_steps) if eval_steps else None,
         save_steps=training.save_steps,
         warmup_steps=optim.warmup_steps,
-        warmup_ratio=optim.warmup_ratio,
+        warmup_ratio=_warmup_ratio(task),
     )
 
 
-def _start_backend(task: Task[Any], plan: BackendPlan) -> Backend:
+def _warmup_ratio(task: Task[Any]) -> float | None:
+    """As set; of one cycle its own share, unless something is said of warmup."""
+    optim: OptimSection = task.settings.optim
+    if (
+        optim.warmup_ratio is None
+        and optim.lr_scheduler == "one_cycle"
+        and task.resolved.origin("warmup_steps") == "default"
+    ):
+        return CYCLE_WARMUP
+    return optim.warmup_ratio
+
+
+def _groups(task: Task[Any]) -> list[Group]:
+    model, optim, strategies = task.loaded.model, task.settings.optim, task.strategies
+    plain = planned_groups(
+        model,
+        lr=task.learning_rate,
+        weight_decay=optim.weight_decay,
+        head=frozenset(head_names(model)),
+        by_layer=strategies.by_layer,
+    )
+    return strategies.param_groups(plain, lr=task.learning_rate)
+
+
+def _start_backend(task: Task[Any], plan: BackendPlan, groups: Sequence[Group]) -> Backend:
     model, optim = task.loaded.model, task.settings.optim
     if task.settings.model.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    groups = parameter_groups(
-        model, lr=task.learning_rate, weight_decay=optim.weight_decay, head=frozenset(head_names(model))
-    )
     return Backend(
         model,
-        make_optimizer(optim.optimizer, groups),
+        make_optimizer(optim.optimizer, optimizer_groups(model, groups)),
         plan,
         max_grad_norm=optim.max_grad_norm,
         device=task.device,

@@ -13,10 +13,14 @@ from workflow.config.sections import TrainedSection
 from workflow.errors import ConfigError
 from workflow.models.adapters import ADAPTER_FOLDER, AdapterPlan, add_adapters
 from workflow.models.load import head_names
+from workflow.models.pruning import share_of_zeros
 from workflow.models.trainable import share_text, train_only
 from workflow.recipe.task import Task
 from workflow.runtime import collectively, derived_seed
-from workflow.training.checkpoint import CheckpointReader
+from workflow.training.checkpoint_reader import CheckpointReader
+
+SPARSE = 0.2
+"""The share of zeros from which on a model counts as pruned."""
 
 
 def load_to_train(task: Task[Any], start_from: Path | None) -> None:
@@ -31,7 +35,39 @@ def load_to_train(task: Task[Any], start_from: Path | None) -> None:
         task.load_model_everywhere(name, trained=bool(start_from))
     else:
         task.load_model_everywhere(task.start_model(), trained=False)
-    collectively(lambda: _choose(task, trained, start_from), task.place.ranks)
+    collectively(lambda: _prepare(task, start_from), task.place.ranks)
+
+
+def _prepare(task: Task[Any], start_from: Path | None) -> None:
+    """What strategies change of a model that a new run starts from, then what trains. Raises ConfigError."""
+    trained, model = task.settings.trained, task.loaded.model
+    before = {id(parameter): parameter.data_ptr() for parameter in model.parameters()}
+    if start_from is None:
+        _refuse_sparse(task)
+        notes = task.strategies.prepare_model(model, seed=task.settings.run.seed)
+        task.loaded = replace(task.loaded, notes=(*task.loaded.notes, *notes))
+    changed = {id(parameter) for parameter in model.parameters() if parameter.data_ptr() != before[id(parameter)]}
+    _choose(task, trained, start_from)
+    for name, parameter in model.named_parameters():
+        if id(parameter) in changed and not parameter.requires_grad:
+            raise ConfigError(
+                f"--reinit: {name} would start anew and never learn; leave it out, or what freezes the others (--train_only, --lora_r)"
+            )
+
+
+def _refuse_sparse(task: Task[Any]) -> None:
+    if task.settings.strategies.static_sparsity is not None:
+        if task.settings.trained.lora_r:
+            raise ConfigError(
+                "--static_sparsity: adapters are merged into whole matrices without zeros; leave one of them out"
+            )
+        return
+    share = share_of_zeros(task.loaded.model)
+    if share > SPARSE and not task.settings.trained.lora_r:
+        raise ConfigError(
+            f"{share:.0%} of the weights of this model's linear maps are zero, and the first update would lose them; pass --static_sparsity "
+            "to keep them zero, or --static_sparsity.keep false to let them train"
+        )
 
 
 def _choose(task: Task[Any], trained: TrainedSection, start_from: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""With `zero_start` the only importer of deepspeed: a model and an optimizer under ZeRO, one update at a time.
+"""With `zero_start` and `masters` the only importer of deepspeed: a model and an optimizer under ZeRO, one update at a time.
 
 Knows nothing of data, schedules or files. Gradients are scaled by the caller's own count, never by the number of
 micro-batches or ranks; weights and optimizer state come out, and go back in, as whole fp32 tensors by name, so that
@@ -19,7 +19,7 @@ from workflow.errors import BackendError
 from workflow.inference.interface import Together
 from workflow.models.load import guarded_weights
 from workflow.training.ds_config import BackendPlan
-from workflow.training.optim import set_lr
+from workflow.training.optim import Multiplier, set_lr
 from workflow.training.zero_overflow import leaving_out
 from workflow.training.zero_start import initialize, settle
 
@@ -111,7 +111,7 @@ class Backend:
         """What the first step will allocate for good on this rank: Adam's two moments in fp32, shared by ZeRO."""
         if self.optimizer.state:
             return 0
-        count: int = sum(getattr(weight, "ds_numel", weight.numel()) for _, weight in self._trainable())
+        count: int = sum(getattr(weight, "ds_numel", weight.numel()) for _, weight in self.trainable())
         return ADAM_BYTES * count // (1 if self.plan.stage == 0 else self.world_size)
 
     # ---- one update
@@ -124,13 +124,15 @@ class Backend:
         self.wrapped.set_gradient_accumulation_boundary(is_last)
         self.wrapped.backward(loss * self.world_size, scale_wrt_gas=False)
 
-    def step(self, lr_multiplier: float, *, head_only: bool = False) -> tuple[float, float]:
-        """Clips and updates. Returns (gradient norm before clipping, learning rate).
+    def step(self, multiplier: float | Multiplier) -> tuple[float, float]:
+        """Clips and updates. Returns (gradient norm before clipping, highest learning rate).
+
+        `multiplier` is what each group's initial rate is multiplied by, or says so of a group.
 
         A norm that is not finite comes back as it is, and then nothing has been updated: ZeRO 1 to 3 leave such an update out
         by themselves (their handling of overflows, which looks at the norm for fp32 and bf16 too), here ZeRO 0 does.
         """
-        lr = set_lr(self.optimizer, lr_multiplier, head_only=head_only)
+        lr = set_lr(self.optimizer, multiplier)
         if self.plan.stage == 0:
             norm = self._clip()
             if not math.isfinite(norm):
@@ -159,7 +161,7 @@ class Backend:
         """Sets this rank's share of a frozen weight from a whole value; what was there comes back, on the CPU."""
         share = self._share(parameter)
         before = share.detach().to("cpu", copy=True)
-        share.copy_(_part_of(value, share.numel()) if self.plan.stage == 3 else value)
+        share.copy_(part_of(value, share.numel()) if self.plan.stage == 3 else value)
         return before
 
     def put_back(self, parameter: Any, before: torch.Tensor) -> None:
@@ -173,10 +175,11 @@ class Backend:
 
     # ---- weights and optimizer state, whole
 
-    def _trainable(self) -> list[tuple[str, Any]]:
+    def trainable(self) -> list[tuple[str, Any]]:
+        """What trains, by name."""
         return [(name, parameter) for name, parameter in self.module.named_parameters() if parameter.requires_grad]
 
-    def _full_weight(self, parameter: Any) -> torch.Tensor:
+    def full_weight(self, parameter: Any) -> torch.Tensor:
         """The fp32 master of a parameter, whole, on every rank."""
         if self.plan.stage == 0:
             return parameter.detach()  # type: ignore[no-any-return]
@@ -192,12 +195,12 @@ class Backend:
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, whole fp32 weight) one after the other; a collective call: every rank must exhaust it."""
         for name, parameter in self.module.named_parameters():
-            yield name, self._full_weight(parameter)
+            yield name, self.full_weight(parameter)
 
     def optimizer_state(self) -> Iterator[tuple[str, torch.Tensor]]:
         """("NAME/KEY", whole fp32 state) one after the other; a collective call like `weights`."""
         self._link_state()
-        for name, parameter in self._trainable():
+        for name, parameter in self.trainable():
             if self.plan.stage == 0:
                 for key, value in self.optimizer.state[parameter].items():
                     yield f"{name}/{key}", torch.as_tensor(value)
@@ -218,7 +221,7 @@ class Backend:
         `empty_loss` is a forward pass whose loss is zero.
         """
         if self.plan.stage == 0:
-            for name, parameter in self._trainable():
+            for name, parameter in self.trainable():
                 values = {key: saved.state(name, key) for key in saved.keys_of(name)}
                 # Fused AdamW keeps its step count beside the weights.
                 step = torch.tensor(float(num_steps), device=parameter.device) if "exp_avg" in values else num_steps
@@ -230,7 +233,7 @@ class Backend:
         self.backward(empty_loss(), is_last=True)
         self.step(0.0)
         self._link_state()
-        for name, parameter in self._trainable():
+        for name, parameter in self.trainable():
             if self.plan.precision == "bf16":  # the masters began as the rounded weights
                 self._put(parameter, saved.weight(name), None)
             for key in ADAM_KEYS:
@@ -251,7 +254,7 @@ class Backend:
             return
         # DeepSpeed's setter of whole ZeRO-3 tensors fails where the ranks do not divide their size evenly.
         size = utils.safe_get_local_fp32_param(parameter).numel()
-        part = _part_of(value, size).to(self.device)
+        part = part_of(value, size).to(self.device)
         if key is None:
             utils.safe_set_local_fp32_param(parameter, part)
         else:
@@ -277,7 +280,7 @@ def _is_tied(model: Any) -> bool:
     return weights["head"] is weights["embeddings"]
 
 
-def _part_of(value: torch.Tensor, size: int) -> torch.Tensor:
+def part_of(value: torch.Tensor, size: int) -> torch.Tensor:
     """This rank's `size` elements of a whole tensor, as ZeRO-3 shares it out: flat, zeros behind the end."""
     part = value.flatten()[size * dist.get_rank() :][:size]
     return torch.nn.functional.pad(part, (0, size - part.numel()))

@@ -61,7 +61,7 @@ def find_tokens(backend: Backend, objective: Objective, meter: Meter, limits: Mi
     """
     sources, targets = objective.source_lengths, objective.target_lengths
     longest = int(np.argmax(sources.astype(np.int64) + targets))
-    one = int(sources[longest]) + int(targets[longest])
+    one = limits.computed([int(sources[longest])], [int(targets[longest])])
     copies = max(2, -(-SMALL_TRIAL // one))
     if limits.rows is not None:
         copies = max(2, min(copies, limits.rows))

@@ -14,19 +14,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from workflow.errors import CheckpointError
 from workflow.files import flush, link_or_copy, remove_leftovers, whole_folder, write_json
-from workflow.models.adapters import ADAPTER_FILE, ADAPTER_FOLDER, adapter_key
 from workflow.models.save import SHARD_BYTES, Weights, in_shards
 from workflow.paths import RunPaths
 from workflow.training.backend import Backend
@@ -35,12 +34,25 @@ from workflow.training.room import check_before_save, checkpoint_size
 
 STATE_FOLDER = "training_state"
 STATE_FILE = "state.json"
-INDEX_FILE = "optimizer.index.json"
+OPTIMIZER, STRATEGIES = "optimizer", "strategies"
+INDEX_ENDING = ".index.json"
+INDEX_FILE = f"{OPTIMIZER}{INDEX_ENDING}"
+STRATEGIES_FILE = f"{STRATEGIES}.json"
 STATE_VERSION = 2
 """Of state.json. From 2 on a checkpoint has a manifest, so that one without it is damaged."""
 KEEP_STATES = 2
 
 ModelWriter = Callable[[Path, Weights], None]
+Tensors = Iterator[tuple[str, torch.Tensor]]
+"""Whole tensors by name, gathered as they are taken: every rank must exhaust it."""
+
+
+@dataclass(frozen=True)
+class MoreState:
+    """What a run's strategies keep: whole tensors as "STRATEGY/NAME", and numbers by strategy."""
+
+    tensors: Tensors
+    numbers: Mapping[str, Mapping[str, int]]
 
 
 @dataclass
@@ -70,20 +82,28 @@ class TrainState:
     """Of the data that the run has been trained on last."""
 
 
-def save_checkpoint(folder: Path, *, backend: Backend, state: TrainState, write_model: ModelWriter) -> None:
+def save_checkpoint(
+    folder: Path, *, backend: Backend, state: TrainState, write_model: ModelWriter, more: MoreState | None = None
+) -> None:
     """Writes a whole checkpoint; every rank calls it, the first one writes. Raises CheckpointError on every rank."""
-    _save(folder, backend, write_model, state.step, state)
+    _save(folder, backend, write_model, state.step, _Drains(backend.weights(), backend.optimizer_state(), more), state)
 
 
-def save_model(folder: Path, *, backend: Backend, step: int, write_model: ModelWriter) -> None:
-    """Writes the model alone, in place of what stands at `folder`; every rank calls it. Raises CheckpointError."""
-    _save(folder, backend, write_model, step, None)
+def save_model(
+    folder: Path, *, backend: Backend, step: int, write_model: ModelWriter, weights: Tensors | None = None
+) -> None:
+    """Writes the model alone, in place of what stands at `folder`; every rank calls it. Raises CheckpointError.
+
+    `weights` are written in the place of the backend's, gathered like them.
+    """
+    _save(folder, backend, write_model, step, _Drains(weights if weights is not None else backend.weights()), None)
 
 
-def _save(folder: Path, backend: Backend, write_model: ModelWriter, step: int, state: TrainState | None) -> None:
+def _save(
+    folder: Path, backend: Backend, write_model: ModelWriter, step: int, drains: _Drains, state: TrainState | None
+) -> None:
     problem: str | None = None
     if dist.get_rank() == 0:
-        drains = _Drains(backend, with_optimizer=state is not None)
         try:
             optimizer = type(backend.optimizer).__name__.lower()
             size = checkpoint_size(backend.module, optimizer)
@@ -101,7 +121,7 @@ def _save(folder: Path, backend: Backend, write_model: ModelWriter, step: int, s
         finally:
             drains.finish()  # the other ranks are in the same collective calls
     else:
-        _Drains(backend, with_optimizer=state is not None).finish()
+        drains.finish()
     said = [problem]
     dist.broadcast_object_list(said, src=0)
     if said[0]:
@@ -111,38 +131,45 @@ def _save(folder: Path, backend: Backend, write_model: ModelWriter, step: int, s
 
 
 class _Drains:
-    """The gathered weights, then the optimizer's tensors, each taken once; `finish` takes what is left."""
+    """The gathered weights, then the optimizer's tensors, then the strategies', each taken once; `finish` takes what is left."""
 
-    def __init__(self, backend: Backend, *, with_optimizer: bool) -> None:
-        self._weights = backend.weights()
-        self._state = backend.optimizer_state() if with_optimizer else iter(())
+    def __init__(self, weights: Tensors, state: Tensors | None = None, more: MoreState | None = None) -> None:
+        self._weights, self._state, self._more = weights, state or iter(()), more
 
     def items(self) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, fp32 weight on the CPU), gathered one by one as they are taken (not copied where they are there already)."""
         for name, weight in self._weights:
             yield name, weight.detach().cpu().contiguous()
 
-    def shards(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Dicts of optimizer tensors of about SHARD_BYTES."""
-        return in_shards(((key, tensor.detach().cpu().contiguous()) for key, tensor in self._state), SHARD_BYTES)
+    def write_state(self, folder: Path) -> None:
+        """The optimizer's tensors, and what the strategies keep."""
+        _write_shards(folder, OPTIMIZER, self._state)
+        if self._more is not None:
+            _write_shards(folder, STRATEGIES, self._more.tensors)
+            write_json(folder / STRATEGIES_FILE, self._more.numbers)
 
     def finish(self) -> None:
         """Makes the remaining collective calls."""
-        for _ in self._weights:
-            pass
-        for _ in self._state:
-            pass
+        for tensors in (self._weights, self._state, self._more.tensors if self._more is not None else ()):
+            for _ in tensors:
+                pass
 
 
 def _write_state(folder: Path, drains: _Drains, state: TrainState) -> None:
     folder.mkdir()
+    drains.write_state(folder)
+    write_json(folder / STATE_FILE, {"schema_version": STATE_VERSION, **asdict(state)})
+
+
+def _write_shards(folder: Path, stem: str, tensors: Tensors) -> None:
+    """`STEM-00001.safetensors`, ... of about SHARD_BYTES, and an index: tensor -> file."""
     index: dict[str, str] = {}
-    for number, shard in enumerate(drains.shards(), start=1):
-        name = f"optimizer-{number:05d}.safetensors"
+    on_cpu = ((key, tensor.detach().cpu().contiguous()) for key, tensor in tensors)
+    for number, shard in enumerate(in_shards(on_cpu, SHARD_BYTES), start=1):
+        name = f"{stem}-{number:05d}.safetensors"
         save_file(shard, folder / name)
         index |= dict.fromkeys(shard, name)
-    write_json(folder / INDEX_FILE, index)
-    write_json(folder / STATE_FILE, {"schema_version": STATE_VERSION, **asdict(state)})
+    write_json(folder / f"{stem}{INDEX_ENDING}", index)
 
 
 def _free(folder: Path) -> Path:
@@ -221,54 +248,3 @@ def read_state(checkpoint: Path) -> TrainState:
         ) from None
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{checkpoint}: cannot continue from here: {file.name}: {error}") from None
-
-
-class CheckpointReader:
-    """Tensors of a checkpoint by the model's parameter names, read one at a time. Implements `backend.SavedState`."""
-
-    def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint = checkpoint
-        try:
-            self._index: dict[str, str] = json.loads(
-                (checkpoint / STATE_FOLDER / INDEX_FILE).read_text(encoding="utf-8")
-            )
-            self._weight_files = weight_files(checkpoint)
-        except (OSError, ValueError, SafetensorError) as error:
-            raise CheckpointError(f"{checkpoint}: cannot continue from here: {error}") from None
-
-    def keys_of(self, name: str) -> list[str]:
-        """The optimizer's keys for a weight."""
-        prefix = f"{name}/"
-        return [key.removeprefix(prefix) for key in self._index if key.startswith(prefix)]
-
-    def state(self, name: str, key: str) -> torch.Tensor:
-        """One optimizer tensor of a weight."""
-        full = f"{name}/{key}"
-        if full not in self._index:
-            raise CheckpointError(
-                f"{self.checkpoint}: the optimizer state lacks {full}; was it written by another optimizer?"
-            )
-        return self._read(self.checkpoint / STATE_FOLDER / self._index[full], full)
-
-    def weight(self, name: str) -> torch.Tensor:
-        """One fp32 weight: of the model, or of an adapter, which the model beside it holds merged."""
-        if name in self._weight_files:
-            return self._read(self.checkpoint / self._weight_files[name], name)
-        return self._read(self.checkpoint / ADAPTER_FOLDER / ADAPTER_FILE, adapter_key(name))
-
-    def _read(self, file: Path, key: str) -> torch.Tensor:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                tensor: torch.Tensor = tensors.get_tensor(key)
-                return tensor
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{file}: cannot continue from here: {error}") from None
-
-
-def weight_files(checkpoint: Path) -> dict[str, str]:
-    """The file of each weight. Raises OSError, ValueError or SafetensorError."""
-    index = checkpoint / "model.safetensors.index.json"
-    if index.is_file():
-        return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    with safe_open(checkpoint / "model.safetensors", framework="pt") as tensors:
-        return dict.fromkeys(tensors.keys(), "model.safetensors")

@@ -19,6 +19,8 @@ from workflow.data.encoders import INPUT
 from workflow.data.features import Features, IntArray
 from workflow.data.packing import IGNORED_LABEL, Batch, Ragged, ScoreBatch, collate, collate_scores, ragged
 from workflow.models.classifier import LoadedClassifier
+from workflow.strategies.base import LogitLoss
+from workflow.strategies.composed import LossForm
 from workflow.training.flops import Dimensions
 
 Rows = npt.NDArray[np.int64]
@@ -39,6 +41,10 @@ class Objective(Protocol):
     def dimensions(self) -> Dimensions | None:
         """What the FLOPs follow from, or None where that is not known."""
 
+    @property
+    def passes(self) -> int:
+        """How often each row goes through the model in an update."""
+
     def divisor(self, rows: Rows) -> float:
         """What the summed loss of these rows is divided by."""
 
@@ -47,7 +53,8 @@ class Objective(Protocol):
 
 
 class CompletionLoss:
-    """Cross-entropy of completions, in nats per label token."""
+    """Cross-entropy of completions, in nats per label token; for training maybe another loss, which a ragged model's head
+    then computes itself (`HeadLoss.train_by`)."""
 
     def __init__(
         self,
@@ -58,7 +65,10 @@ class CompletionLoss:
         device: torch.device,
         dimensions: Dimensions | None = None,
         is_ragged: bool = False,
+        form: LossForm | None = None,
     ) -> None:
+        self.form = form
+        self.passes = form.passes if form is not None else 1
         self.config = config
         self.is_ragged = is_ragged
         self.features = features
@@ -75,10 +85,20 @@ class CompletionLoss:
     def loss_sum(self, model: Any, rows: Sequence[int]) -> torch.Tensor:
         """The sum over label tokens."""
         if not self.is_ragged:
-            return self.padded_losses(model, rows).sum()
-        source, target = self._ragged(rows)
+            return self._padded_sum(model, rows)
+        source, target = (part.repeated(self.passes) for part in self._ragged(rows))
         loss: torch.Tensor = model(source, target)
         return loss if rows else loss * 0.0
+
+    def _padded_sum(self, model: Any, rows: Sequence[int]) -> torch.Tensor:
+        if self.form is None:
+            return self.padded_losses(model, rows).sum()
+        batch = collate(self.features, rows, pad_id=self.pad_id).to(self.device)
+        logits = token_logits(model, batch.repeated(self.passes), self.config)
+        labels = batch.labels.flatten()
+        real = labels != IGNORED_LABEL
+        losses = self.form.loss(logits.reshape(self.passes, -1, logits.shape[-1])[:, real], labels[real])
+        return losses.sum() if rows else logits.sum() * 0.0
 
     @torch.no_grad()
     def row_losses(self, model: Any, rows: Sequence[int]) -> torch.Tensor:
@@ -113,7 +133,10 @@ class ScoreLoss:
         device: torch.device,
         dimensions: Dimensions | None = None,
         is_ragged: bool = False,
+        form: LossForm | None = None,
     ) -> None:
+        self.form = form
+        self.passes = form.passes if form is not None else 1
         self.loaded = loaded
         self.is_ragged = is_ragged
         self.features = features
@@ -133,12 +156,16 @@ class ScoreLoss:
         if not rows:
             return logits.sum() * 0.0
         targets = torch.from_numpy(self.features.targets[list(rows)]).to(self.device)
+        if self.form is not None:
+            return self.form.loss(logits.view(self.passes, -1, logits.shape[1]), targets).sum()
         return score_losses(self.loaded.problem, logits, targets).sum()
 
     def _logits(self, model: Any, rows: Sequence[int]) -> torch.Tensor:
         if self.is_ragged:
-            return model(ragged(self.features, INPUT, rows, pad_id=self.pad_id).to(self.device))  # type: ignore[no-any-return]
-        return batch_logits(model, self.loaded, collate_scores(self.features, rows, pad_id=self.pad_id).to(self.device))
+            pack = ragged(self.features, INPUT, rows, pad_id=self.pad_id).to(self.device)
+            return model(pack.repeated(self.passes))  # type: ignore[no-any-return]
+        batch = collate_scores(self.features, rows, pad_id=self.pad_id).to(self.device)
+        return batch_logits(model, self.loaded, batch.repeated(self.passes))
 
 
 def batch_logits(model: Any, loaded: LoadedClassifier, batch: ScoreBatch) -> torch.Tensor:
@@ -173,7 +200,14 @@ def token_losses(model: Any, batch: Batch, config: Any) -> torch.Tensor:
 
     `model` is what to call, maybe wrapped by the backend (whose own `config` is another); `config` is the model's.
     """
-    logits = model(
+    logits = token_logits(model, batch, config)
+    losses = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED_LABEL, reduction="none")
+    return losses.view_as(batch.labels)
+
+
+def token_logits(model: Any, batch: Batch, config: Any) -> torch.Tensor:
+    """fp32 [rows, length, vocabulary]; arguments as for `token_losses`."""
+    logits: torch.Tensor = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         decoder_input_ids=shift_right(
@@ -181,7 +215,14 @@ def token_losses(model: Any, batch: Batch, config: Any) -> torch.Tensor:
         ),
         use_cache=False,
     ).logits
-    losses = F.cross_entropy(
-        logits.float().flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
-    )
-    return losses.view_as(batch.labels)
+    return logits.float()
+
+
+def token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy as strategies wrap it: logits [1, n, vocabulary], labels [n] -> [n]."""
+    return F.cross_entropy(logits[0], labels, reduction="none")
+
+
+def score_loss(problem: str) -> LogitLoss:
+    """`score_losses` as strategies wrap it: logits [1, n, width], targets [n, width] -> [n]."""
+    return lambda logits, targets: score_losses(problem, logits[0], targets)

@@ -32,13 +32,14 @@ class CheckpointSize:
         return self.model + self.state
 
 
-def checkpoint_size(model: Any, optimizer: str) -> CheckpointSize:
-    """An estimate, from the whole shapes of the parameters (also of those that ZeRO-3 has sharded)."""
+def checkpoint_size(model: Any, optimizer: str, *, num_averages: int = 0) -> CheckpointSize:
+    """An estimate, from the whole shapes of the parameters (also of those that ZeRO-3 has sharded); averages stand beside the optimizer."""
     parameters = list(model.parameters())
     learning = [parameter for parameter in parameters if parameter.requires_grad]
     count = _factored if optimizer == "adafactor" else _moments
     return CheckpointSize(
-        FP32_BYTES * sum(map(_numel, parameters)) + MARGIN_BYTES, FP32_BYTES * sum(map(count, learning))
+        FP32_BYTES * sum(map(_numel, parameters)) + MARGIN_BYTES,
+        FP32_BYTES * sum(count(parameter) + num_averages * _numel(parameter) for parameter in learning),
     )
 
 

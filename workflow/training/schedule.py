@@ -8,6 +8,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+CYCLE_WARMUP = 0.3
+"""The share of a one-cycle run in which the rate rises, where nothing is said of warmup."""
+CYCLE_START, CYCLE_END = 1 / 25, 1 / 250_000
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -41,14 +45,23 @@ def plan_steps(
 
 
 def lr_multiplier(step: int, *, kind: str, warmup_steps: int, max_steps: int) -> float:
-    """The share of each group's own `initial_lr` at update `step` (1-based): linear warmup, then `kind`."""
+    """The share of each group's own `initial_lr` at update `step` (1-based): linear warmup, then `kind`.
+
+    Linear and cosine (Loshchilov and Hutter 2017, without restarts) fall to 0, `inverse_sqrt` as in Vaswani et al. 2017, from the
+    warmup's end on. `one_cycle` (Smith 2018, with Adam's moments left alone) begins at a 25th and ends at a 250,000th, on a cosine.
+    """
     if step <= warmup_steps:
-        return step / warmup_steps
+        share = step / warmup_steps
+        return CYCLE_START + (1.0 - CYCLE_START) * share if kind == "one_cycle" else share
+    if kind == "inverse_sqrt":
+        return math.sqrt(max(1, warmup_steps) / step)
     progress = (step - warmup_steps - 1) / max(1, max_steps - warmup_steps)
     if kind == "linear":
         return 1.0 - progress
     if kind == "cosine":
         return 0.5 * (1.0 + math.cos(math.pi * progress))
+    if kind == "one_cycle":
+        return CYCLE_END + (1.0 - CYCLE_END) * 0.5 * (1.0 + math.cos(math.pi * progress))
     assert kind == "constant", kind
     return 1.0
 

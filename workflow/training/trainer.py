@@ -21,9 +21,12 @@ from workflow.data.division import MicroBatchLimits, divide
 from workflow.data.plan import DataPlan
 from workflow.errors import BackendError
 from workflow.runtime import Ranks, derived_seed
+from workflow.strategies.composed import Composed
 from workflow.training.backend import Backend
 from workflow.training.checkpoint import TrainState
+from workflow.training.masters import Masters
 from workflow.training.objectives import Objective
+from workflow.training.optim import Multiplier
 from workflow.training.schedule import lr_multiplier
 from workflow.watch.heartbeat import reached
 from workflow.watch.signals import STOPPING, asked
@@ -96,8 +99,19 @@ class Trainer:
     """Runs updates on the rows that the data plan names."""
 
     def __init__(
-        self, backend: Backend, objective: Objective, plan: DataPlan, settings: LoopSettings, *, ranks: Ranks
+        self,
+        backend: Backend,
+        objective: Objective,
+        plan: DataPlan,
+        settings: LoopSettings,
+        *,
+        ranks: Ranks,
+        strategies: Composed | None = None,
     ) -> None:
+        self.strategies = strategies or Composed()
+        self.masters = Masters(backend)
+        self.strategies.begin(self.masters)
+        self.highest = max(group["initial_lr"] for group in backend.optimizer.param_groups)
         self.backend = backend
         self.objective = objective
         self.plan = plan
@@ -154,8 +168,10 @@ class Trainer:
             fault = Fault(NONFINITE_LOSS, self._rows_at_fault(micro_batches, losses))
             self.backend.discard()
         else:
-            grad_norm, lr = self.backend.step(self._lr_multiplier(step), head_only=step <= self.settings.head_steps)
-            if not math.isfinite(grad_norm):
+            grad_norm, lr = self.backend.step(self._multiplier(step))
+            if math.isfinite(grad_norm):
+                self.strategies.after_step(step, self.masters)
+            else:
                 fault = Fault(
                     f"the gradient is not finite (norm {grad_norm}); rows of this update", tuple(rows.tolist())
                 )
@@ -173,11 +189,14 @@ class Trainer:
             stop=stop,
         )
 
-    def _lr_multiplier(self, step: int) -> float:
+    def _multiplier(self, step: int) -> Multiplier:
         settings = self.settings
-        return lr_multiplier(
+        scheduled = lr_multiplier(
             step, kind=settings.lr_scheduler, warmup_steps=settings.warmup_steps, max_steps=settings.max_steps
         )
+        rate = self.strategies.rates(scheduled, step=step, highest=self.highest)
+        head_only = step <= settings.head_steps
+        return lambda group: 0.0 if head_only and not group["is_head"] else rate(group["part"])
 
     @staticmethod
     def _over_ranks(losses: torch.Tensor) -> tuple[float, int]:
@@ -205,7 +224,8 @@ class Trainer:
         dimensions = self.objective.dimensions
         if dimensions is None:
             return None
-        return dimensions.training_flops(sources.astype(np.float64), targets.astype(np.float64))
+        once = dimensions.training_flops(sources.astype(np.float64), targets.astype(np.float64))
+        return once * self.objective.passes
 
     def _too_large(self, step: int, rows: Sequence[int]) -> MicroBatchMemoryError:
         lengths = [of[list(rows)].tolist() for of in (self.objective.source_lengths, self.objective.target_lengths)]
