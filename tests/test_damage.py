@@ -18,9 +18,9 @@ pytestmark = pytest.mark.slow
 FAILING = """
 import errno, os, sys
 if any("seq2seq" in part for part in sys.orig_argv) and "FAIL_AT" in os.environ:
-    import workflow.training.checkpoint as checkpoint
+    import workflow.training.saving as saving
 
-    inner = checkpoint.save_file
+    inner = saving.save_file
 
     def save_file(tensors, path, **more):
         inner(tensors, path, **more)
@@ -29,23 +29,23 @@ if any("seq2seq" in part for part in sys.orig_argv) and "FAIL_AT" in os.environ:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     inner_steps = []
-    checkpoint.save_file = save_file
+    saving.save_file = save_file
 """
 """The n-th file of optimizer state that a process writes finds the disk full; the model's files are there by then."""
 
 SLOW = """
 import os, sys, time
 if any("seq2seq" in part for part in sys.orig_argv) and "SLOW" in os.environ:
-    import workflow.training.checkpoint as checkpoint
+    import workflow.training.saving as saving
 
-    inner = checkpoint.save_file
+    inner = saving.save_file
 
     def save_file(tensors, path, **more):
         inner(tensors, path, **more)
         os.truncate(path, path.stat().st_size // 2)  # half of it is written
         time.sleep(600)
 
-    checkpoint.save_file = save_file
+    saving.save_file = save_file
 """
 
 
@@ -148,12 +148,13 @@ def test_nothing_good_left_is_an_error(unfinished, flan_like):
     assert "checkpoint-5: damaged: training_state/optimizer-00001" in named.stderr
 
 
-def test_kill_9_in_a_save(unfinished, alone, flan_like, patched, monkeypatch):
+@pytest.mark.parametrize("more", [(), ("--save_in_background",)])
+def test_kill_9_in_a_save(unfinished, alone, flan_like, patched, monkeypatch, more):
     run = unfinished / "models/run"
     shutil.rmtree(run / "checkpoint-5")
     for name, value in patched(SLOW, SLOW="1").items():
         monkeypatch.setenv(name, value)
-    process = start(unfinished, flan_like)
+    process = start(unfinished, flan_like, *more)
     wait_for(lambda: list(run.glob(".tmp-*/training_state/optimizer-*")))
     time.sleep(0.2)
     process.kill()
@@ -166,10 +167,19 @@ def test_kill_9_in_a_save(unfinished, alone, flan_like, patched, monkeypatch):
     check_same(unfinished, alone)
 
 
-@pytest.mark.parametrize(("nproc", "stage"), [(1, "zero0"), (2, "zero2"), (2, "zero3")])
-def test_a_full_disk_costs_one_save(mount, alone, flan_like, patched, nproc, stage):
+@pytest.mark.parametrize(
+    ("nproc", "stage", "more"),
+    [
+        (1, "zero0", ()),
+        (2, "zero2", ()),
+        (2, "zero3", ()),
+        (1, "zero0", ("--save_in_background",)),
+        (2, "zero3", ("--save_in_background",)),
+    ],
+)
+def test_a_full_disk_costs_one_save(mount, alone, flan_like, patched, nproc, stage, more):
     """The save of step 2 fails, on all ranks alike; training goes on, and the save of step 4 is there."""
-    done = train(mount, flan_like, "--nproc", nproc, "--deepspeed", stage, env=patched(FAILING, FAIL_AT="1"))
+    done = train(mount, flan_like, "--nproc", nproc, "--deepspeed", stage, *more, env=patched(FAILING, FAIL_AT="1"))
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "checkpoint-2: could not be saved: [Errno 28] No space left on device" in said

@@ -38,6 +38,7 @@ FREE_TO_CHANGE = frozenset(
         "micro_batch_tokens",
         "logging_steps",
         "save_total_limit",
+        "save_in_background",
         "eval_batch_size",
         "gradient_checkpointing",
         "pred_save_path",

@@ -235,8 +235,9 @@ def train(job: dict) -> dict:
     from workflow.models.load import guarded_weights
     from workflow.models.save import SHARD_BYTES, write_model
     from workflow.recipe.averages import kept, restore
-    from workflow.training.checkpoint import TrainState, read_state, save_checkpoint
+    from workflow.training.checkpoint import TrainState, read_state
     from workflow.training.checkpoint_reader import CheckpointReader
+    from workflow.training.saving import Saver
 
     loaded, backend, trainer, _ = setup(job)
     state = TrainState()
@@ -253,9 +254,8 @@ def train(job: dict) -> dict:
     def stop(state, update):
         seen.append((update.loss, update.grad_norm))
         if job.get("save") and update.step == job["save_at"]:
-            save_checkpoint(
+            Saver(backend).checkpoint(
                 Path(job["save"]),
-                backend=backend,
                 state=state,
                 more=kept(trainer.strategies, trainer.masters),
                 write_model=lambda folder, weights: write_model(

@@ -221,6 +221,10 @@ class TrainingSection(Section):
         "checkpoints to keep (never dropped: the best, the newest); by default all; what a run continues from stays in the newest two",
         ge=1,
     )
+    save_in_background: bool = setting(
+        False,
+        "write checkpoints while training goes on, from a copy of weights and optimizer in the first rank's memory (12 bytes a weight and more)",
+    )
     logging_steps: int = setting(10, "updates between two lines of the log", ge=1)
     skip_nonfinite: int = setting(
         0, "updates with a loss or gradient that is not finite to leave out in a whole run; one more ends it", ge=0

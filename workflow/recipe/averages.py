@@ -18,10 +18,11 @@ from workflow.models.save import Weights
 from workflow.paths import RunPaths
 from workflow.recipe.task import Evaluates, Task
 from workflow.strategies.composed import Composed
-from workflow.training.checkpoint import MoreState, TrainState, save_model
+from workflow.training.checkpoint import TrainState
 from workflow.training.checkpoint_reader import CheckpointReader
 from workflow.training.masters import Masters
 from workflow.training.merging import adapters_merged
+from workflow.training.saving import MoreState, Saver
 
 MEASURED = "averages"
 """What a run's state calls its averages' newest metrics."""
@@ -60,10 +61,11 @@ def kept(strategies: Composed, masters: Masters) -> MoreState | None:
 class Averages:
     """The averages of one run, as far as there are any at each call. All calls but `record` are collective."""
 
-    def __init__(self, task: Task[Any], paths: RunPaths, masters: Masters) -> None:
+    def __init__(self, task: Task[Any], paths: RunPaths, masters: Masters, saver: Saver) -> None:
         self.task = task
         self.paths = paths
         self.masters = masters
+        self.saver = saver
 
     def evaluate(self, evaluator: Evaluates) -> dict[str, Evaluation]:
         """By strategy; what trains is, bit for bit, as before."""
@@ -90,9 +92,8 @@ class Averages:
         """`checkpoint-NAME`, in place of the one before. Raises CheckpointError."""
         for strategy in self.task.strategies.averages():
             name = strategy.name
-            save_model(
+            self.saver.model(
                 self.paths.average(name),
-                backend=self.masters.backend,
                 step=step,
                 write_model=partial(self._write_model, step=step, of=name),
                 weights=self.masters.weights(strategy.average()),

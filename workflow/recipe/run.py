@@ -8,43 +8,28 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NoReturn
 
-from rich.markup import escape
-
 from workflow.config.cascade import flatten
-from workflow.errors import BackendError, CheckpointError, GivenUp, Stopped
+from workflow.errors import BackendError, GivenUp, Stopped
 from workflow.evaluation.evaluator import Evaluation
 from workflow.evaluation.metrics import Metric, is_better
 from workflow.evaluation.report import Measured, Report, Speed, measured, records, result_table, write_report
 from workflow.paths import RunPaths
 from workflow.recipe.averages import MEASURED, Averages
+from workflow.recipe.saves import Saves, best_so_far
 from workflow.recipe.task import Task
 from workflow.runtime import environment_report, max_over_ranks, on_first
 from workflow.training.backend import Backend
-from workflow.training.checkpoint import (
-    ModelWriter,
-    TrainState,
-    drop,
-    link_model,
-    prune,
-    save_checkpoint,
-    save_model,
-)
+from workflow.training.checkpoint import TrainState
 from workflow.training.flops import peak_flops
 from workflow.training.log import TrainingLog
 from workflow.training.masters import Masters
 from workflow.training.merging import adapters_merged
+from workflow.training.saving import Saver
 from workflow.training.schedule import Steps, happens
 from workflow.training.trainer import Trainer, Update
 from workflow.watch.signals import asked
-
-SAVE_FAILED = "training goes on, and the next save is tried as usual: make room there meanwhile"
-LAST_SAVE_FAILED = "free some space there (older checkpoint-N and damaged-* folders), then the same command goes on from the last good one"
-
-Best = tuple[int | None, float | None, Any]
-"""Step, value and figures of the best evaluation."""
 
 
 class Run:
@@ -58,7 +43,9 @@ class Run:
         self.backend = backend
         self.steps = steps
         self.masters = masters
-        self.averages = Averages(task, paths, masters)
+        saver = Saver(backend, in_background=task.settings.training.save_in_background)
+        self.averages = Averages(task, paths, masters, saver)
+        self.saves = Saves(task, paths, steps, saver, self.averages)
         self.evaluator = task.evaluator(backend.together())
         self.log: TrainingLog | None = None  # the first rank's
 
@@ -75,6 +62,7 @@ class Run:
             ]
             trainer.run(state, hooks)
         finally:
+            self.saves.close()
             if self.log:
                 self.log.close()
         on_first(lambda: self._report(state), self.place.ranks)
@@ -85,8 +73,8 @@ class Run:
             if state.step == 0 and not self.settings.evaluation.no_eval_at_start:
                 self._evaluate(state)
             if state.owes_evaluation:
-                best, improved = _best(state), self._evaluate(state)
-                self._save_or_tell(state, best, is_due=True, is_best=improved, is_last=state.ended)
+                best, improved = best_so_far(state), self._evaluate(state)
+                self.saves.save(state, best, is_due=True, is_best=improved, is_last=state.ended)
         except GivenUp:
             raise Stopped(self._asked(), step=state.step) from None
 
@@ -95,7 +83,7 @@ class Run:
 
         Raises Stopped, on all ranks, with a checkpoint written, where any was asked to stop.
         """
-        last, best = self.steps.max_steps, _best(state)
+        last, best = self.steps.max_steps, best_so_far(state)
         is_unwanted = update.step == last and self.settings.evaluation.no_eval_at_end
         evaluates = happens(update.step, self.steps.eval_steps, last) and not is_unwanted
         if update.stop:
@@ -108,21 +96,10 @@ class Run:
             improved, state.best_step = True, last
         is_last = update.step == last or state.ended
         is_due = happens(update.step, self.steps.save_steps, last) or state.ended
-        self._save_or_tell(state, best, is_due=is_due, is_best=improved, is_last=is_last)
+        self.saves.save(state, best, is_due=is_due, is_best=improved, is_last=is_last)
         if is_due and not is_last and (number := self._asked()):
+            self.saves.finish(state)
             raise Stopped(number, step=state.step)  # another update would only be saved once more
-
-    def _save_or_tell(self, state: TrainState, best: Best, *, is_due: bool, is_best: bool, is_last: bool) -> None:
-        """A save that fails costs that save alone, and the best model of this step; the last one's failure ends the run."""
-        try:
-            self._save(state, is_due=is_due, is_best=is_best)
-        except CheckpointError as error:
-            if is_last:
-                told = CheckpointError(f"{error}; {LAST_SAVE_FAILED}")
-                told.known_to_all = error.known_to_all
-                raise told from error
-            _put_back(state, best)
-            self.place.console.print(f"[bold red]notice[/]  {escape(f'{error}; {SAVE_FAILED}')}", soft_wrap=True)
 
     def _asked(self) -> int:
         """The signal by which any rank was asked to stop, or 0; a collective call."""
@@ -130,40 +107,14 @@ class Run:
 
     def _stop(self, state: TrainState, number: int, *, owes_evaluation: bool) -> NoReturn:
         state.owes_evaluation = owes_evaluation and len(self.task.data.eval) > 0
-        self._save(state, is_due=True, is_best=False)
+        self.saves.of_stop(state)
         raise Stopped(number, step=state.step)
-
-    def _save(self, state: TrainState, *, is_due: bool, is_best: bool) -> None:
-        write_model = self._writer(state.step)
-        if is_due:
-            self.averages.save(state.step)  # before the checkpoint, after which a killed run would not do it again
-            folder, more = self.paths.checkpoint(state.step), self.averages.state()
-            save_checkpoint(folder, backend=self.backend, state=state, write_model=write_model, more=more)
-            on_first(lambda: self._keep(folder, is_best=is_best), self.place.ranks)
-        elif is_best:
-            save_model(self.paths.best, backend=self.backend, step=state.step, write_model=write_model)
-
-    def _keep(self, folder: Path, *, is_best: bool) -> None:
-        """Links the best, and removes what need not stay: checkpoints of earlier stops that no setting asked for, too."""
-        try:
-            if is_best:
-                link_model(folder, self.paths.best)
-            for step, checkpoint in self.paths.checkpoints():
-                if checkpoint != folder and not happens(step, self.steps.save_steps, self.steps.max_steps):
-                    drop(checkpoint)
-            prune(self.paths, limit=self.settings.training.save_total_limit)
-        except OSError as error:
-            raise CheckpointError(
-                f"{folder} is saved, but the folders beside it could not be renewed: {error}"
-            ) from None
-
-    def _writer(self, step: int) -> ModelWriter:
-        return lambda folder, weights: self.task.write_model(folder, weights, step)
 
     def _evaluate(self, state: TrainState) -> bool:
         """Evaluates, writes predictions, and says on every rank whether this is the best step so far (step 0 never is)."""
         if not len(self.task.data.eval):
             return False
+        self.saves.finish(state)
         with adapters_merged(self.backend, self.task.loaded.adapters):
             found = self.evaluator.evaluate()
         averages = self.averages.evaluate(self.evaluator)
@@ -271,19 +222,6 @@ def _improves(metric: str, found: Mapping[str, Metric], state: TrainState) -> bo
     if best is not None and value == state.best_value:
         return is_better("eval_loss", found["eval_loss"].value, best.metrics["eval_loss"].value)
     return best is None or is_better(metric, value, state.best_value)
-
-
-def _best(state: TrainState) -> Best:
-    return state.best_step, state.best_value, state.measured.get("best")
-
-
-def _put_back(state: TrainState, best: Best) -> None:
-    """The best so far is again the one whose model was saved."""
-    state.best_step, state.best_value, record = best
-    if record is None:
-        state.measured.pop("best", None)
-    else:
-        state.measured["best"] = record
 
 
 def _measured(state: TrainState, name: str) -> Measured | None:

@@ -5,32 +5,22 @@
     checkpoint-N/training_state/    state.json, optimizer-*.safetensors and their index
     checkpoint-N/manifest.json      size and hash of each file, written last
 
-Knows nothing of evaluation, nor of which checkpoint a run goes on from. A folder has its final name only when it is
-complete and on disk. Tensors are whole and named, without pickles, so that any number of ranks and any ZeRO stage can
-continue.
+Knows nothing of evaluation, of how tensors are gathered and written (`saving`), nor of which checkpoint a run goes on from.
+A folder has its final name only when it is complete and on disk. Tensors are whole and named, without pickles, so that any
+number of ranks and any ZeRO stage can continue.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-
 from workflow.errors import CheckpointError
-from workflow.files import flush, link_or_copy, remove_leftovers, whole_folder, write_json
-from workflow.models.save import SHARD_BYTES, Weights, in_shards
+from workflow.files import flush, link_or_copy, remove_leftovers, whole_folder
 from workflow.paths import RunPaths
-from workflow.training.backend import Backend
-from workflow.training.manifest import write_manifest
-from workflow.training.room import check_before_save, checkpoint_size
 
 STATE_FOLDER = "training_state"
 STATE_FILE = "state.json"
@@ -41,18 +31,6 @@ STRATEGIES_FILE = f"{STRATEGIES}.json"
 STATE_VERSION = 2
 """Of state.json. From 2 on a checkpoint has a manifest, so that one without it is damaged."""
 KEEP_STATES = 2
-
-ModelWriter = Callable[[Path, Weights], None]
-Tensors = Iterator[tuple[str, torch.Tensor]]
-"""Whole tensors by name, gathered as they are taken: every rank must exhaust it."""
-
-
-@dataclass(frozen=True)
-class MoreState:
-    """What a run's strategies keep: whole tensors as "STRATEGY/NAME", and numbers by strategy."""
-
-    tensors: Tensors
-    numbers: Mapping[str, Mapping[str, int]]
 
 
 @dataclass
@@ -82,97 +60,7 @@ class TrainState:
     """Of the data that the run has been trained on last."""
 
 
-def save_checkpoint(
-    folder: Path, *, backend: Backend, state: TrainState, write_model: ModelWriter, more: MoreState | None = None
-) -> None:
-    """Writes a whole checkpoint; every rank calls it, the first one writes. Raises CheckpointError on every rank."""
-    _save(folder, backend, write_model, state.step, _Drains(backend.weights(), backend.optimizer_state(), more), state)
-
-
-def save_model(
-    folder: Path, *, backend: Backend, step: int, write_model: ModelWriter, weights: Tensors | None = None
-) -> None:
-    """Writes the model alone, in place of what stands at `folder`; every rank calls it. Raises CheckpointError.
-
-    `weights` are written in the place of the backend's, gathered like them.
-    """
-    _save(folder, backend, write_model, step, _Drains(weights if weights is not None else backend.weights()), None)
-
-
-def _save(
-    folder: Path, backend: Backend, write_model: ModelWriter, step: int, drains: _Drains, state: TrainState | None
-) -> None:
-    problem: str | None = None
-    if dist.get_rank() == 0:
-        try:
-            optimizer = type(backend.optimizer).__name__.lower()
-            size = checkpoint_size(backend.module, optimizer)
-            check_before_save(folder, size.whole if state is not None else size.model)
-            with whole_folder(_free(folder)) as temporary:
-                write_model(temporary, drains)
-                if state is not None:
-                    _write_state(temporary / STATE_FOLDER, drains, state)
-                write_manifest(temporary, step=step)
-            _swap_in(folder)
-        except (OSError, SafetensorError) as error:
-            problem = f"{folder}: could not be saved: {error}"
-        except CheckpointError as error:
-            problem = str(error)
-        finally:
-            drains.finish()  # the other ranks are in the same collective calls
-    else:
-        drains.finish()
-    said = [problem]
-    dist.broadcast_object_list(said, src=0)
-    if said[0]:
-        told = CheckpointError(f"{said[0]}; earlier checkpoints of the run are untouched")
-        told.known_to_all = True
-        raise told
-
-
-class _Drains:
-    """The gathered weights, then the optimizer's tensors, then the strategies', each taken once; `finish` takes what is left."""
-
-    def __init__(self, weights: Tensors, state: Tensors | None = None, more: MoreState | None = None) -> None:
-        self._weights, self._state, self._more = weights, state or iter(()), more
-
-    def items(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """(name, fp32 weight on the CPU), gathered one by one as they are taken (not copied where they are there already)."""
-        for name, weight in self._weights:
-            yield name, weight.detach().cpu().contiguous()
-
-    def write_state(self, folder: Path) -> None:
-        """The optimizer's tensors, and what the strategies keep."""
-        _write_shards(folder, OPTIMIZER, self._state)
-        if self._more is not None:
-            _write_shards(folder, STRATEGIES, self._more.tensors)
-            write_json(folder / STRATEGIES_FILE, self._more.numbers)
-
-    def finish(self) -> None:
-        """Makes the remaining collective calls."""
-        for tensors in (self._weights, self._state, self._more.tensors if self._more is not None else ()):
-            for _ in tensors:
-                pass
-
-
-def _write_state(folder: Path, drains: _Drains, state: TrainState) -> None:
-    folder.mkdir()
-    drains.write_state(folder)
-    write_json(folder / STATE_FILE, {"schema_version": STATE_VERSION, **asdict(state)})
-
-
-def _write_shards(folder: Path, stem: str, tensors: Tensors) -> None:
-    """`STEM-00001.safetensors`, ... of about SHARD_BYTES, and an index: tensor -> file."""
-    index: dict[str, str] = {}
-    on_cpu = ((key, tensor.detach().cpu().contiguous()) for key, tensor in tensors)
-    for number, shard in enumerate(in_shards(on_cpu, SHARD_BYTES), start=1):
-        name = f"{stem}-{number:05d}.safetensors"
-        save_file(shard, folder / name)
-        index |= dict.fromkeys(shard, name)
-    write_json(folder / f"{stem}{INDEX_ENDING}", index)
-
-
-def _free(folder: Path) -> Path:
+def free_place(folder: Path) -> Path:
     """Where to write first: beside a folder that is there already, else the folder itself."""
     return _next(folder) if folder.exists() else folder
 
@@ -182,7 +70,7 @@ def _next(folder: Path) -> Path:
     return folder.with_name(f".tmp-next-{folder.name}")
 
 
-def _swap_in(folder: Path) -> None:
+def swap_in(folder: Path) -> None:
     """Puts the newly written folder in the old one's place; `recover` finishes it where a kill comes in between."""
     new, old = folder.with_name(f".tmp-next-{folder.name}"), folder.with_name(f".tmp-old-{folder.name}")
     if new.exists():
@@ -204,7 +92,7 @@ def recover(root: Path) -> None:
 
 def link_model(source: Path, target: Path) -> None:
     """Makes `target` a copy of a checkpoint's model, by hard links where possible, without its training state."""
-    with whole_folder(_free(target)) as temporary:
+    with whole_folder(free_place(target)) as temporary:
         shutil.copytree(
             source,
             temporary,
@@ -212,7 +100,7 @@ def link_model(source: Path, target: Path) -> None:
             dirs_exist_ok=True,
             ignore=shutil.ignore_patterns(STATE_FOLDER),
         )
-    _swap_in(target)
+    swap_in(target)
 
 
 def prune(paths: RunPaths, *, limit: int | None) -> None:

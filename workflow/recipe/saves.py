@@ -1,0 +1,117 @@
+"""When a run's checkpoints, best model and averages are written, which of them stay, and what a save that fails means.
+
+Knows nothing of evaluations, nor of how a checkpoint is gathered and written.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from workflow.errors import CheckpointError
+from workflow.paths import RunPaths
+from workflow.recipe.averages import Averages
+from workflow.recipe.task import Task
+from workflow.training.checkpoint import TrainState, drop, link_model, prune
+from workflow.training.saving import ModelWriter, Saver
+from workflow.training.schedule import Steps, happens
+
+SAVE_FAILED = "training goes on, and the next save is tried as usual: make room there meanwhile"
+LAST_SAVE_FAILED = "free some space there (older checkpoint-N and damaged-* folders), then the same command goes on from the last good one"
+
+Best = tuple[int | None, float | None, Any]
+"""Step, value and figures of the best evaluation."""
+
+
+class Saves:
+    """The saves of one run. All calls but `close` are collective."""
+
+    def __init__(self, task: Task[Any], paths: RunPaths, steps: Steps, saver: Saver, averages: Averages) -> None:
+        self.task = task
+        self.paths = paths
+        self.steps = steps
+        self.saver = saver
+        self.averages = averages
+        self.close = saver.close
+        self._newest: tuple[int, Best] = (0, (None, None, None))
+        """The step of the newest save, and the best before it."""
+
+    def save(self, state: TrainState, best: Best, *, is_due: bool, is_best: bool, is_last: bool) -> None:
+        """A save that fails costs that save alone, and the best model of this step; the last one's failure ends the run."""
+        if not (is_due or is_best):
+            return
+        self.finish(state)
+        self._newest = (state.step, best)
+        try:
+            self._save(state, is_due=is_due, is_best=is_best)
+            if is_last:
+                self.saver.finish()
+        except CheckpointError as error:
+            if is_last:
+                told = CheckpointError(f"{error}; {LAST_SAVE_FAILED}")
+                told.known_to_all = error.known_to_all
+                raise told from error
+            self._tell_failed(state, error)
+
+    def finish(self, state: TrainState) -> None:
+        """Waits for what is written in the background: an evaluation makes what it reads anew."""
+        try:
+            self.saver.finish()
+        except CheckpointError as error:
+            self._tell_failed(state, error)
+
+    def _tell_failed(self, state: TrainState, error: CheckpointError) -> None:
+        step, best = self._newest
+        if state.best_step == step:
+            _put_back(state, best)
+        self.task.place.console.print(f"[bold red]notice[/]  {escape(f'{error}; {SAVE_FAILED}')}", soft_wrap=True)
+
+    def of_stop(self, state: TrainState) -> None:
+        """A whole checkpoint, on the disk when this returns. Raises CheckpointError."""
+        self.finish(state)
+        self._save(state, is_due=True, is_best=False)
+        self.saver.finish()
+
+    def _save(self, state: TrainState, *, is_due: bool, is_best: bool) -> None:
+        write_model = self._writer(state.step)
+        if is_due:
+            self.averages.save(state.step)  # before the checkpoint, after which a killed run would not do it again
+            folder, more = self.paths.checkpoint(state.step), self.averages.state()
+            keep = partial(self._keep, folder, is_best=is_best)
+            self.saver.checkpoint(folder, state=state, write_model=write_model, more=more, then=keep)
+        elif is_best:
+            self.saver.model(self.paths.best, step=state.step, write_model=write_model)
+
+    def _keep(self, folder: Path, *, is_best: bool) -> None:
+        """Links the best, and removes what need not stay: checkpoints of earlier stops that no setting asked for, too."""
+        try:
+            if is_best:
+                link_model(folder, self.paths.best)
+            for step, checkpoint in self.paths.checkpoints():
+                if checkpoint != folder and not happens(step, self.steps.save_steps, self.steps.max_steps):
+                    drop(checkpoint)
+            prune(self.paths, limit=self.task.settings.training.save_total_limit)
+        except OSError as error:
+            raise CheckpointError(
+                f"{folder} is saved, but the folders beside it could not be renewed: {error}"
+            ) from None
+
+    def _writer(self, step: int) -> ModelWriter:
+        return lambda folder, weights: self.task.write_model(folder, weights, step)
+
+
+def best_so_far(state: TrainState) -> Best:
+    """As `Saves.save` takes it."""
+    return state.best_step, state.best_value, state.measured.get("best")
+
+
+def _put_back(state: TrainState, best: Best) -> None:
+    """The best so far is again the one whose model was saved."""
+    state.best_step, state.best_value, record = best
+    if record is None:
+        state.measured.pop("best", None)
+    else:
+        state.measured["best"] = record
