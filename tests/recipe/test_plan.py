@@ -251,3 +251,28 @@ def test_auto_asks_the_estimate(flan_like, mount):
     task.loaded = replace(task.loaded, model=other)
     kept = choose_backend(task, plan, lengths, memory=10**9)
     assert kept == replace(plan, why="this model's memory is not estimated")
+
+
+def test_a_base_in_4_bits(capsys):
+    """Flan-T5 XXL on one GPU of 24 GB: 4.127 bits a number of its linear maps, and no stage that shards."""
+    small = (*XXL, "--gpus", "1", "--gpu_memory", "24GB", "--lora_r", "8")
+    with pytest.raises(ConfigError, match="add --lora_base nf4"):
+        workflow(["plan", *small])
+    capsys.readouterr()
+    found = planned(capsys, *small, "--lora_base", "nf4", "--gradient_checkpointing")
+    layers, attentions = 48, 72
+    maps = layers * 3 * 4096 * 10240 + attentions * 4 * 4096 * 4096
+    assert found["quantised_parameters"] == maps
+    pick = found["plans"][0]["pick"]
+    adapters = 8 * attentions * 4 * 2 * 4096
+    rest = 2 * (found["parameters"] - maps + adapters)
+    assert pick["weights_bytes"] == pytest.approx(maps * 4.127 / 8 + rest, rel=1e-4)
+    assert {one["deepspeed"] for one in found["plans"][0]["estimates"]} == {
+        "zero1",
+        "zero2",
+        "ds_configs/zero2_offload.json",
+    }
+    assert workflow(["plan", *small, "--lora_base", "nf4"]) == 0
+    assert "of them frozen in NF4 (5.6" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="with zero3"):
+        planned(capsys, *small, "--lora_base", "nf4", "--deepspeed", "zero3")

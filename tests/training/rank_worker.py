@@ -129,13 +129,16 @@ def choose_trained(job: dict, loaded):
 
     from workflow.models.adapters import AdapterPlan, add_adapters
     from workflow.models.trainable import train_only
+    from workflow.training.ds_config import torch_dtype
 
     if job.get("train_only"):
         train_only(loaded.model, job["train_only"], always=loaded.new_weights)
     if not job.get("lora"):
         return loaded
-    plan = AdapterPlan(4, 8.0, job.get("lora_dropout", 0.0), ("all",), job["lora"])
-    adapters = add_adapters(loaded.model, plan, start=job["model"], new_weights=loaded.new_weights, seed=1)
+    targets, base = (job.get("targets", "all"),), job.get("lora_base", "full")
+    plan = AdapterPlan(4, 8.0, job.get("lora_dropout", 0.0), targets, job["lora"], base)
+    dtype = torch_dtype(job.get("precision", "fp32"), "cpu")
+    adapters = add_adapters(loaded.model, plan, start=job["model"], new_weights=loaded.new_weights, seed=1, dtype=dtype)
     if job.get("resume"):
         adapters.load(Path(job["resume"]) / "adapter", loaded.model)
     return replace(loaded, adapters=adapters)
@@ -466,6 +469,8 @@ def poisoned(job: dict) -> dict:
 
 def evaluate(job: dict) -> dict:
     """Generates for the eval rows on all ranks, under the job's ZeRO stage."""
+    from unittest import mock
+
     import torch
 
     from workflow.data.encoders import LengthLimits, Seq2SeqEncoder
@@ -476,6 +481,7 @@ def evaluate(job: dict) -> dict:
     from workflow.inference.sampling import SamplingParams
     from workflow.models.verbalizers import no_yes_tokens
     from workflow.paths import cache_dir
+    from workflow.training import merging
     from workflow.training.merging import adapters_merged
     from workflow.training.objectives import CompletionLoss
 
@@ -506,7 +512,10 @@ def evaluate(job: dict) -> dict:
     )
     trainer.update(1)
     before = [weight.clone() for _, weight in backend.weights()]
-    with adapters_merged(backend, loaded.adapters):
+    limited = (
+        nullcontext() if job.get("room") is None else mock.patch.object(merging, "_room", return_value=job["room"])
+    )
+    with limited, adapters_merged(backend, loaded.adapters):
         found = evaluator.evaluate()
     untouched = all(map(torch.equal, before, (weight for _, weight in backend.weights())))
     after = trainer.update(2).loss

@@ -162,6 +162,12 @@ class TrainedSection(Section):
         "lora", "plain, rank-stabilised, or weight-decomposed adapters (dora computes whole weights: slower)"
     )
 
+    lora_base: Literal["full", "nf4"] = setting(
+        "full",
+        "how the frozen linear maps beside adapters are held: full, or in 4 bits (QLoRA: NF4 with double quantisation, about 0.52 bytes a number; "
+        "needs bitsandbytes, T5 or a BERT-like model, and ZeRO below 3)",
+    )
+
     @property
     def only(self) -> tuple[str, ...]:
         """The patterns of --train_only."""
@@ -183,10 +189,15 @@ class TrainedSection(Section):
     def _check_together(self) -> TrainedSection:
         if self.lora_r and self.train_only:
             raise ValueError("--lora_r freezes the weights that --train_only would train; pass one of them")
-        names = ("lora_alpha", "lora_dropout", "lora_targets", "lora_kind")
+        names = ("lora_alpha", "lora_dropout", "lora_targets", "lora_kind", "lora_base")
         alone = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
         if alone and not self.lora_r:
             raise ValueError(f"--{alone[0]} needs adapters; pass --lora_r with their rank, e.g. 8")
+        if self.lora_base != "full" and self.lora_kind == "dora":
+            raise ValueError(
+                f"--lora_base {self.lora_base} takes --lora_kind lora or rslora; dora computes with whole weights in every pass, which has not "
+                "been tried on quantised ones"
+            )
         return self
 
 

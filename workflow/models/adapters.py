@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from workflow.errors import ConfigError, ModelError, did_you_mean
 from workflow.files import write_json
 from workflow.models.load import head_names, some
+from workflow.models.quantised import QuantisedLinear, quantise
 from workflow.runtime import seeded
 
 NAME = "default"
@@ -44,6 +45,8 @@ class AdapterPlan:
     dropout: float = 0.0
     targets: tuple[str, ...] = ("attention",)
     kind: str = "lora"
+    base: str = "full"
+    """How the frozen linear maps are held: `full`, or `nf4`."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,10 @@ class AdaptedLayer:
     module: Any
 
     @property
-    def base(self) -> torch.nn.Parameter:
-        """The frozen weight."""
-        weight: torch.nn.Parameter = self.module.base_layer.weight
+    def base(self) -> torch.Tensor:
+        """The frozen weight; of a quantised one, what it stands for."""
+        base = self.module.base_layer
+        weight: torch.Tensor = base.dense() if isinstance(base, QuantisedLinear) else base.weight
         return weight
 
     def of(self, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -73,7 +77,8 @@ class AdaptedLayer:
 
     def merged(self) -> torch.Tensor:
         """The same, of the module's parameters as they are now."""
-        return self.of({f"{self.name}.{name}": weight for name, weight in self.module.named_parameters()})
+        own = {f"{self.name}.{name}": weight for name, weight in self.module.named_parameters()}
+        return self.of({**own, f"{self.name}.base_layer.weight": self.base})
 
     def count_merged(self, *, is_merged: bool) -> None:
         """Tells peft's module whether its frozen weight holds the adapter: if so, it computes with that alone."""
@@ -116,7 +121,9 @@ class Adapters:
 
     def _kind(self) -> dict[str, Any]:
         """What must not change while these adapters train."""
-        return {"rank": self.plan.rank, "alpha": self.plan.alpha, "kind": self.plan.kind}
+        plan = self.plan
+        kind = {"rank": plan.rank, "alpha": plan.alpha, "kind": plan.kind}
+        return kind if plan.base == "full" else kind | {"base": plan.base}
 
     def load(self, folder: Path, model: Any) -> None:
         """Puts written adapters and heads back. Raises ModelError for those of another base, or of other settings."""
@@ -149,16 +156,24 @@ def adapter_key(name: str) -> str:
 
 
 def add_adapters(
-    model: Any, plan: AdapterPlan, *, start: str, new_weights: Collection[str] = (), seed: int = 0
+    model: Any,
+    plan: AdapterPlan,
+    *,
+    start: str,
+    new_weights: Collection[str] = (),
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
 ) -> Adapters:
     """Freezes a model but for adapters, made from `seed`, and heads: a classification head, and `new_weights`.
 
-    `start` is what the model was loaded from. Raises ConfigError for targets that match nothing.
+    `start` is what the model was loaded from; `dtype` and `device` are those of training, for a quantised base. Raises
+    ConfigError for targets that match nothing, and for a model that cannot be quantised.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     heads = {*new_weights, *([] if hasattr(model, "lm_head") else head_names(model))}
-    targets = target_names(model, plan.targets)
+    every, targets = target_names(model, ["all"]), target_names(model, plan.targets)
     config = LoraConfig(
         r=plan.rank,
         lora_alpha=plan.alpha,
@@ -179,7 +194,10 @@ def add_adapters(
     written.base_model_name_or_path = start
     written.modules_to_save = sorted({_module_of(name, model) for name in heads}) or None
     trained = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
-    return Adapters(written, layers, trained, _fingerprint(model), plan)
+    fingerprint = _fingerprint(model)  # of the weights as they were loaded, whatever they are rounded to
+    if plan.base == "nf4":
+        quantise(model, every, dtype=dtype, device=device)
+    return Adapters(written, layers, trained, fingerprint, plan)
 
 
 def _share_base(layer: AdaptedLayer) -> None:
@@ -206,9 +224,9 @@ def _fingerprint(model: Any) -> str:
     return found.hexdigest()
 
 
-def is_adapted(module: Any) -> bool:
-    """Whether a linear map computes more than its `weight` says."""
-    return hasattr(module, "base_layer")
+def is_plain(module: Any) -> bool:
+    """Whether a linear map computes with its `weight` alone, and holds that as it is."""
+    return not hasattr(module, "base_layer") and not isinstance(module, QuantisedLinear)
 
 
 def target_names(model: Any, targets: Collection[str]) -> list[str]:

@@ -45,7 +45,9 @@ class LoadedModel:
     @property
     def size_text(self) -> str:
         """`76.9 M parameters`."""
-        return f"{sum(parameter.numel() for parameter in self.model.parameters()) / 1e6:,.1f} M parameters"
+        from workflow.models.quantised import num_weights
+
+        return f"{num_weights(self.model) / 1e6:,.1f} M parameters"
 
     @property
     def has_own_head(self) -> bool:

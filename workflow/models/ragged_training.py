@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from workflow.models.absorbed import GPU_SLACK, AbsorbedCross
-from workflow.models.adapters import is_adapted
+from workflow.models.adapters import is_plain
 from workflow.models.attention_backends import Choice, choose, head_width
 from workflow.models.checkpointing import checkpointed
 from workflow.models.dropout import dropped
@@ -163,14 +163,14 @@ class RaggedT5(torch.nn.Module):
 
 class RaggedScorer(RaggedT5):
     """A T5 that scores: one decoder position, the labels' rows of its head, no keys or values of the encoder's tokens
-    (unless adapters stand there)."""
+    (unless adapters stand there, or they are quantised)."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         del self.head
         crosses = [block.layer[1].EncDecAttention for block in model.decoder.block]
         # What is absorbed is a weight, which says nothing of an adapter: there, keys and values are computed.
-        self.is_absorbed = not any(is_adapted(part) for cross in crosses for part in (cross.q, cross.k, cross.v))
+        self.is_absorbed = all(is_plain(part) for cross in crosses for part in (cross.q, cross.k, cross.v))
         self.cross = torch.nn.ModuleList(AbsorbedCross(cross) for cross in crosses if self.is_absorbed)
 
     def forward(self, source: Packed) -> torch.Tensor:  # type: ignore[override]

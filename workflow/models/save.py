@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from workflow.files import write_json
 from workflow.models.adapters import ADAPTER_FOLDER
 from workflow.models.load import generation_settings
+from workflow.models.quantised import num_weights
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from workflow.models.adapters import Adapters
 
 SHARD_BYTES = 4 << 30
+FP32_BYTES = 4
 INDEX_NAME = "model.safetensors.index.json"
 
 
@@ -55,7 +57,7 @@ def write_model(
         # Without a length of its own, generate() stops after 20 tokens.
         length = max_new_tokens or model.generation_config.max_new_tokens
         model.generation_config = generation_settings(model.config, max_new_tokens=length)
-    if _fp32_bytes(model) > shard_bytes and not _is_renamed(model):
+    if FP32_BYTES * num_weights(model) > shard_bytes and not _is_renamed(model):
         model.save_pretrained(folder, state_dict={}, save_original_format=False)  # all but the weights
         _write_shards(folder, weights, shard_bytes)
     else:
@@ -104,10 +106,6 @@ def _write_shards(folder: Path, weights: Weights, shard_bytes: int) -> None:
 
 def _shard_file(folder: Path, number: int, count: int) -> Path:
     return folder / f"model-{number:05d}-of-{count:05d}.safetensors"
-
-
-def _fp32_bytes(model: Any) -> int:
-    return sum(4 * int(getattr(parameter, "ds_numel", parameter.numel())) for parameter in model.parameters())
 
 
 def _is_renamed(model: Any) -> bool:

@@ -79,7 +79,8 @@ class FeedForward:
         """x fp32 [..., d_model] -> the same, with the block added."""
         inner = self.wi(self.norm(x))
         hidden = self.act(inner[0]) * inner[1] if self.gated else self.act(inner[0])
-        return x + linear(hidden.to(self.wo.weight.dtype), self.wo.weight)
+        weight = self.wo.weight  # read once: a quantised map makes it anew each time
+        return x + linear(hidden.to(weight.dtype), weight)
 
 
 def activation(name: str) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from workflow.errors import ConfigError
 from workflow.models.load import head_names, some
+from workflow.models.quantised import num_weights
 
 
 def train_only(model: Any, patterns: Collection[str], *, always: Collection[str] = ()) -> None:
@@ -58,7 +59,6 @@ def _near(pattern: str, names: Collection[str]) -> list[str]:
 
 def share_text(model: Any) -> str:
     """`0.3 M of 77.0 M parameters (0.4 %)`."""
-    parameters = list(model.parameters())
-    total = sum(parameter.numel() for parameter in parameters)
-    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    total = num_weights(model)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return f"{trained:,} of {total:,} parameters ({trained / total:.2%})"

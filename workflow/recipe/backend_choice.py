@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from workflow.errors import ModelError
 from workflow.models.model_shape import ModelShape, shape_of
+from workflow.models.quantised import quantised_maps
 from workflow.recipe.task import Task
 from workflow.training.ds_config import BackendPlan, pick_precision, plan_backend
 from workflow.training.memory_plan import Job, auto_stage
@@ -30,6 +31,7 @@ def planned_backend(task: Task[Any], *, deepspeed: str | None = None) -> Backend
         world_size=place.ranks.world_size,
         max_grad_norm=task.settings.optim.max_grad_norm,
         micro_batch_size=training.micro_batch_size or -(-training.train_batch_size // place.ranks.world_size),
+        lora_base=task.settings.trained.lora_base,
     )
 
 
@@ -60,6 +62,7 @@ def choose_backend(task: Task[Any], plan: BackendPlan, objective: Objective, *, 
         task.settings.optim.optimizer,
         scores_only=task.name == "clf",
         num_adapters=_num_adapters(task),
+        num_quantised=sum(module.numel for _, module in quantised_maps(task.loaded.model)),
     )
     zero, why = auto_stage(
         job, world_size=task.place.ranks.world_size, memory=memory, checkpointing=model.gradient_checkpointing

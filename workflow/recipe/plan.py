@@ -24,8 +24,10 @@ from workflow.training.memory_plan import (
     adapter_numbers,
     allowed_stages,
     estimate,
+    linear_numbers,
     pick,
     stages_in_order,
+    takes,
     what_would_fit,
 )
 from workflow.training.model_states import OFFLOADS, STAGES, Zero
@@ -95,7 +97,7 @@ def make_plan(settings: Settings, machine: Machine, *, mfu: float, needs_data: b
 
 
 def _job(settings: Settings, model: Model, machine: Machine, lengths: Lengths) -> Job:
-    training, longest = settings.training, lengths.longest
+    training, trained, longest = settings.training, settings.trained, lengths.longest
     copies = [training.micro_batch_size or 0, (training.micro_batch_tokens or 0) // max(1, sum(longest))]
     return Job(
         model.shape,
@@ -106,7 +108,8 @@ def _job(settings: Settings, model: Model, machine: Machine, lengths: Lengths) -
         settings.optim.optimizer,
         isinstance(settings, ClfSettings),
         max(1, min((number for number in copies if number), default=1)),
-        adapter_numbers(model.shape, settings.trained.lora_r, everywhere=settings.trained.targets != ("attention",)),
+        adapter_numbers(model.shape, trained.lora_r, everywhere=trained.targets != ("attention",)),
+        linear_numbers(model.shape) if trained.lora_base != "full" else 0,
     )
 
 
@@ -115,7 +118,7 @@ def _option(settings: Settings, job: Job, machine: Machine, count: int) -> Optio
     tried = (False, True)
     listed = zeros
     if settings.training.deepspeed == "auto":
-        listed = allowed_stages(job.precision, job.optimizer, offload=machine.device == "cuda")
+        listed = takes(job, allowed_stages(job.precision, job.optimizer, offload=machine.device == "cuda"))
 
     def of(zero: Zero, again: bool) -> Estimate:
         return estimate(job, zero, world_size=count, memory=machine.memory, checkpointing=again)
@@ -133,7 +136,7 @@ def _option(settings: Settings, job: Job, machine: Machine, count: int) -> Optio
 
 def _asked(settings: Settings, job: Job, count: int) -> Sequence[Zero]:
     """The stage that --deepspeed names, else those worth trying. Raises ConfigError for what training would refuse."""
-    name, usual = settings.training.deepspeed, stages_in_order(job.precision, count, job.optimizer)
+    name, usual = settings.training.deepspeed, takes(job, stages_in_order(job.precision, count, job.optimizer))
     planned = plan_backend(
         deepspeed=usual[0].name if name == "auto" else name,
         precision=job.precision,
@@ -141,6 +144,7 @@ def _asked(settings: Settings, job: Job, count: int) -> Sequence[Zero]:
         world_size=count,
         max_grad_norm=settings.optim.max_grad_norm,
         micro_batch_size=1,
+        lora_base=settings.trained.lora_base,
     )
     if name == "auto":
         return usual
@@ -175,6 +179,13 @@ def _refusal(found: Plan) -> str:
     return (
         f"{found.model.name} does not fit {option.world_size} x {found.machine.memory / 1e9:.0f} GB: at the least "
         f"({least.zero.name}, {tried}) it needs {least.needed / 1e9:.1f} GB of each GPU's usable {least.room / 1e9:.1f}{help_}; "
-        "shorter rows help where one row is the most of it"
-        + ("" if found.job.num_adapters else "; adapters need far less: add --lora_r 16")
+        "shorter rows help where one row is the most of it" + _advice(found.job)
     )
+
+
+def _advice(job: Job) -> str:
+    """The smaller way to train, for a job that does not fit."""
+    if not job.num_adapters:
+        return "; adapters need far less: add --lora_r 16"
+    can_be_quantised = not job.num_quantised and job.shape.family != "gpt2"
+    return "; a base in 4 bits needs less: add --lora_base nf4" if can_be_quantised else ""

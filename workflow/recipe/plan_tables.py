@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from workflow.training.model_states import NF4_BYTES
+
 if TYPE_CHECKING:
     from workflow.recipe.plan import Option, Plan
-    from workflow.training.memory_plan import Estimate
+    from workflow.training.memory_plan import Estimate, Job
 
 YES, NO = "[green]fits[/]", "[red]no[/]"
 
@@ -23,7 +25,7 @@ def show(plan: Plan, console: Console) -> None:
     """On a terminal or into a log file."""
     job = plan.job
     console.print(
-        f"model     {escape(plan.model.name)}: {job.num_parameters / 1e6:,.1f} M parameters; {_precision(plan)}, {job.optimizer}"
+        f"model     {escape(plan.model.name)}: {job.num_parameters / 1e6:,.1f} M parameters; {_precision(plan)}, {job.optimizer}{_quantised(job)}"
     )
     console.print(f"rows      {escape(plan.lengths.note)}; the longest has {job.longest[0]} + {job.longest[1]} tokens")
     first = plan.options[0].estimates[0][0]
@@ -48,6 +50,14 @@ def _copies(count: int) -> str:
 
 def _precision(plan: Plan) -> str:
     return "bf16 with fp32 masters" if plan.job.precision == "bf16" else "fp32"
+
+
+def _quantised(job: Job) -> str:
+    """What of the model is held in 4 bits, if anything."""
+    if not job.num_quantised:
+        return ""
+    size = NF4_BYTES * job.num_quantised / 1e9
+    return f"; {job.num_quantised / 1e6:,.1f} M of them frozen in NF4 ({size:,.2f} GB), without what evaluations take"
 
 
 def _table(plan: Plan) -> Table:
@@ -130,6 +140,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "parameters": job.num_parameters,
         "precision": job.precision,
         "optimizer": job.optimizer,
+        "quantised_parameters": job.num_quantised,
         "longest_row": {"source_tokens": job.longest[0], "target_tokens": job.longest[1]},
         "rows_at_once": job.copies,
         "lengths": plan.lengths.note,

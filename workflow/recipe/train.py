@@ -29,7 +29,7 @@ from workflow.recipe.micro_batches import MicroBatchSizes, circumstances_of
 from workflow.recipe.resume import Start, find_start
 from workflow.recipe.run import Run
 from workflow.recipe.task import Task
-from workflow.recipe.trained import load_to_train, trained_text
+from workflow.recipe.trained import check_base, load_to_train, trained_text
 from workflow.run_folder import Claim, claim
 from workflow.runtime import keep_freed_memory, on_first
 from workflow.strategies.base import Group
@@ -60,6 +60,7 @@ def run_task(task: Task[Any]) -> None:
         task.evaluate_only(source)
         return
     plan = planned_backend(task)
+    check_base(settings.trained)
     root = place.mount / "models" / task.run_name
     held = on_first(
         lambda: claim(

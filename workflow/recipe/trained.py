@@ -14,13 +14,21 @@ from workflow.errors import ConfigError
 from workflow.models.adapters import ADAPTER_FOLDER, AdapterPlan, add_adapters
 from workflow.models.load import head_names
 from workflow.models.pruning import share_of_zeros
+from workflow.models.quantised import INSTALL, is_installed, quantised_maps
 from workflow.models.trainable import share_text, train_only
 from workflow.recipe.task import Task
 from workflow.runtime import collectively, derived_seed
 from workflow.training.checkpoint_reader import CheckpointReader
+from workflow.training.ds_config import torch_dtype
 
 SPARSE = 0.2
 """The share of zeros from which on a model counts as pruned."""
+
+
+def check_base(trained: TrainedSection) -> None:
+    """Refuses a quantised base where bitsandbytes is missing, before anything is loaded. Raises ConfigError."""
+    if trained.lora_base != "full" and not is_installed():
+        raise ConfigError(f"--lora_base {trained.lora_base} needs bitsandbytes, which is not installed: {INSTALL}")
 
 
 def load_to_train(task: Task[Any], start_from: Path | None) -> None:
@@ -81,9 +89,18 @@ def _choose(task: Task[Any], trained: TrainedSection, start_from: Path | None) -
             trained.lora_dropout,
             trained.targets,
             trained.lora_kind,
+            trained.lora_base,
         )
         seed = derived_seed(task.settings.run.seed, "adapters")
-        adapters = add_adapters(loaded.model, plan, start=task.start_model(), new_weights=loaded.new_weights, seed=seed)
+        adapters = add_adapters(
+            loaded.model,
+            plan,
+            start=task.start_model(),
+            new_weights=loaded.new_weights,
+            seed=seed,
+            dtype=torch_dtype(task.settings.model.precision, task.device.type),
+            device=task.device,
+        )
         task.loaded = replace(loaded, adapters=adapters)
         if start_from is not None:
             adapters.load(start_from / ADAPTER_FOLDER, loaded.model)
@@ -116,5 +133,15 @@ def trained_text(task: Task[Any]) -> str | None:
     heads = f"; whole: {', '.join(adapters.config.modules_to_save)}" if adapters.config.modules_to_save else ""
     return (
         f"{share}: {plan.kind} adapters of rank {plan.rank}, alpha {plan.alpha:g}, dropout {plan.dropout:g}, "
-        f"on {len(adapters.layers)} linear maps ({', '.join(plan.targets)}){heads}"
+        f"on {len(adapters.layers)} linear maps ({', '.join(plan.targets)}){heads}{_base_text(task)}"
     )
+
+
+def _base_text(task: Task[Any]) -> str:
+    """What is quantised, if anything."""
+    maps = [module for _, module in quantised_maps(task.loaded.model)]
+    if not maps:
+        return ""
+    before = sum(module.numel * module.dtype.itemsize for module in maps)
+    after = sum(module.held_bytes for module in maps)
+    return f"; {len(maps)} frozen linear maps in NF4: {after / 1e6:,.1f} MB in the place of {before / 1e6:,.1f}"

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from workflow.errors import BackendError
 from workflow.inference.interface import Together
 from workflow.models.load import guarded_weights
+from workflow.models.quantised import quantised_maps
 from workflow.training.ds_config import BackendPlan
 from workflow.training.optim import Multiplier, set_lr
 from workflow.training.zero_overflow import leaving_out
@@ -196,6 +197,8 @@ class Backend:
         """(name, whole fp32 weight) one after the other; a collective call: every rank must exhaust it."""
         for name, parameter in self.module.named_parameters():
             yield name, self.full_weight(parameter)
+        for name, module in quantised_maps(self.module):
+            yield f"{name}.weight", module.dense().float()
 
     def optimizer_state(self) -> Iterator[tuple[str, torch.Tensor]]:
         """("NAME/KEY", whole fp32 state) one after the other; a collective call like `weights`."""

@@ -63,8 +63,9 @@ def plan_backend(
     world_size: int,
     max_grad_norm: float,
     micro_batch_size: int,
+    lora_base: str = "full",
 ) -> BackendPlan:
-    """The DeepSpeed configuration. Raises ConfigError for combinations that would train wrongly."""
+    """The DeepSpeed configuration. Raises ConfigError for combinations that would train wrongly, or in vain."""
     name = _auto_stage(precision, world_size) if deepspeed == "auto" else deepspeed
     given: dict[str, Any] = (
         {"zero_optimization": {"stage": STAGES.index(name)}} if name in STAGES else _read(Path(name))
@@ -77,6 +78,11 @@ def plan_backend(
         raise ConfigError(
             f"--optimizer adafactor with {STAGES[stage]} and {precision}: the backend hands it flat one-dimensional partitions, so nothing is "
             "factored and results depend on the number of ranks; use adamw, or --deepspeed zero0 --precision fp32"
+        )
+    if stage == 3 and lora_base != "full":
+        raise ConfigError(
+            f"--lora_base {lora_base} with {name}: ZeRO-3 shares out parameters; quantised weights are none, and every rank would hold all of "
+            "them; use --deepspeed zero2, or --lora_base full"
         )
     if stage == 0 and precision == "bf16":
         raise ConfigError(

@@ -42,6 +42,8 @@ class Job:
     """Rows of that length that a pass must have room for."""
     num_adapters: int = 0
     """Numbers of adapters, beside which all of the model's are frozen."""
+    num_quantised: int = 0
+    """Numbers of the frozen that are held in 4 bits."""
 
     @property
     def num_parameters(self) -> int:
@@ -100,6 +102,17 @@ def adapter_numbers(shape: ModelShape, rank: int, *, everywhere: bool) -> int:
     return rank * (maps + (layers * inner * (shape.d_model + shape.d_ff) if everywhere else 0))
 
 
+def linear_numbers(shape: ModelShape) -> int:
+    """Of the linear maps that adapters may stand beside: all but embeddings, norms, biases and heads."""
+    if isinstance(shape, T5Shape):
+        attentions, layers = (
+            shape.num_layers + 2 * shape.num_decoder_layers,
+            shape.num_layers + shape.num_decoder_layers,
+        )
+        return shape.d_model * (4 * attentions * shape.inner + layers * shape.mlp_matrices * shape.d_ff)
+    return shape.num_layers * shape.d_model * (4 * shape.d_model + 2 * shape.d_ff)
+
+
 def room_of(memory: int, device: str) -> int:
     """Bytes that may be planned for, of a device's whole memory."""
     return int((memory - (RUNTIME_BYTES if device == "cuda" else 0)) * USABLE)
@@ -115,6 +128,7 @@ def estimate(job: Job, zero: Zero, *, world_size: int, memory: int, checkpointin
         world_size=world_size,
         adafactor_numbers=numbers,
         num_frozen=job.num_parameters if job.num_adapters else 0,
+        num_quantised=job.num_quantised,
     )
     room = room_of(memory, job.device)
     row = job.activations(job.copies, checkpointing=checkpointing).peak
@@ -161,6 +175,15 @@ def allowed_stages(precision: str, optimizer: str = "adamw", *, offload: bool) -
     return (*(STAGES if precision == "fp32" else STAGES[1:]), *(OFFLOADS if offload else ()))
 
 
+def takes(job: Job, zeros: Sequence[Zero]) -> tuple[Zero, ...]:
+    """Those that a job can have: quantised weights cannot be sharded."""
+    return tuple(zero for zero in zeros if zero.stage < 3 or not job.num_quantised)
+
+
+def _in_order(job: Job, world_size: int) -> tuple[Zero, ...]:
+    return takes(job, stages_in_order(job.precision, world_size, job.optimizer))
+
+
 def pick(
     job: Job, *, world_size: int, memory: int, zeros: Sequence[Zero], checkpointing: Sequence[bool] = (False, True)
 ) -> Estimate | None:
@@ -178,7 +201,7 @@ def auto_stage(job: Job, *, world_size: int, memory: int, checkpointing: bool) -
 
     Where none does, the one that needs least, with the advice that may help: recomputing is never switched on unasked.
     """
-    zeros = stages_in_order(job.precision, world_size, job.optimizer)
+    zeros = _in_order(job, world_size)
     found = pick(job, world_size=world_size, memory=memory, zeros=zeros, checkpointing=(checkpointing,))
     if found is not None:
         size = f"{found.needed / 1e9:.1f} of {found.room / 1e9:.1f} GB"
@@ -197,24 +220,25 @@ def what_would_fit(job: Job, *, world_size: int, memory: int) -> list[str]:
     """For people whose job fits nowhere: the smallest changes that would help, each by itself."""
     found = []
     for smaller in (job, replace(job, copies=1)):
-        zeros = stages_in_order(job.precision, world_size, job.optimizer)
+        zeros = _in_order(job, world_size)
         if (fitting := pick(smaller, world_size=world_size, memory=memory, zeros=zeros)) is not None:
             found.append(fitting.flags)
             break
     if job.precision == "fp32" and job.optimizer == "adamw":
         half = replace(job, precision="bf16")
-        zeros = stages_in_order("bf16", world_size)
+        zeros = _in_order(half, world_size)
         if pick(half, world_size=world_size, memory=memory, zeros=zeros) is not None:
             found.append("--precision bf16")
     more = world_size + 1
     while more <= MOST_GPUS:
-        zeros = stages_in_order(job.precision, more, job.optimizer)
+        zeros = _in_order(job, more)
         if (fitting := pick(job, world_size=more, memory=memory, zeros=zeros)) is not None:
             again = " and --gradient_checkpointing" if fitting.checkpointing else ""
             found.append(f"{more} such GPUs ({fitting.zero.name}{again})")
             break
         more += 1
-    if job.optimizer == "adamw" and (waiting := pick(job, world_size=world_size, memory=memory, zeros=OFFLOADS)):
+    zeros = takes(job, OFFLOADS)
+    if job.optimizer == "adamw" and (waiting := pick(job, world_size=world_size, memory=memory, zeros=zeros)):
         found.append(
             f"{waiting.flags} ({waiting.needed / 1e9:.1f} GB a GPU, {waiting.host / 1e9:.0f} GB of the machine's memory; slow, and untested)"
         )

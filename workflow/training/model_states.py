@@ -16,6 +16,8 @@ MASTERS_AND_MOMENTS = 12
 """fp32 masters and Adam's two moments."""
 BUCKET, LIVE, PREFETCH, SUB_GROUP = 500_000_000, 1_000_000_000, 50_000_000, 1_000_000_000
 """DeepSpeed's defaults, in elements: `reduce_bucket_size`, `stage3_max_live_parameters`, prefetching, `sub_group_size`."""
+NF4_BYTES = (4 + (8 + 32 / 256) / 64) / 8
+"""Of a number in NF4: a block of 64 has a scale of 8 bits, and 256 of these one of 32 (Dettmers et al. 2023)."""
 PROCESS_BYTES = 3 * 10**9
 """Of a rank's process: Python, torch, CUDA's libraries."""
 
@@ -94,16 +96,21 @@ def model_states(
     world_size: int,
     adafactor_numbers: int | None = None,
     num_frozen: int = 0,
+    num_quantised: int = 0,
 ) -> States:
     """Of one rank. `adafactor_numbers`: what Adafactor keeps, in place of AdamW's two moments (ZeRO-0, fp32).
 
-    `num_frozen` weights more do not train: they stand there, under ZeRO-3 a share on each rank, and are gathered with the others.
+    `num_frozen` weights more do not train: they stand there, under ZeRO-3 a share on each rank, and are gathered with the others;
+    `num_quantised` of them are held in NF4 (not under ZeRO-3).
     """
     if num_frozen:
         states = model_states(
             num_parameters, zero, precision=precision, world_size=world_size, adafactor_numbers=adafactor_numbers
         )
-        return _with_frozen(states, num_parameters, num_frozen, zero, precision=precision, world_size=world_size)
+        states = _with_frozen(
+            states, num_parameters, num_frozen - num_quantised, zero, precision=precision, world_size=world_size
+        )
+        return replace(states, weights=states.weights + math.ceil(NF4_BYTES * num_quantised))
     size = 2 if precision == "bf16" else FP32
     whole, share = num_parameters, math.ceil(num_parameters / world_size)
     bucket = min(zero.bucket, whole)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow.errors import CheckpointError
+from workflow.models.quantised import num_weights
 from workflow.paths import RunPaths
 
 FP32_BYTES = 4
@@ -34,11 +35,10 @@ class CheckpointSize:
 
 def checkpoint_size(model: Any, optimizer: str, *, num_averages: int = 0) -> CheckpointSize:
     """An estimate, from the whole shapes of the parameters (also of those that ZeRO-3 has sharded); averages stand beside the optimizer."""
-    parameters = list(model.parameters())
-    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     count = _factored if optimizer == "adafactor" else _moments
     return CheckpointSize(
-        FP32_BYTES * sum(map(_numel, parameters)) + MARGIN_BYTES,
+        FP32_BYTES * num_weights(model) + MARGIN_BYTES,
         FP32_BYTES * sum(count(parameter) + num_averages * _numel(parameter) for parameter in learning),
     )
 
