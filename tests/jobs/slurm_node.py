@@ -36,7 +36,7 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 SchedulerTimeSlice=5
 MailProg=/bin/true
 GresTypes=gpu
-NodeName={host} CPUs={cpus} RealMemory=500 Gres=gpu:4 State=UNKNOWN
+NodeName={host} CPUs={cpus} RealMemory=2000 Gres=gpu:4 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 # cred_expire is how long a requeued job waits before it starts again: two minutes by default.

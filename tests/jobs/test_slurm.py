@@ -7,7 +7,7 @@ import os
 import pytest
 
 from tests.jobs.slurm_node import SlurmNode, missing, until
-from workflow.jobs.fields import Site
+from workflow.jobs.fields import Site, job_fields
 from workflow.jobs.job import Job, Status
 from workflow.jobs.render import render
 from workflow.jobs.slurm import SlurmExecutor, refused
@@ -85,33 +85,33 @@ def test_an_array_is_sent_limited_and_collected(slurm, study):
 
 
 def test_a_job_that_was_stopped_is_requeued_and_goes_on(slurm, study):
-    """By its own 75, and by the warning before its end, which the batch shell must pass on; cancelled ones end."""
+    """By its own 75, by the warning before its end, which the batch shell must pass on, and by preemption; cancelled ones end."""
     program = """
         trap 'touch warned; exit 75' USR1
         trap 'echo terminated; exit 75' TERM
         [ "$1" != again ] || [ -e stopped ] || { touch stopped; exit 75; }
         [ "$1" != warned ] || [ -e warned ] || { touch waiting; while :; do sleep 0.1; done; }
+        [ "$1" != preempted ] || [ -e preempt ] || { touch preempt; while :; do sleep 0.1; done; }
         [ "$1" != cancelled ] || { touch begun; while :; do sleep 0.1; done; }
         echo "finished $1"
     """
-    executor, jobs = study("requeue", program, [("again",), ("warned",), ("cancelled",)])
-    executor.submit(jobs, at_once=3)
+    executor, jobs = study("requeue", program, [("again",), ("warned",), ("preempted",), ("cancelled",)])
+    executor.submit(jobs, at_once=4)
     folder = executor.folder
-    until(lambda: (folder / "waiting").exists() or None, "the second job")
+    until(lambda: (folder / "waiting").exists(), "the second job")
     slurm.ask("scancel", "--batch", "--signal=USR1", jobs[1].record().job_id)  # as --signal=B:USR1@90 does
-    until(lambda: (folder / "begun").exists(), "the third job", within_s=90)
-    executor.cancel([jobs[2]])
+    until(lambda: (folder / "preempt").exists(), "the third job")
+    slurm.ask("scontrol", "requeue", jobs[2].record().job_id)  # as preemption with PreemptMode=REQUEUE does
+    until(lambda: (folder / "begun").exists(), "the fourth job")
+    executor.cancel(jobs[3:])
     found = over(executor, jobs)
-    assert {name: (one.status, one.exit_code, one.attempts) for name, one in found.items() if name != "p2"} == {
-        "p0": (Status.DONE, 0, 2),
-        "p1": (Status.DONE, 0, 2),
-    }
+    cancelled = found.pop("p3")
+    assert {(one.status, one.exit_code, one.attempts) for one in found.values()} == {(Status.DONE, 0, 2)}
     assert (folder / "warned").exists()
-    assert jobs[0].log.read_text().count("=== ") == 2
-    assert found["p2"].status is Status.CANCELLED
-    until(lambda: not slurm.ask("squeue", "--noheader").stdout.strip(), "an empty queue", within_s=30)
-    assert "terminated" in jobs[2].log.read_text()
-    assert jobs[2].log.read_text().count("=== ") == 1
+    assert [job.log.read_text().count("=== ") for job in jobs] == [2, 2, 2, 1]
+    assert cancelled.status is Status.CANCELLED
+    until(lambda: not slurm.ask("squeue", "--noheader").stdout.strip(), "an empty queue")
+    assert "terminated" in jobs[3].log.read_text()
 
 
 def test_who_is_in_the_queue_is_not_sent_again(slurm, study):
@@ -130,7 +130,7 @@ def test_a_job_that_slurm_killed_is_told_apart(slurm, study):
     until(lambda: (executor.folder / "begun").exists(), "the job")
     slurm.ask("scancel", jobs[0].record().job_id)
     (found,) = over(executor, jobs).values()
-    assert found.status is Status.CANCELLED or found.exit_code == 143
+    assert (found.status, found.exit_code, found.attempts) == (Status.CANCELLED, 143, 1)
 
 
 def test_rendered_scripts_are_taken(slurm, tmp_path):
@@ -140,7 +140,7 @@ def test_rendered_scripts_are_taken(slurm, tmp_path):
     script.write_text(render(job, Site(directory=tmp_path, options=("--comment=it's fine", "--nice=5")), "slurm"))
     assert refused(script) is None
     script.write_text(render(job, Site(directory=tmp_path, nodes=2), "slurm"))
-    assert "ode count" in (refused(script) or "")
+    assert "node configuration is not available" in (refused(script) or "")
 
 
 def test_one_rendered_job_runs(slurm, tmp_path):
@@ -154,3 +154,22 @@ def test_one_rendered_job_runs(slurm, tmp_path):
     done = slurm.ask("sbatch", "--parsable", "--wait", str(tmp_path / "job.sh"))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "log.txt").read_text().count(f"args {[*job.flags]}") == 2
+
+
+def test_ranks_of_a_job_of_several_nodes_are_warned_and_go_on(slurm, tmp_path):
+    """The script of several nodes on the one there is: two ranks by srun, stopped by the warning, requeued."""
+    (tmp_path / "seq2seq.py").write_text(
+        "import os, pathlib, signal, sys, time\nrank = os.environ['SLURM_PROCID']\nmark = pathlib.Path(f'mark-{rank}')\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))\nprint('rank', rank, flush=True)\n"
+        "if not mark.exists():\n    mark.touch()\n    time.sleep(60)\n"
+    )
+    job = Job("run", tmp_path, "seq2seq", (), gpus=2)
+    fields = job_fields(job, Site(directory=tmp_path), kind="slurm") | {"nodes": 1}
+    (tmp_path / "job.sh").write_text(Template.named("slurm-nodes.sh").fill(fields))
+    sent = slurm.ask("sbatch", "--parsable", str(tmp_path / "job.sh"))
+    assert sent.returncode == 0, sent.stderr
+    until(lambda: (tmp_path / "mark-0").exists() and (tmp_path / "mark-1").exists(), "both ranks")
+    slurm.ask("scancel", "--batch", "--signal=USR1", sent.stdout.strip())
+    until(lambda: "COMPLETED" in slurm.ask("scontrol", "show", "job", sent.stdout.strip()).stdout, "the end")
+    log = (tmp_path / "log.txt").read_text()
+    assert log.count("rank 0") == log.count("rank 1") == 2

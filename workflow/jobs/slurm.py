@@ -140,10 +140,12 @@ def _queue() -> dict[str, str]:
 
 def _settled(job: Job, record: JobRecord, queue: dict[str, str]) -> JobRecord:
     assert record.job_id is not None
-    if (ended := _ended(job, record)) is not None:
+    ended, state = _ended(job, record), queue.get(record.job_id)
+    # Slurm ends a task that it preempts like one that somebody cancels, and then starts it again.
+    if ended is not None and (state is None or (state in ACTIVE and ended.status is not Status.CANCELLED)):
         return ended
-    if record.job_id in queue:
-        return record.but(status=state_of(queue[record.job_id]))
+    if state is not None:
+        return record.but(status=state_of(state))
     state = _remembered(record.job_id)
     status = Status.FAILED if state is None else state_of(state)
     if not status.is_over:
@@ -156,12 +158,14 @@ def _settled(job: Job, record: JobRecord, queue: dict[str, str]) -> JobRecord:
 def _ended(job: Job, record: JobRecord) -> JobRecord | None:
     """What the task wrote at its end."""
     try:
-        id_, code, attempts, at = _ended_file(job).read_text(encoding="utf-8").split()
+        id_, code, attempts, at, cancelled = _ended_file(job).read_text(encoding="utf-8").split()
     except (OSError, ValueError):
         return None
     if id_ != record.job_id:
         return None
     status = Status.DONE if code == "0" else Status.STOPPED if int(code) == TRY_AGAIN else Status.FAILED
+    if cancelled == "cancelled" and status is not Status.DONE:
+        status = Status.CANCELLED
     return record.but(
         status=status, exit_code=int(code), attempts=int(attempts), ended_at=at, last_line=last_line(job.log)
     )

@@ -152,7 +152,7 @@ class _Tree:
     def _text(self, text: str, path: str) -> Any:
         if (only := FIELD.fullmatch(text)) is not None:
             value = self._value(only[1], path, is_optional=bool(only[2]))
-            if value is _Absent or isinstance(value, int):
+            if value is _Absent or isinstance(value, int | dict):
                 return value
             return _kept(value) if isinstance(value, str) else [_kept(one) for one in value]
         pieces, at = [], 0

@@ -17,11 +17,16 @@ srun --kill-on-bad-exit=0 {program} {args} &
 program=$!
 
 # Slurm warns this shell alone (B:); scancel passes the warning on to every rank of the job's steps, not to this shell.
-trap 'scancel --signal=USR1 "$SLURM_JOB_ID"' USR1
-trap 'cancelled=yes' TERM
-while kill -0 "$program" 2>/dev/null; do wait "$program"; done  # a trapped signal ends a wait early
-wait "$program"
-code=$?
+trap 'heard=yes; scancel --signal=USR1 "$SLURM_JOB_ID"' USR1
+trap 'heard=yes; cancelled=yes' TERM
+code=127
+heard=yes
+while [ -n "$heard" ]; do  # a trapped signal ends a wait early; what bash knows no more is -1 or 127
+    heard=
+    wait "$program"
+    ended=$?
+    [ "$ended" -lt 0 ] || [ "$ended" -eq 127 ] || code=$ended
+done
 
 # The same job again, with the same log; but not one that somebody cancelled.
 if [ "$code" -eq 75 ] && [ -z "$cancelled" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ]; then

@@ -16,11 +16,16 @@ export OMP_NUM_THREADS={cpus}
 program=$!
 
 # Slurm warns this shell alone (B:), so the warning is passed on; the program then writes a checkpoint and ends with 75.
-trap 'kill -USR1 "$program" 2>/dev/null' USR1
-trap 'cancelled=yes; kill -TERM "$program" 2>/dev/null' TERM
-while kill -0 "$program" 2>/dev/null; do wait "$program"; done  # a trapped signal ends a wait early
-wait "$program"
-code=$?
+trap 'heard=yes; kill -USR1 "$program" 2>/dev/null' USR1
+trap 'heard=yes; cancelled=yes; kill -TERM "$program" 2>/dev/null' TERM
+code=127
+heard=yes
+while [ -n "$heard" ]; do  # a trapped signal ends a wait early; what bash knows no more is -1 or 127
+    heard=
+    wait "$program"
+    ended=$?
+    [ "$ended" -lt 0 ] || [ "$ended" -eq 127 ] || code=$ended
+done
 
 # The same job again, with the same log; but not one that somebody cancelled.
 if [ "$code" -eq 75 ] && [ -z "$cancelled" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ]; then
