@@ -66,7 +66,7 @@ def add_site(parser: CommandParser) -> None:
     )
 
 
-def site_of(given: argparse.Namespace, *, grace_s: float = 60.0, nodes: int = 1) -> Site:
+def site_of(given: argparse.Namespace, *, grace_s: float = 60.0, nodes: int = 1, log: str | None = None) -> Site:
     """Where jobs go, by the options of `add_site`. Raises ConfigError with every problem."""
     from workflow.jobs.fields import Site
 
@@ -94,6 +94,7 @@ def site_of(given: argparse.Namespace, *, grace_s: float = 60.0, nodes: int = 1)
         options=options,
         claim=given.claim or Site.claim,
         grace_s=grace_s,
+        log=log,
     )
 
 
@@ -145,9 +146,10 @@ def render(argv: Sequence[str]) -> int:
     from workflow.jobs.job import Job
     from workflow.jobs.render import render
 
-    site = site_of(given, grace_s=settings.run.grace_s, nodes=given.nodes)
+    name = _job_name(given.job_name, settings)
+    site = site_of(given, grace_s=settings.run.grace_s, nodes=given.nodes, log=f"{Path.cwd() / name}-%j.txt")
     job = Job(
-        _job_name(given.job_name, settings),
+        name,
         Path(),
         task,
         tuple(flags),

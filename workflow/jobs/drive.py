@@ -67,7 +67,7 @@ class Drive:
         self.ended: dict[str, JobRecord] = {}
         self.next: Job | None = None
         self.is_exhausted = False
-        self.began, self.asked_at = time.time(), 0.0
+        self.began, self.asked_at = time.time(), time.monotonic()
 
     def run(self, watch: Watch) -> dict[str, JobRecord]:
         """Until all have ended. Raises Stopped after a signal."""

@@ -37,6 +37,8 @@ class Site:
     checkout: str = "data/workflow"
     claim: str = "workflow-mount"
     grace_s: float = 60.0
+    log: str | None = None
+    """Where a scheduler writes a single job's output; else the log in the job's folder."""
 
 
 def job_fields(job: Job, site: Site, *, kind: str) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def job_fields(job: Job, site: Site, *, kind: str) -> dict[str, Any]:
         "command": f"bash -c {in_double_quotes(_in_checkout(job, site))}",
         "tasks": max(1, job.gpus),
         "cpus_per_task": max(1, job.cpus // max(1, job.gpus)),
-        "log": str(job.log.absolute()),
+        "log": site.log or str(job.log.absolute()),
     } | site_fields(job, site, kind=kind)
     return known
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from workflow.errors import TemplateError
+from workflow.errors import TemplateError, did_you_mean
 from workflow.jobs.fields import Site, job_fields
 from workflow.jobs.job import Job
 from workflow.jobs.template import Template, check_shell
@@ -24,7 +24,9 @@ def find_template(which: str, *, nodes: int = 1) -> tuple[str, Template]:
             f"{which}{'-nodes' if nodes > 1 and which in ('slurm', 'kubernetes') else ''}{suffix}"
         )
     if not Path(which).is_file() and "/" not in which and "." not in which:
-        raise TemplateError(f"--template {which}: neither one of {', '.join(KINDS)} nor a file")
+        raise TemplateError(
+            f"--template {which}: neither one of {', '.join(KINDS)} nor a file{did_you_mean(which, KINDS)}"
+        )
     return kind_of(template := Template.read(Path(which))), template
 
 

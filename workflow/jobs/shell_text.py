@@ -112,9 +112,12 @@ class Reader:
             self.at += 1
             self._take(1)
         else:
-            shown = self.text[self.at : self.at + 20].split("\n")[0]
-            self._problem(f"{shown!r}: a field is a plain name such as {{job_name}}; a brace is written {{{{ or }}}}")
-            self._take(1)
+            shown = re.compile(r"\{[^{}\n]*\}|.{1,20}").match(self.text, self.at)
+            assert shown is not None
+            self._problem(
+                f"{shown[0]!r}: a field is a plain name such as {{job_name}}; a brace is written {{{{ or }}}}"
+            )
+            self._take(len(shown[0]) if shown[0].endswith("}") else 1)
 
     def _variable(self) -> None:
         """`${...}`, with those inside it."""

@@ -139,7 +139,8 @@ class _Tree:
             entries = {
                 str(self.fill(key, path)): self.fill(value, f"{path}.{key}".strip(".")) for key, value in node.items()
             }
-            return {key: value for key, value in entries.items() if value is not _Absent}
+            left = {key: value for key, value in entries.items() if value is not _Absent}
+            return left if left or not node else _Absent
         if isinstance(node, list):
             items: list[Any] = []
             for number, one in enumerate(node):
