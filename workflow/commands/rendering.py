@@ -55,7 +55,7 @@ def add_site(parser: CommandParser) -> None:
     parser.add_argument(
         "--options",
         metavar="TEXT",
-        help="further options of sbatch or `ctl job run`, in one text, quoted as a shell has them",
+        help='further options of sbatch or `ctl job run`, as --options="--qos=high ..."',
     )
     parser.add_argument(
         "--field",

@@ -15,7 +15,7 @@ from typing import Any
 from workflow.errors import ConfigError
 from workflow.jobs.job import Job
 from workflow.jobs.names import ctl_name, dns_name
-from workflow.jobs.shell_text import in_double_quotes
+from workflow.jobs.shell_text import one_word
 
 OF_JOBS = frozenset({"job_name", "entry", "args", "program", "command", "tasks", "cpus_per_task", "log"})
 OF_ARRAYS = frozenset({"array", "folders", "scripts", "count", "at_once"})
@@ -49,7 +49,7 @@ def job_fields(job: Job, site: Site, *, kind: str) -> dict[str, Any]:
         "entry": job.entry,
         "args": job.flags,
         "program": program(job, site, kind),
-        "command": f"bash -c {in_double_quotes(_in_checkout(job, site))}",
+        "command": f"bash -c {one_word(_in_checkout(job, site))}",
         "tasks": max(1, job.gpus),
         "cpus_per_task": max(1, job.cpus // max(1, job.gpus)),
         "log": site.log or str(job.log.absolute()),

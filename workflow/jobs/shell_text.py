@@ -62,9 +62,9 @@ def quoted(value: Value, place: Place, *, directive: bool = False) -> str:
     return text.replace("\n", "\\n").replace("\r", "\\r")
 
 
-def in_double_quotes(text: str) -> str:
-    """A text as one double-quoted word of a shell."""
-    return f'"{quoted(text, Place.DOUBLE)}"'
+def one_word(text: str) -> str:
+    """A text as one word, in double quotes where nothing in it would need a backslash: shells and shlex agree on what that is."""
+    return shlex.quote(text) if re.search(r'[\\"$`]', text) else f'"{text}"'
 
 
 class Reader:

@@ -77,10 +77,10 @@ def _fill_shell(template: Template, fields: Fields, given: Iterable[str]) -> str
             written = quoted(value, piece.place, directive=is_directive) if value is not None else ""
         lines[piece.line] = lines.get(piece.line, "") + written
     _refuse(template.name, reader.problems, used, fields, given)
-    text = "".join(line for number, line in lines.items() if number not in dropped)
+    kept = [line for number, line in lines.items() if number not in dropped]
     if template.name.endswith(".txt"):  # one command, an option a line
-        return " ".join(line.strip() for line in text.splitlines() if line.strip()) + "\n"
-    return text
+        return " ".join(line.strip() for line in kept if line.strip()) + "\n"
+    return "".join(kept)
 
 
 def _refuse(name: str, problems: list[str], used: Mapping[str, str], fields: Fields, given: Iterable[str]) -> None:
