@@ -102,6 +102,13 @@ class SlurmNode:
             command, env={**os.environ, **self.environment}, capture_output=True, text=True, check=False, timeout=60
         )
 
+    def warn(self, job_id: str) -> None:
+        """Signals a job's batch shell as --signal=B:USR1@90 does, without waiting for scancel.
+
+        Where the job is requeued before scancel has its answer, it asks for a minute whether it may signal again.
+        """
+        self._begin(["scancel", "--batch", "--signal=USR1", job_id])
+
     def _begin(self, command: list[str]) -> None:
         with (self.folder / f"{command[0]}.out").open("wb") as out:
             self.processes.append(

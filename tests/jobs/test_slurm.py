@@ -99,7 +99,7 @@ def test_a_job_that_was_stopped_is_requeued_and_goes_on(slurm, study):
     executor.submit(jobs, at_once=4)
     folder = executor.folder
     until(lambda: (folder / "waiting").exists(), "the second job")
-    slurm.ask("scancel", "--batch", "--signal=USR1", jobs[1].record().job_id)  # as --signal=B:USR1@90 does
+    slurm.warn(jobs[1].record().job_id)
     until(lambda: (folder / "preempt").exists(), "the third job")
     slurm.ask("scontrol", "requeue", jobs[2].record().job_id)  # as preemption with PreemptMode=REQUEUE does
     until(lambda: (folder / "begun").exists(), "the fourth job")
@@ -169,7 +169,7 @@ def test_ranks_of_a_job_of_several_nodes_are_warned_and_go_on(slurm, tmp_path):
     sent = slurm.ask("sbatch", "--parsable", str(tmp_path / "job.sh"))
     assert sent.returncode == 0, sent.stderr
     until(lambda: (tmp_path / "mark-0").exists() and (tmp_path / "mark-1").exists(), "both ranks")
-    slurm.ask("scancel", "--batch", "--signal=USR1", sent.stdout.strip())
+    slurm.warn(sent.stdout.strip())
     until(lambda: "COMPLETED" in slurm.ask("scontrol", "show", "job", sent.stdout.strip()).stdout, "the end")
     log = (tmp_path / "log.txt").read_text()
     assert log.count("rank 0") == log.count("rank 1") == 2
