@@ -41,7 +41,9 @@ COMMANDS = {
     "init-model": Command(
         "Models and data", "make a T5, BERT or GPT-2 from scratch in a published shape", "commands.preparing:init_model"
     ),
-    "data": Command("Models and data", "`data check NAME`: what is odd about a data set", "commands.preparing:data"),
+    "data": Command(
+        "Models and data", "check a data set; list, show and make registered ones (GLUE too)", "commands.preparing:data"
+    ),
     "config": Command(
         "Models and data",
         "`config show ...`: every setting and its origin; `config schema`: JSON schema of settings files",

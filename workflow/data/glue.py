@@ -96,6 +96,7 @@ TASKS: dict[str, GlueTask] = {
             "CoLA.tsv",
             1063,
             class_names=("unacceptable", "acceptable"),
+            other_files=((), (), ("test_unlabelled",)),
             headerless=(Columns((3,), 1, 4),),
         ),
         GlueTask(

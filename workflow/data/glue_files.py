@@ -87,9 +87,7 @@ def find_split(folder: Path, task: GlueTask, split: str) -> Path:
     )
 
 
-def glue_rows(
-    path: Path, task: GlueTask, left_out: LeftOut, *, labelled: bool = True
-) -> Iterator[tuple[str, Row]]:
+def glue_rows(path: Path, task: GlueTask, left_out: LeftOut, *, labelled: bool = True) -> Iterator[tuple[str, Row]]:
     """("FILE: line N", row) of each row: the task's text columns, its label as a text, and `index`.
 
     `index` is the file's own where it has one, else the number of the row. Rows that the official files are known to
@@ -140,7 +138,9 @@ def _layout(path: Path, first: Sequence[str], task: GlueTask, *, labelled: bool)
     names = list(first)
     if all(name in names for name in task.texts):
         if labelled and task.label not in names:
-            raise DataError(f'{path}: no column "{task.label}", so its rows have no labels; the header has {", ".join(names)}')
+            raise DataError(
+                f'{path}: no column "{task.label}", so its rows have no labels; the header has {", ".join(names)}'
+            )
         label = names.index(task.label) if labelled else None
         texts = tuple(names.index(name) for name in task.texts)
         index = names.index(INDEX) if INDEX in names else names.index("id") if "id" in names else None
