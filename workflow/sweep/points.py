@@ -52,6 +52,8 @@ class Point:
     settings: Mapping[str, Any]
     labels: Mapping[str, Any]
     metrics: tuple[str, ...]
+    slice: str | None = None
+    """The part of the run's eval rows that this point is about; points of one run share its folder."""
     resolved: Resolved[Any] | None = field(default=None, compare=False, repr=False)
     """The settings as the program itself will see them; None for a point that was read back from a file."""
 
@@ -64,16 +66,20 @@ class Point:
             "labels": dict(self.labels),
             "metrics": list(self.metrics),
             "settings": dict(self.settings),
+            **({"slice": self.slice} if self.slice is not None else {}),
         }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Point:
         """A point of study.json. KeyError or TypeError where it is none."""
         return cls(
-            *(str(record[key]) for key in ("name", "entry", "run")),
+            str(record["name"]),
+            str(record["entry"]),
+            str(record["run"]),
             dict(record["settings"]),
             dict(record["labels"]),
             tuple(record["metrics"]),
+            record.get("slice"),
         )
 
 
@@ -113,7 +119,7 @@ def make_point(draft: Draft, *, study: str) -> Point:
     metrics = draft.metrics or (str(flat[entry.metric_setting]),)
     name = _name(draft.title, content_hash(entry, resolved, draft.swept))
     labels = {**_usual_labels(settings, flat), **draft.labels}
-    return Point(name, entry.name, run_of(study, name), settings, labels, metrics, resolved)
+    return Point(name, entry.name, run_of(study, name), settings, labels, metrics, resolved=resolved)
 
 
 def run_of(study: str, name: str) -> str:

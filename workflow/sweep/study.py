@@ -1,9 +1,9 @@
-"""A study's folder: its points in study.json, a folder for each point, and who is working on which.
+"""A study's folder: its points in study.json, and a folder for each point.
 
 Knows nothing of what the points are for, or how they are run.
 
-`study.json` is written before anything runs. Processes that share a study lock its file while they change it, and a
-point while they run it; both locks (flock) end with the process that holds them, however it ends.
+`study.json` is written before anything runs. Processes that share a study lock it (flock) while they change it; the lock
+ends with the process that holds it, however it ends. Who runs which point is told by the locks of jobs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import json
 import os
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,41 +75,20 @@ class Study:
     def locked(self) -> Iterator[None]:
         """Waits for its turn to change the study."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _open_lock(self.folder / LOCK_FILE) as descriptor:
+        descriptor = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
-
-    @contextlib.contextmanager
-    def claimed(self, point: Point) -> Iterator[bool]:
-        """Whether the point is now this process's to run, until the block ends."""
-        self.point_folder(point).mkdir(parents=True, exist_ok=True)
-        with _open_lock(self.point_folder(point) / "claim.lock") as descriptor:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                yield False
-                return
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-            yield True
+        finally:
+            os.close(descriptor)
 
     def add(self, points: Sequence[Point]) -> None:
-        """Adds points that a search has come to, beside those that other processes added."""
-        with self.locked():
-            known = {point.name: point for point in (*read_study(self.folder).points, *points)}
-            self.points = list(known.values())
-            for point in points:
-                write_settings(self.point_folder(point) / "settings.json", point)
-            write_json(self.folder / STUDY_FILE, self.as_json())
-
-
-@contextlib.contextmanager
-def _open_lock(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+        """Adds points that a search has come to, beside those that other processes added. Only while `locked`."""
+        known = {point.name: point for point in (*read_study(self.folder).points, *points)}
+        self.points = list(known.values())
+        for point in points:
+            write_settings(self.point_folder(point) / "settings.json", point)
+        write_json(self.folder / STUDY_FILE, self.as_json())
 
 
 def study_name(folder: Path) -> str:
