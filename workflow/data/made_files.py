@@ -67,11 +67,18 @@ def _classes(found: Survey) -> str:
     return f"{found.entry.classes} classes" if found.entry.classes else "numbers"
 
 
-def write_made(made: Made, path: Path) -> None:
-    """Writes the file, whole or not at all."""
+def write_once(made: Made, path: Path, *, overwrite: bool = False) -> bool:
+    """Writes the file, whole or not at all, unless it is there already; says whether it did.
+
+    Raises DataError for a file that holds something else, unless `overwrite`.
+    """
+    if path.is_file() and not overwrite:
+        if hash_of_file(path) != hash_of(made):
+            raise DataError(f"{path}: holds something else; --overwrite replaces it, or choose another --out")
+        return False
     with whole_file(path) as file:
-        for text in _pieces(("train", made.rows("train")), ("eval", made.rows("eval"))):
-            file.write(text)
+        file.writelines(_made_pieces(made))
+    return True
 
 
 def write_eval(rows: Iterable[Row], path: Path) -> int:
@@ -85,15 +92,14 @@ def write_eval(rows: Iterable[Row], path: Path) -> int:
             yield row
 
     with whole_file(path) as file:
-        for text in _pieces(("eval", counted())):
-            file.write(text)
+        file.writelines(_pieces(("eval", counted())))
     return number
 
 
 def hash_of(made: Made) -> str:
-    """sha256 of the file that `write_made` would write."""
+    """sha256 of the file that `write_once` would write."""
     digest = hashlib.sha256()
-    for text in _pieces(("train", made.rows("train")), ("eval", made.rows("eval"))):
+    for text in _made_pieces(made):
         digest.update(text.encode())
     return digest.hexdigest()
 
@@ -105,6 +111,10 @@ def hash_of_file(path: Path) -> str:
         while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _made_pieces(made: Made) -> Iterator[str]:
+    return _pieces(("train", made.rows("train")), ("eval", made.rows("eval")))
 
 
 def _pieces(*splits: tuple[str, Iterable[Row]]) -> Iterator[str]:

@@ -15,15 +15,14 @@ from typing import Any
 from workflow.data.glue import GlueTask
 from workflow.data.glue_files import LeftOut, find_split
 from workflow.data.registry import LINES, Entry
-from workflow.data.registry_sources import column_file, place_of, split_rows
+from workflow.data.registry_sources import PHONEME, PHONEME_FIX, column_file, place_of, split_rows
 from workflow.data.sources import Row
 from workflow.data.targets import KEY
 from workflow.errors import DataError, did_you_mean
 
-PHONEME = "-phoneme"
-"""After a feature's name: the column with its phonemes, which models of type `ipa` read."""
 NORMAL, IPA = "normal", "ipa"
 MODEL_TYPES = (NORMAL, IPA)
+"""Models of texts, and models of their phonemes."""
 LANGUAGE = "language"
 MAX_PROBLEMS = 10
 MAX_SURPLUS = 20
@@ -130,7 +129,7 @@ def _text_problem(row: Row, columns: Sequence[str], model_type: str) -> str | No
         if value is None:
             fix = 'correct "train_features"'
             if model_type == IPA:
-                fix = f'add that column (the text in phonemes) to the data, or leave "{IPA}" out of the model types'
+                fix = PHONEME_FIX
             return f'no "{name}"{did_you_mean(name, row)} (the row has {", ".join(map(str, row))}); {fix}'
         if not isinstance(value, str | int | float) or isinstance(value, bool):
             return f'"{name}" is a {type(value).__name__}, not a text'

@@ -18,6 +18,9 @@ from workflow.errors import DataError, did_you_mean
 Located = tuple[str, Row]
 """Where a row stands, for messages, and the row."""
 
+PHONEME = "-phoneme"
+"""After a feature's name: the column with its phonemes, which models of type `ipa` read."""
+PHONEME_FIX = 'add that column (the text in phonemes) to the data, or leave the model type "ipa" out'
 OUR_NAMES = {name: "eval" for name in SPLIT_FILES["eval"] if name != "test"}
 """Splits that the mount's own data files call otherwise."""
 
@@ -113,8 +116,9 @@ def _line_rows(folder: Path, split: str, columns: Sequence[str]) -> Iterator[Loc
     for path in paths:
         if not path.is_file():
             there = sorted(file.name for file in folder.glob("*.txt")) if folder.is_dir() else []
+            fix = f"; {PHONEME_FIX}" if path.stem.endswith(PHONEME) else did_you_mean(path.name, there)
             raise DataError(
-                f"{path}: no such file{did_you_mean(path.name, there)}; a {LINES} data set has a file SPLIT_COLUMN.txt for "
+                f"{path}: no such file{fix}; a {LINES} data set has a file SPLIT_COLUMN.txt for "
                 f"each column that is read (there are {', '.join(there) or 'none'})"
             )
     with ExitStack() as stack:

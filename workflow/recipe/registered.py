@@ -18,7 +18,7 @@ from rich.table import Table
 from workflow import paths as names
 from workflow.console import make_console
 from workflow.data.glue import TASKS, glue_task
-from workflow.data.made_files import Made, hash_of, hash_of_file, make, write_eval, write_made
+from workflow.data.made_files import Made, make, write_eval, write_once
 from workflow.data.registry import BUILT_IN, Entry, Registry, glue_entry, glue_registry, read_registry
 from workflow.data.registry_rows import Survey, survey, unlabelled_rows
 from workflow.errors import ConfigError, DataError
@@ -98,7 +98,7 @@ def make_data(given: Namespace) -> int:
     for entry in evaluated:
         surveys.setdefault(entry.key, survey(entry, given.model_type))
     made = make([surveys[e.key] for e in entries], [surveys[e.key] for e in evaluated], given.model_type)
-    state = write_once(made, path, overwrite=given.overwrite)
+    state = "" if write_once(made, path, overwrite=given.overwrite) else ", as it was"
     for found in surveys.values():
         _print_notes(console, found.notes())
     rows = [sum(found.splits[place].rows for found in part) for place, part in enumerate((made.train, made.eval))]
@@ -116,19 +116,6 @@ def _make_split(given: Namespace, entries: list[Entry], path: Path, console: Con
     count = write_eval(rows, path)
     console.print(f"{path}: {count:,} rows without targets", markup=False, highlight=False)
     return 0
-
-
-def write_once(made: Made, path: Path, *, overwrite: bool = False) -> str:
-    """Writes the file unless it is there already; gives a remark on that.
-
-    Raises ConfigError for a file that holds something else, unless `overwrite`.
-    """
-    if path.is_file() and not overwrite:
-        if hash_of_file(path) != hash_of(made):
-            raise ConfigError(f"{path}: holds something else; --overwrite replaces it, or choose another --out")
-        return ", as it was"
-    write_made(made, path)
-    return ""
 
 
 def out_file(out: str, mount: Path) -> Path:
