@@ -154,19 +154,44 @@ def drive(
     """Runs what is not finished, so many at a time, and says so line by line. Raises Stopped after a signal."""
     jobs = jobs_of(study, needs)
     executor.write(list(jobs.values()))
-    queue = Queue(study, jobs, retry_failed=retry_failed)
-    say = Progress(study, jobs, describe)
+    queue = iter(Queue(study, jobs, retry_failed=retry_failed))
+    drive_queue(study, executor, queue, at_once=at_once, summary=summary, describe=describe, should_stop=should_stop)
+    return outcome(study, jobs)
+
+
+def drive_queue(
+    study: Study,
+    executor: LocalExecutor,
+    queue: Iterator[Job | None],
+    *,
+    at_once: int,
+    summary: Summary,
+    describe: Callable[[Point], str] = _nothing,
+    should_stop: ShouldStop | None = None,
+) -> None:
+    """Runs the jobs that a queue gives out; a study's points may become more on the way."""
+    say = Progress(study, describe)
 
     def on_end(job: Job, record: JobRecord) -> None:
         say.ended(job, record)
         summary.after_an_end()
 
+    def written() -> Iterator[Job | None]:
+        for job in queue:
+            if job is not None and not job.script.is_file():
+                executor.write([job])
+            yield job
+
     say.begin()
     try:
-        executor.run(iter(queue), at_once=at_once, on_end=on_end, should_stop=should_stop, shared=True)
+        executor.run(written(), at_once=at_once, on_end=on_end, should_stop=should_stop, shared=True)
     finally:
         summary.at_last()
-    return outcome(study, jobs)
+
+
+def outcome_of(study: Study, needs: Needs) -> Outcome:
+    """How a study stands."""
+    return outcome(study, jobs_of(study, needs))
 
 
 def outcome(study: Study, jobs: dict[str, Job]) -> Outcome:
@@ -182,26 +207,27 @@ def outcome(study: Study, jobs: dict[str, Job]) -> Outcome:
 class Progress:
     """Lines for people: what was found finished, and each end."""
 
-    def __init__(self, study: Study, jobs: dict[str, Job], describe: Callable[[Point], str]) -> None:
-        self.study, self.jobs, self.describe = study, jobs, describe
+    def __init__(self, study: Study, describe: Callable[[Point], str]) -> None:
+        self.study, self.describe = study, describe
         self.console = make_console()
-        self.points = {point.name: point for point in study.points}
 
     def begin(self) -> None:
         """How far the study is already."""
-        done = self._done()
+        done, total = self._count()
         if done:
-            self._line(f"{done} of {len(self.jobs)} runs are finished already")
+            self._line(f"{done} of {total} runs are finished already")
 
     def ended(self, job: Job, record: JobRecord) -> None:
         """One line of a run that has ended."""
-        point = self.points[job.name]
-        told = self.describe(point) if self.study.finished(point) else record.last_line or "no output"
-        status = "done" if self.study.finished(point) else str(record.status)
-        self._line(f"[{self._done()}/{len(self.jobs)}] {job.name}: {status}{': ' if told else ''}{told}")
+        point = next(point for point in self.study.points if point.name == job.name)
+        is_done = self.study.finished(point)
+        told = self.describe(point) if is_done else record.last_line or "no output"
+        done, total = self._count()
+        self._line(f"[{done}/{total}] {job.name}: {'done' if is_done else record.status}{': ' if told else ''}{told}")
 
-    def _done(self) -> int:
-        return sum(self.study.finished(self.points[name]) for name in self.jobs)
+    def _count(self) -> tuple[int, int]:
+        runs = {point.run: point for point in self.study.points}
+        return sum(map(self.study.finished, runs.values())), len(runs)
 
     def _line(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, markup=False, highlight=False)

@@ -27,7 +27,7 @@ class Entry:
 
     def metrics(self, settings: Any) -> tuple[str, ...]:
         """What a run with these settings measures."""
-        return SCORE_METRICS[settings.score.kind] if self.name == "clf" else TEXT_METRICS
+        return SCORE_METRICS[str(settings.score.kind)] if self.name == "clf" else TEXT_METRICS
 
     def canonical(self, name: str) -> str:
         """A setting's own name for any of its names; unknown ones come back as they are."""
@@ -39,7 +39,7 @@ class Entry:
     def short(self, name: str) -> str:
         """The shortest of a setting's names, for labels: `lr`, `batch_size`."""
         field = section_fields(self.settings_type).get(name, (None, None))[1]
-        return min((name, *(field_aliases(field) if field is not None else ())), key=len)
+        return str(min((name, *(field_aliases(field) if field is not None else ())), key=len))
 
 
 ENTRIES = {

@@ -82,9 +82,14 @@ class Study:
         finally:
             os.close(descriptor)
 
+    def reread(self) -> None:
+        """Takes up the points that other processes added. Only while `locked`."""
+        self.points = read_study(self.folder).points
+
     def add(self, points: Sequence[Point]) -> None:
         """Adds points that a search has come to, beside those that other processes added. Only while `locked`."""
-        known = {point.name: point for point in (*read_study(self.folder).points, *points)}
+        self.reread()
+        known = {point.name: point for point in (*self.points, *points)}
         self.points = list(known.values())
         for point in points:
             write_settings(self.point_folder(point) / "settings.json", point)
