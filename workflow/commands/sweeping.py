@@ -36,7 +36,7 @@ def sweep(argv: Sequence[str]) -> int:
     group.add_argument("--n_trials", type=_count, metavar="N", help="points to try (default: the grid file's, else 20)")
     group.add_argument("--search_timeout_s", type=float, metavar="S", help="seconds after which no new point is begun")
     group.add_argument("--storage", metavar="URL", help="a database for Optuna (default: the file DIR/search.journal)")
-    _add_study_flags(parser)
+    add_study_flags(parser)
     given, rest = parser.parse_known_args(argv)
     from workflow.config.cascade import Layer, read_layers
     from workflow.config.flags import raw_flags
@@ -62,7 +62,7 @@ def sweep(argv: Sequence[str]) -> int:
         given.metric,
         given.max_points,
     )
-    options = _options(given, submit=given.submit)
+    options = study_options(given, submit=given.submit)
     return run_sweep(planned, options, n_trials=given.n_trials, timeout_s=given.search_timeout_s, storage=given.storage)
 
 
@@ -74,7 +74,7 @@ def _with_own_flags(problem: str, parser: CommandParser) -> str:
     return f"unknown flag {flag}{own}" if own else problem
 
 
-def _add_study_flags(parser: CommandParser) -> None:
+def add_study_flags(parser: CommandParser) -> None:
     """What all kinds of studies have."""
     parser.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="folder of the study; the same command goes on"
@@ -110,7 +110,8 @@ def _count(text: str) -> int:
     return value
 
 
-def _options(given: Namespace, *, submit: bool) -> Options:
+def study_options(given: Namespace, *, submit: bool) -> Options:
+    """How a study is run, of the flags that all kinds of studies have."""
     from workflow.jobs.local import LocalExecutor
     from workflow.paths import find_mount
     from workflow.sweep.driver import Needs

@@ -117,7 +117,7 @@ def make_point(draft: Draft, *, study: str) -> Point:
         if name in resolved.origins and name not in OF_THE_STUDY
     }
     metrics = draft.metrics or (str(flat[entry.metric_setting]),)
-    name = _name(draft.title, content_hash(entry, resolved, draft.swept))
+    name = readable_name(draft.title, content_hash(entry, resolved, draft.swept))
     labels = {**_usual_labels(settings, flat), **draft.labels}
     return Point(name, entry.name, run_of(study, name), settings, labels, metrics, resolved=resolved)
 
@@ -150,7 +150,7 @@ def _usual_labels(settings: Mapping[str, Any], flat: Mapping[str, Any]) -> dict[
     return {"task": str(flat["data_name"]), "model": str(model), "setting": "", "seed": flat["seed"]}
 
 
-def _name(title: str, digest: str) -> str:
+def readable_name(title: str, digest: str) -> str:
     """`lr-0.001-batch_size-16-seed-0-3fa94c` made of what file systems, Slurm and Kubernetes take; at most 60 characters."""
     slug = re.sub(r"[^a-z0-9.]+", "-", title.lower()).strip("-.")[: LONGEST_NAME - HASH_DIGITS - 1].strip("-.")
     return f"{slug or 'point'}-{digest[:HASH_DIGITS]}"

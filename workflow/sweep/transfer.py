@@ -21,13 +21,15 @@ from workflow.errors import ConfigError, DataError, did_you_mean
 from workflow.evaluation.evaluator import MAX_SLICES
 from workflow.metric_names import SCORE_METRICS
 from workflow.sweep.entries import checked_metric
-from workflow.sweep.points import HASH_DIGITS, LONGEST_NAME, Draft, Point, make_point, slug
+from workflow.sweep.points import Draft, Point, make_point, readable_name
 from workflow.sweep.study import study_name
 from workflow.sweep.transfer_file import Model, TransferFile, models_of
 
 Languages = tuple[str, ...]
 MOST_NAMED = 4
 """Languages that a train set's name lists."""
+LONGEST_TITLE = 48
+"""So that the names of a run's further points, which have a number after the run's own, are no longer than others."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ def plan_matrix(given: TransferFile, file: Path, folder: Path, *, pairs: bool = 
     surveys = _surveys(given, languages, registry)
     metrics = _metrics(given, next(iter(surveys.values())).entry, file)
     if len(languages.eval) > MAX_SLICES and not pairs:
-        raise ConfigError(f"{file}: {len(languages.eval)} eval languages, and a run tells {MAX_SLICES} apart; use --pairs")
+        raise ConfigError(
+            f"{file}: {len(languages.eval)} eval languages, and a run tells {MAX_SLICES} apart; use --pairs"
+        )
     study = study_name(folder)
     data = tuple(_data_files(given, languages, surveys, study, pairs=pairs))
     points = tuple(_points(given, data, metrics, file, study))
@@ -91,7 +95,9 @@ class Plan:
             raise ConfigError(
                 f"{file}: no task {given.task!r} in {registry.label}{did_you_mean(given.task, tasks)} (there are {', '.join(tasks)})"
             )
-        train, evaluated = (known if part == "all" else tuple(part) for part in (given.languages.train, given.languages.eval))
+        train, evaluated = (
+            known if part == "all" else tuple(part) for part in (given.languages.train, given.languages.eval)
+        )
         problems = [
             f"{file}: no {given.task} data of {language!r} in {registry.label}{did_you_mean(language, known)} (there are {', '.join(known)})"
             for language in dict.fromkeys((*train, *evaluated))
@@ -147,8 +153,13 @@ def _data_files(
                     [surveys[language, model_type] for language in evaluated],
                     model_type,
                 )
-                parts = [study, told(train), *([told(evaluated)] if pairs else []), *([model_type] if model_type != NORMAL else [])]
-                name = f"{slug('-'.join(parts))[: LONGEST_NAME - HASH_DIGITS - 1]}-{hash_of(made)[:HASH_DIGITS]}"
+                parts = [
+                    study,
+                    told(train),
+                    *([told(evaluated)] if pairs else []),
+                    *([model_type] if model_type != NORMAL else []),
+                ]
+                name = readable_name("-".join(parts), hash_of(made))
                 yield DataFile(name, made, train, evaluated, model_type)
 
 
@@ -177,14 +188,11 @@ def _cells(draft: Draft, data: DataFile, study: str) -> Iterator[Point]:
     run = make_point(draft, study=study)
     for number, language in enumerate(data.eval):
         # The first one carries the run's own name, by which its job is known.
-        suffix = f"-{slug(language)[:16]}-{number}" if number else ""
-        name = f"{run.name[: LONGEST_NAME - len(suffix)]}{suffix}"
+        name = f"{run.name}-{number}" if number else run.name
         yield replace(run, name=name, slice=language, labels={**run.labels, "eval": language})
 
 
-def _draft(
-    given: TransferFile, data: DataFile, model: Model, seed: int, metrics: Sequence[str], file: Path
-) -> Draft:
+def _draft(given: TransferFile, data: DataFile, model: Model, seed: int, metrics: Sequence[str], file: Path) -> Draft:
     made = data.made
     usual: dict[str, Any] = {"problem": made.problem, "save_best_metric": metrics[0]}
     if made.problem == "multiclass":
@@ -204,5 +212,5 @@ def _draft(
         "train": told(data.train),
         "seed": seed,
     }
-    title = f"{told(data.train)}-{data.model_type}-{model.name}-seed-{seed}"
-    return Draft("clf", layers, labels, title, swept=("data_name", "seed"), metrics=tuple(metrics))
+    title = f"{told(data.train)}-{data.model_type}-seed-{seed}-{model.name}"
+    return Draft("clf", layers, labels, title[:LONGEST_TITLE], swept=("data_name", "seed"), metrics=tuple(metrics))

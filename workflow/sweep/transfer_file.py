@@ -13,7 +13,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from workflow.config.cascade import read_settings_file
-from workflow.data.registry_rows import NORMAL
 from workflow.errors import ConfigError, did_you_mean
 from workflow.models.nanogpt import CHECKPOINT_FILE
 
@@ -53,7 +52,7 @@ class TransferFile(BaseModel):
     task: str
     name: str | dict[str, str] | None = None
     languages: Languages = Languages()
-    model_types: list[ModelType] = Field([NORMAL], min_length=1)
+    model_types: list[ModelType] = Field(["normal"], min_length=1)
     models: list[str | dict[str, Any]] = []
     checkpoints: Checkpoints | None = None
     settings: dict[str, Any] = {}
@@ -74,7 +73,11 @@ def read_transfer(path: Path) -> TransferFile:
     """Reads the file. Raises ConfigError with all of its problems."""
     values = read_settings_file(path)
     known = tuple(TransferFile.model_fields)
-    problems = [f'unknown key "{key}"{did_you_mean(key, known)} (known are {", ".join(known)})' for key in values if key not in known]
+    problems = [
+        f'unknown key "{key}"{did_you_mean(key, known)} (known are {", ".join(known)})'
+        for key in values
+        if key not in known
+    ]
     try:
         found = TransferFile.model_validate({key: value for key, value in values.items() if key in known})
     except ValidationError as error:
