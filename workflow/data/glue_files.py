@@ -76,12 +76,13 @@ def find_split(folder: Path, task: GlueTask, split: str) -> Path:
     stems = [split]
     if split in SPLIT_NAMES:
         stems = [*task.split_files(SPLIT_NAMES[split]), split]
-    found = [path for stem in stems if stem for suffix in SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
+    stems = [stem for stem in dict.fromkeys(stems) if stem]
+    found = [path for stem in stems for suffix in SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
     if found:
         return found[0]
     there = sorted(path.name for path in folder.glob("*") if path.suffix in SUFFIXES) if folder.is_dir() else []
     hint = did_you_mean(split, [Path(name).stem for name in there])
-    wanted = " or ".join(f"{stem}.tsv" for stem in stems if stem)
+    wanted = " or ".join(f"{stem}.tsv" for stem in stems)
     raise DataError(
         f"{folder}: no {split!r} split of {task.name}{hint}; it would be {wanted} (there are {', '.join(there) or 'no TSV files'})"
     )
