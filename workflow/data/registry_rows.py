@@ -84,21 +84,37 @@ def columns_of(entry: Entry, model_type: str) -> tuple[str, ...]:
 
 def survey(entry: Entry, model_type: str = NORMAL) -> Survey:
     """Reads both splits once and checks every row. Raises DataError with the first problems found."""
-    problems: list[str] = []
+    problems = Problems()
     splits = [_survey_split(entry, split, model_type, problems) for split in entry.splits]
-    if problems:
-        raise DataError(_listed(entry, problems))
+    if problems.found:
+        raise DataError(problems.told(entry))
     return Survey(entry, (splits[0], splits[1]), _classes(entry, splits))
 
 
-def _listed(entry: Entry, problems: Sequence[str]) -> str:
-    if len(problems) == 1:
-        return f"{entry.key}: {problems[0]}"
-    shown = "the first problems" if len(problems) >= MAX_PROBLEMS else f"{len(problems)} problems"
-    return f"{entry.key}: {shown}:\n" + "\n".join(f"  {problem}" for problem in problems)
+class Problems:
+    """What is wrong with rows: each problem of a split once, with its first place and the number of its rows."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, str], tuple[str, int]] = {}
+
+    def add(self, split: str, where: str, problem: str) -> None:
+        """Notes one."""
+        first, count = self.found.get((split, problem), (where, 0))
+        self.found[split, problem] = first, count + 1
+
+    def told(self, entry: Entry) -> str:
+        """All of them as an error's text."""
+        lines = [
+            f"{where}: {problem}" + (f" ({count:,} rows of {split} have this)" if count > 1 else "")
+            for (split, problem), (where, count) in self.found.items()
+        ]
+        if len(lines) == 1:
+            return f"{entry.key}: {lines[0]}"
+        shown = "the first problems" if len(lines) >= MAX_PROBLEMS else f"{len(lines)} problems"
+        return "\n".join([f"{entry.key}: {shown}:", *(f"  {line}" for line in lines)])
 
 
-def _survey_split(entry: Entry, split: str, model_type: str, problems: list[str]) -> SplitSurvey:
+def _survey_split(entry: Entry, split: str, model_type: str, problems: Problems) -> SplitSurvey:
     found = SplitSurvey(split, place_of(entry, split))
     columns, phonemes = columns_of(entry, model_type), columns_of(entry, IPA)
     if entry.dataset.startswith(LINES):
@@ -107,7 +123,7 @@ def _survey_split(entry: Entry, split: str, model_type: str, problems: list[str]
     else:
         wanted = dict.fromkeys((*columns, entry.label, *entry.keep))
     for where, row in split_rows(entry, split, list(wanted), found.left_out):
-        if len(problems) >= MAX_PROBLEMS:
+        if len(problems.found) >= MAX_PROBLEMS:
             break
         found.rows += 1
         problem = (
@@ -116,10 +132,10 @@ def _survey_split(entry: Entry, split: str, model_type: str, problems: list[str]
             or _count(entry, found, where, row)
         )
         if problem:
-            problems.append(f"{where}: {problem}")
+            problems.add(split, where, problem)
         found.phonemes += all(isinstance(row.get(name), str) for name in phonemes)
-    if not found.rows and not problems:
-        problems.append(f"{found.place}: no rows")
+    if not found.rows:
+        problems.add(split, found.place, "no rows")
     return found
 
 

@@ -16,6 +16,7 @@ from workflow.results.runs import Which
 from workflow.results.sheets import sheets_of, shown
 from workflow.results.study_files import write_study_tables
 from workflow.results.tables import Cell, Key, Table
+from workflow.sweep.study import read_study
 
 HEATMAP = "heatmap"
 ROWS, COLUMNS = "trained on", "evaluated on"
@@ -23,7 +24,9 @@ ROWS, COLUMNS = "trained on", "evaluated on"
 
 def write_matrix(folder: Path, *, which: Which) -> None:
     """Makes a matrix's files anew. Raises ResultsError when `folder` is no study."""
-    table = write_study_tables(folder, which=which)
+    points = read_study(folder).points
+    varied = [label for label in ("model", "type") if len({point.labels[label] for point in points}) > 1]
+    table = write_study_tables(folder, which=which, rows=(*varied, "train"), columns=("eval",))
     metric = next((summary.metric for cell in table.cells.values() for summary in cell.summaries), "")
     paths = write_heatmap(
         folder / HEATMAP,
@@ -41,18 +44,17 @@ def write_matrix(folder: Path, *, which: Which) -> None:
 
 def panels_of(table: Table) -> list[Panel]:
     """A panel for each model and model type: train sets by eval languages, of the first metric."""
-    place = table.row_labels.index("train") if "train" in table.row_labels else len(table.row_labels) - 1
     grouped: dict[Key, list[Key]] = {}
     for row in table.rows:
-        grouped.setdefault((*row[:place], *row[place + 1 :]), []).append(row)
-    return [_panel(table, others, rows, place) for others, rows in grouped.items()]
+        grouped.setdefault(row[:-1], []).append(row)
+    return [_panel(table, others, rows) for others, rows in grouped.items()]
 
 
-def _panel(table: Table, others: Key, rows: Sequence[Key], place: int) -> Panel:
+def _panel(table: Table, others: Key, rows: Sequence[Key]) -> Panel:
     cells = [[table.cells.get((row, column)) for column in table.columns] for row in rows]
     return Panel(
         ", ".join(others),
-        [row[place] for row in rows],
+        [row[-1] for row in rows],
         [", ".join(column) for column in table.columns],
         [[_value(cell) for cell in line] for line in cells],
         [[_text(cell) for cell in line] for line in cells],
