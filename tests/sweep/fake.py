@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 
 from workflow.config.clf_settings import ClfSettings
 from workflow.config.flags import parse
@@ -38,7 +37,9 @@ def main() -> None:
     with (run / "metrics.jsonl").open("w") as metrics:
         for step in range(1, evaluations + 1):
             time.sleep(float(os.environ.get("FAKE_S", "0.05")))
-            metrics.write(json.dumps({"step": step, "eval_loss": 1 - value, "accuracy": value * step / evaluations}) + "\n")
+            metrics.write(
+                json.dumps({"step": step, "eval_loss": 1 - value, "accuracy": value * step / evaluations}) + "\n"
+            )
             metrics.flush()
     records = {
         "accuracy": {"value": value, "low": value - 0.01, "high": value + 0.01, "n": 11},

@@ -66,6 +66,58 @@ def sweep(argv: Sequence[str]) -> int:
     return run_sweep(planned, options, n_trials=given.n_trials, timeout_s=given.search_timeout_s, storage=given.storage)
 
 
+def suite(argv: Sequence[str]) -> int:
+    """`suite run FILE...`."""
+    usage = "usage: workflow suite run FILE... --out DIR   (workflow suite run -h for all)"
+    kinds = {"run": suite_run}
+    if argv[:1] in (["-h"], ["--help"]):
+        print(usage)
+        return 0
+    if not argv or argv[0] not in kinds:
+        raise ConfigError(usage)
+    return kinds[argv[0]](argv[1:])
+
+
+def suite_run(argv: Sequence[str]) -> int:
+    """Tasks with settings of their own, several seeded runs each."""
+    parser = command_parser(
+        "suite run",
+        "Runs every task of suite files (JSON with comments, or YAML) with its own settings and several seeds. Everything is\n"
+        "checked first: steps, metrics, data, zeros of pruned models, disk space. The same command goes on where it stopped.",
+        "workflow suite run configs/suite-glue-small.json --out suites/glue --jobs 2 --keep best",
+    )
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="one experiment each; their tasks stand in one table"
+    )
+    parser.add_argument("--force", action="store_true", help="run in spite of what is merely doubtful")
+    parser.add_argument(
+        "--keep",
+        choices=("all", "best"),
+        default="all",
+        help="best: remove the checkpoints of all but each task's best run",
+    )
+    _add_running_flags(parser)
+    _add_study_flags(parser)
+    given = parser.parse_args(argv)
+    from workflow.paths import find_mount
+    from workflow.sweep.suite import Suite, run_suite
+    from workflow.sweep.suite_file import read_suite
+
+    files = [read_suite(path) for path in given.files]
+    planned = Suite(files, given.out, find_mount(given.mount).absolute(), given.keep, given.force, given.max_points)
+    return run_suite(planned, _options(given, submit=_is_to_run(given)))
+
+
+def _add_running_flags(parser: CommandParser) -> None:
+    """Of studies that run at once unless they go to a cluster."""
+    parser.add_argument("--dry_run", action="store_true", help="check, write and show; run nothing")
+    parser.add_argument("--submit", action="store_true", help="send the runs to the cluster; here they run anyway")
+
+
+def _is_to_run(given: Namespace) -> bool:
+    return not given.dry_run and (given.submit or given.executor == "local")
+
+
 def _with_own_flags(problem: str, parser: CommandParser) -> str:
     """A misspelt flag may be one of this command's."""
     flag = problem.removeprefix("unknown flag ").split(";")[0]
