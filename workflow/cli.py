@@ -33,6 +33,7 @@ COMMANDS = {
     ),
     "sweep": Command("Many runs", "runs over a grid of settings, or a search among them", "commands.sweeping:sweep"),
     "suite": Command("Many runs", "`suite run FILE`: many tasks, several seeds each", "commands.sweeping:suite"),
+    "ablate": Command("Many runs", "variants x seeds, compared with a baseline", "commands.sweeping:ablate"),
     "generate": Command("Using a model", "answer prompts with a run or a checkpoint", "commands.answering:generate"),
     "serve": Command("Using a model", "serve runs over HTTP, with a page to try them on", "commands.serving:serve"),
     "score": Command("Using a model", "score a file of any size with a run or a checkpoint", "commands.scoring:score"),

@@ -14,6 +14,7 @@ from workflow.errors import ResultsError
 from workflow.evaluation.report import read_report
 from workflow.jobs.job import Executor
 from workflow.jobs.local import LocalExecutor
+from workflow.results.runs import Which
 from workflow.results.study_files import write_study_tables
 from workflow.sweep.driver import Needs, Outcome, Summary, drive, jobs_of
 from workflow.sweep.points import Point
@@ -111,10 +112,10 @@ def headline(study: Study, point: Point) -> str:
     )
 
 
-def usual_tables(study: Study) -> None:
+def usual_tables(study: Study, which: Which = "best") -> None:
     """table.md, table.csv and best.json."""
     try:
-        write_study_tables(study.folder)
+        write_study_tables(study.folder, which=which)
     except ResultsError as error:  # a report of another version, say: the runs go on, the tables are made later
         say(f"notice: no table was made: {error}")
 
