@@ -50,6 +50,11 @@ COMMANDS = {
         "`config show ...`: every setting and its origin; `config schema`: JSON schema of settings files",
         "commands.configuring:config",
     ),
+    "jobs": Command(
+        "Clusters",
+        "`jobs render ...`: a run's flags as a job of Slurm, Kubernetes or ctl; `jobs status|cancel|logs DIR` of a study",
+        "commands.jobs:jobs",
+    ),
     "quickstart": Command(
         "Getting started", "train and try the embedded tiny model in a few minutes", "commands.preparing:quickstart"
     ),
