@@ -32,7 +32,10 @@ COMMANDS = {
         "Training", "train a student on a teacher's scores of unlabelled rows", "commands.scoring:distill"
     ),
     "sweep": Command("Many runs", "runs over a grid of settings, or a search among them", "commands.sweeping:sweep"),
-    "suite": Command("Many runs", "the transfer matrix of languages", "commands.transferring:suite"),
+    "suite": Command(
+        "Many runs", "`suite run`: many tasks and seeds; `suite transfer`: languages", "commands.sweeping:suite"
+    ),
+    "ablate": Command("Many runs", "variants x seeds, compared with a baseline", "commands.sweeping:ablate"),
     "generate": Command("Using a model", "answer prompts with a run or a checkpoint", "commands.answering:generate"),
     "serve": Command("Using a model", "serve runs over HTTP, with a page to try them on", "commands.serving:serve"),
     "score": Command("Using a model", "score a file of any size with a run or a checkpoint", "commands.scoring:score"),
@@ -50,6 +53,11 @@ COMMANDS = {
         "Models and data",
         "`config show ...`: every setting and its origin; `config schema`: JSON schema of settings files",
         "commands.configuring:config",
+    ),
+    "jobs": Command(
+        "Clusters",
+        "`jobs render ...`: a run's flags as a job of Slurm, Kubernetes or ctl; `jobs status|cancel|logs DIR` of a study",
+        "commands.jobs:jobs",
     ),
     "quickstart": Command(
         "Getting started", "train and try the embedded tiny model in a few minutes", "commands.preparing:quickstart"

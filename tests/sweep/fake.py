@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import signal
 import sys
 import time
@@ -21,6 +22,23 @@ def accuracy(lr: float, batch: int, seed: int) -> float:
     return 0.9 - 0.1 * abs(math.log10(lr) + 3) - 0.001 * batch + 0.01 * ((seed * 7) % 3 - 1)
 
 
+def predict(run, share: float, seed: int) -> float:
+    """Writes predictions that are right in about this share of 200 rows; gives the share that is."""
+    chance = random.Random(seed)
+    records = []
+    for number in range(200):
+        target = number % 2
+        right = chance.random() < share
+        records.append(
+            {
+                "orig_d": {"input": f"row {number}", "target": target},
+                "pred_score": 0.8 if right == bool(target) else 0.2,
+            }
+        )
+    (run / "checkpoint-9-preds.json").write_text(json.dumps(records))
+    return sum((record["pred_score"] > 0.5) == record["orig_d"]["target"] for record in records) / 200
+
+
 def main() -> None:
     settings = parse(ClfSettings, sys.argv[1:], prog="fake", example="").settings
     run = settings.run.mount / "models" / settings.run.training_run_name
@@ -32,6 +50,8 @@ def main() -> None:
         sys.exit(1)
     lr = settings.optim.lr or 1e-4
     value = accuracy(lr, settings.training.train_batch_size, settings.run.seed)
+    if settings.data.data_name == "rows":
+        value = predict(run, value, settings.run.seed)
     evaluations = 9 if settings.training.max_steps == 9 else 1
     signal.signal(signal.SIGTERM, lambda *_: os._exit(75))
     with (run / "metrics.jsonl").open("w") as metrics:

@@ -1,4 +1,4 @@
-"""`workflow sweep`, `workflow suite run` and `workflow ablate`.
+"""`workflow sweep`, `workflow suite run|transfer` and `workflow ablate`.
 
 Knows nothing of points or runs.
 """
@@ -36,7 +36,7 @@ def sweep(argv: Sequence[str]) -> int:
     group.add_argument("--n_trials", type=_count, metavar="N", help="points to try (default: the grid file's, else 20)")
     group.add_argument("--search_timeout_s", type=float, metavar="S", help="seconds after which no new point is begun")
     group.add_argument("--storage", metavar="URL", help="a database for Optuna (default: the file DIR/search.journal)")
-    add_study_flags(parser)
+    _add_study_flags(parser)
     given, rest = parser.parse_known_args(argv)
     from workflow.config.cascade import Layer, read_layers
     from workflow.config.flags import raw_flags
@@ -62,8 +62,107 @@ def sweep(argv: Sequence[str]) -> int:
         given.metric,
         given.max_points,
     )
-    options = study_options(given, submit=given.submit)
+    options = _options(given, submit=given.submit)
     return run_sweep(planned, options, n_trials=given.n_trials, timeout_s=given.search_timeout_s, storage=given.storage)
+
+
+def suite(argv: Sequence[str]) -> int:
+    """`suite run FILE...` and `suite transfer FILE`."""
+    usage = "usage: workflow suite run FILE... --out DIR, workflow suite transfer FILE --out DIR   (with -h for all)"
+    kinds = {"run": suite_run, "transfer": suite_transfer}
+    if argv[:1] in (["-h"], ["--help"]):
+        print(usage)
+        return 0
+    if not argv or argv[0] not in kinds:
+        raise ConfigError(usage)
+    return kinds[argv[0]](argv[1:])
+
+
+def suite_run(argv: Sequence[str]) -> int:
+    """Tasks with settings of their own, several seeded runs each."""
+    parser = command_parser(
+        "suite run",
+        "Runs every task of suite files (JSON with comments, or YAML) with its own settings and several seeds. Everything is\n"
+        "checked first: steps, metrics, data, zeros of pruned models, disk space. The same command goes on where it stopped.",
+        "workflow suite run configs/suite-glue-small.json --out suites/glue --jobs 2 --keep best",
+    )
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="one experiment each; their tasks stand in one table"
+    )
+    parser.add_argument("--force", action="store_true", help="run in spite of what is merely doubtful")
+    parser.add_argument(
+        "--keep",
+        choices=("all", "best"),
+        default="all",
+        help="best: remove the checkpoints of all but each task's best run",
+    )
+    _add_running_flags(parser)
+    _add_study_flags(parser)
+    given = parser.parse_args(argv)
+    from workflow.paths import find_mount
+    from workflow.sweep.suite import Suite, run_suite
+    from workflow.sweep.suite_file import read_suite
+
+    files = [read_suite(path) for path in given.files]
+    planned = Suite(files, given.out, find_mount(given.mount).absolute(), given.keep, given.force, given.max_points)
+    return run_suite(planned, _options(given, submit=_is_to_run(given)))
+
+
+def suite_transfer(argv: Sequence[str]) -> int:
+    """The matrix of languages trained on by languages evaluated on."""
+    parser = command_parser(
+        "suite transfer",
+        "Trains on each language and on all of them together, and evaluates on each. All data is read and checked before anything\n"
+        "is written; the same command goes on where it stopped. docs/datasets.md tells what stands in FILE.",
+        "workflow suite transfer configs/transfer-example.json --out studies/tweets --jobs 2",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="registry, task, languages, models, settings, seeds")
+    parser.add_argument(
+        "--pairs",
+        action="store_true",
+        help="a run for each pair of train set and eval language, each with a best checkpoint of its own; without it a run "
+        "for each train set fills its row of the matrix",
+    )
+    _add_running_flags(parser)
+    _add_study_flags(parser)
+    given = parser.parse_args(argv)
+    from workflow.paths import find_mount
+    from workflow.sweep.run_transfer import run_transfer
+
+    mount = find_mount(given.mount).absolute()
+    options = _options(given, submit=_is_to_run(given))
+    return run_transfer(given.file, given.out, mount, options, pairs=given.pairs, max_points=given.max_points)
+
+
+def ablate(argv: Sequence[str]) -> int:
+    """Variants x seeds on one data set, compared with a baseline."""
+    parser = command_parser(
+        "ablate",
+        "Runs every variant of a file with every seed, and compares each with the baseline: means over seeds with intervals,\n"
+        "paired tests over seeds and eval rows, corrected for their number. The same command goes on where it stopped.",
+        "workflow ablate configs/ablation-cola.json --out ablations/cola --jobs 2",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="entry, base, variants, baseline, seeds, metric")
+    _add_running_flags(parser)
+    _add_study_flags(parser)
+    given = parser.parse_args(argv)
+    from workflow.paths import find_mount
+    from workflow.sweep.ablation import run_ablation
+
+    mount = find_mount(given.mount).absolute()
+    return run_ablation(
+        given.file, given.out, mount, _options(given, submit=_is_to_run(given)), max_points=given.max_points
+    )
+
+
+def _add_running_flags(parser: CommandParser) -> None:
+    """Of studies that run at once unless they go to a cluster."""
+    parser.add_argument("--dry_run", action="store_true", help="check, write and show; run nothing")
+    parser.add_argument("--submit", action="store_true", help="send the runs to the cluster; here they run anyway")
+
+
+def _is_to_run(given: Namespace) -> bool:
+    return not given.dry_run and (given.submit or given.executor == "local")
 
 
 def _with_own_flags(problem: str, parser: CommandParser) -> str:
@@ -74,7 +173,7 @@ def _with_own_flags(problem: str, parser: CommandParser) -> str:
     return f"unknown flag {flag}{own}" if own else problem
 
 
-def add_study_flags(parser: CommandParser) -> None:
+def _add_study_flags(parser: CommandParser) -> None:
     """What all kinds of studies have."""
     parser.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="folder of the study; the same command goes on"
@@ -110,8 +209,7 @@ def _count(text: str) -> int:
     return value
 
 
-def study_options(given: Namespace, *, submit: bool) -> Options:
-    """How a study is run, of the flags that all kinds of studies have."""
+def _options(given: Namespace, *, submit: bool) -> Options:
     from workflow.jobs.local import LocalExecutor
     from workflow.paths import find_mount
     from workflow.sweep.driver import Needs

@@ -30,7 +30,10 @@ class Entry:
         return SCORE_METRICS[str(settings.score.kind)] if self.name == "clf" else TEXT_METRICS
 
     def canonical(self, name: str) -> str:
-        """A setting's own name for any of its names; unknown ones come back as they are."""
+        """A setting's own name for any of its names, `optim.lr` too; unknown ones, and parts like `r_drop.alpha`, stay."""
+        section, dot, rest = name.partition(".")
+        if dot and section in self.settings_type.model_fields:
+            return self.canonical(rest)
         for own, (_, field) in section_fields(self.settings_type).items():
             if name == own or name in field_aliases(field):
                 return own
@@ -70,12 +73,25 @@ def flags_of(settings: Mapping[str, Any]) -> list[str]:
     found: list[str] = []
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            found += flags_of({f"{name}.{key}": inner for key, inner in value.items()})
+            found += flags_of({f"{name}.{key}": inner for key, inner in value.items()}) or [f"--{name}", "true"]
         elif isinstance(value, list | tuple):
             found += [f"--{name}", *map(_text, value)]
         elif value is not None:
             text = _text(value)
             found += [f"--{name}", text] if text and text[0] != "-" else [f"--{name}={text}"]
+    return found
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"r_drop.alpha": 1}` -> `{"r_drop": {"alpha": 1}}`."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        whole, dot, part = name.partition(".")
+        if not dot:
+            found[whole] = value
+            continue
+        before = found.get(whole)
+        found[whole] = {**(before if isinstance(before, dict) else {}), **nested({part: value})}
     return found
 
 

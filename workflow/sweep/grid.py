@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from workflow.config.cascade import Layer, read_settings_file
 from workflow.errors import ConfigError, did_you_mean
-from workflow.sweep.entries import Entry
+from workflow.sweep.entries import Entry, nested
 from workflow.sweep.points import Draft, value_text
 
 SEED = "seed"
@@ -173,7 +173,7 @@ def draft(
     setting = ",".join(f"{name}={value}" for name, value in shown.items() if name != SEED)
     return Draft(
         entry.name,
-        (*base, Layer(grid.name, {**grid.fixed, **values})),
+        (*base, Layer(grid.name, nested({**grid.fixed, **values}))),
         {"setting": setting, **labels},
         " ".join([*map(str, labels.values()), *(f"{name} {value}" for name, value in shown.items())]),
         swept=grid.swept,

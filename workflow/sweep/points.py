@@ -54,6 +54,8 @@ class Point:
     metrics: tuple[str, ...]
     slice: str | None = None
     """The part of the run's eval rows that this point is about; points of one run share its folder."""
+    digest: str = field(default="", compare=False, repr=False)
+    """The whole hash of its content; empty for a point that was read back from a file."""
     resolved: Resolved[Any] | None = field(default=None, compare=False, repr=False)
     """The settings as the program itself will see them; None for a point that was read back from a file."""
 
@@ -93,6 +95,8 @@ def make_points(drafts: Iterable[Draft], *, study: str) -> list[Point]:
     for draft in drafts:
         try:
             point = make_point(draft, study=study)
+            if point.name in points and points[point.name].digest != point.digest:  # one name in sixteen million
+                point = make_point(draft, study=study, digits=2 * HASH_DIGITS)
         except ConfigError as error:
             problems |= dict.fromkeys(error.problems)
         else:
@@ -102,7 +106,7 @@ def make_points(drafts: Iterable[Draft], *, study: str) -> list[Point]:
     return list(points.values())
 
 
-def make_point(draft: Draft, *, study: str) -> Point:
+def make_point(draft: Draft, *, study: str, digits: int = HASH_DIGITS) -> Point:
     """One point. Raises ConfigError with all its problems."""
     entry = entry_named(draft.entry, where=str(draft.labels.get("task", study)))
     resolved = resolve(entry.settings_type, draft.layers)
@@ -117,9 +121,10 @@ def make_point(draft: Draft, *, study: str) -> Point:
         if name in resolved.origins and name not in OF_THE_STUDY
     }
     metrics = draft.metrics or (str(flat[entry.metric_setting]),)
-    name = readable_name(draft.title, content_hash(entry, resolved, draft.swept))
+    digest = content_hash(entry, resolved, draft.swept)
+    name = readable_name(draft.title, digest[:digits])
     labels = {**_usual_labels(settings, flat), **draft.labels}
-    return Point(name, entry.name, run_of(study, name), settings, labels, metrics, resolved=resolved)
+    return Point(name, entry.name, run_of(study, name), settings, labels, metrics, digest=digest, resolved=resolved)
 
 
 def run_of(study: str, name: str) -> str:
@@ -152,8 +157,8 @@ def _usual_labels(settings: Mapping[str, Any], flat: Mapping[str, Any]) -> dict[
 
 def readable_name(title: str, digest: str) -> str:
     """`lr-0.001-batch_size-16-seed-0-3fa94c` made of what file systems, Slurm and Kubernetes take; at most 60 characters."""
-    slug = re.sub(r"[^a-z0-9.]+", "-", title.lower()).strip("-.")[: LONGEST_NAME - HASH_DIGITS - 1].strip("-.")
-    return f"{slug or 'point'}-{digest[:HASH_DIGITS]}"
+    slug = re.sub(r"[^a-z0-9.]+", "-", title.lower()).strip("-.")[: LONGEST_NAME - len(digest) - 1].strip("-.")
+    return f"{slug or 'point'}-{digest}"
 
 
 def value_text(value: Any) -> str:

@@ -14,6 +14,7 @@ from workflow.errors import ResultsError
 from workflow.evaluation.report import read_report
 from workflow.jobs.job import Executor
 from workflow.jobs.local import LocalExecutor
+from workflow.results.runs import Which
 from workflow.results.study_files import write_study_tables
 from workflow.sweep.driver import Needs, Outcome, Summary, drive, jobs_of
 from workflow.sweep.points import Point
@@ -42,7 +43,7 @@ def start(study: Study, options: Options, *, tables: Callable[[Study], None] | N
     summary = Summary(lambda: (tables or usual_tables)(study))
     if not options.submit:
         summary.at_last()
-        _say("nothing was run; the same command with --submit runs these points")
+        say("nothing was run; the same command with --submit runs these points")
         return 0
     if not isinstance(options.executor, LocalExecutor):
         return send(study, options, summary)
@@ -73,34 +74,32 @@ def send(study: Study, options: Options, summary: Summary) -> int:
     if left:
         options.executor.submit(left, at_once=options.at_once)
     summary.at_last()
-    _say(
-        f"{len(left)} jobs sent by {options.executor.name}; `workflow jobs status {study.folder}` tells how they stand"
-    )
+    say(f"{len(left)} jobs sent by {options.executor.name}; `workflow jobs status {study.folder}` tells how they stand")
     return 0
 
 
 def show(study: Study, scripts: list[Path]) -> None:
     """The count, the points, and one of the scripts."""
     count = len(study.points)
-    _say(f"{count} point{'' if count == 1 else 's'}")
+    say(f"{count} point{'' if count == 1 else 's'}")
     for point in study.points[:MOST_SHOWN]:
-        _say(f"  {point.name}")
+        say(f"  {point.name}")
     if count > MOST_SHOWN:
-        _say(f"  and {count - MOST_SHOWN} more, in {study.folder / 'study.json'}")
+        say(f"  and {count - MOST_SHOWN} more, in {study.folder / 'study.json'}")
     if scripts:
-        _say(f"scripts: {study.folder / 'points'}/*/{scripts[0].name}; the first one's last line:")
-        _say(f"  {scripts[0].read_text(encoding='utf-8').rstrip().splitlines()[-1]}")
+        say(f"scripts: {study.folder / 'points'}/*/{scripts[0].name}; the first one's last line:")
+        say(f"  {scripts[0].read_text(encoding='utf-8').rstrip().splitlines()[-1]}")
 
 
 def tell(study: Study, found: Outcome) -> int:
     """How a study ended, what failed and why, and where its table is."""
     for name, record in found.failed.items():
-        _say(
+        say(
             f"{record.status}: {name}: {record.last_line or 'no output'} (log: {study.folder / 'points' / name / 'log.txt'})"
         )
     if found.failed:
-        _say("once the cause is mended, --retry_failed runs these again")
-    _say(f"{found.done} of {found.total} runs are finished; table: {study.folder / 'table.md'}")
+        say("once the cause is mended, --retry_failed runs these again")
+    say(f"{found.done} of {found.total} runs are finished; table: {study.folder / 'table.md'}")
     return FAILED if found.failed else 0
 
 
@@ -113,13 +112,14 @@ def headline(study: Study, point: Point) -> str:
     )
 
 
-def usual_tables(study: Study) -> None:
+def usual_tables(study: Study, which: Which = "best") -> None:
     """table.md, table.csv and best.json."""
     try:
-        write_study_tables(study.folder)
+        write_study_tables(study.folder, which=which)
     except ResultsError as error:  # a report of another version, say: the runs go on, the tables are made later
-        _say(f"notice: no table was made: {error}")
+        say(f"notice: no table was made: {error}")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """A line for people, unbroken."""
     make_console().print(text, soft_wrap=True, markup=False, highlight=False)

@@ -82,7 +82,7 @@ def run_sweep(
         )
     check_count(sweep.grid.num_combinations, sweep.max_points, where=sweep.grid.name)
     points = sweep.points(list(combinations(sweep.grid)))
-    study = Study(sweep.folder, "sweep", sweep.mount, points, {})
+    study = Study(sweep.folder, "sweep", sweep.mount, points, {"swept": list(sweep.grid.swept)})
     return start(study, options)
 
 
@@ -97,7 +97,9 @@ def _search(sweep: Sweep, options: Options, bounds: Bounds, storage: str | None)
         )
     probes = sweep.points([{**({SEED: 0} if SEED in grid.axes else {}), **values} for values in corners(grid)])
     check_count(bounds.n_trials if bounds.deadline is None else 1, sweep.max_points, where=grid.name)
-    study = Study(sweep.folder, "sweep", sweep.mount, [], {"search": _described(sweep, probes[0])})
+    study = Study(
+        sweep.folder, "sweep", sweep.mount, [], {"swept": list(grid.swept), "search": _described(sweep, probes[0])}
+    )
     metric = metric_of(probes[0].metrics[0])
     _show_search(grid, bounds, metric)
     if not options.submit:

@@ -21,7 +21,7 @@ from workflow.errors import ConfigError, DataError, did_you_mean
 from workflow.evaluation.evaluator import MAX_SLICES
 from workflow.metric_names import SCORE_METRICS
 from workflow.sweep.entries import checked_metric
-from workflow.sweep.points import Draft, Point, make_point, readable_name
+from workflow.sweep.points import HASH_DIGITS, Draft, Point, make_point, readable_name
 from workflow.sweep.study import study_name
 from workflow.sweep.transfer_file import Model, TransferFile, models_of
 
@@ -159,7 +159,7 @@ def _data_files(
                     *([told(evaluated)] if pairs else []),
                     *([model_type] if model_type != NORMAL else []),
                 ]
-                name = readable_name("-".join(parts), hash_of(made))
+                name = readable_name("-".join(parts), hash_of(made)[:HASH_DIGITS])
                 yield DataFile(name, made, train, evaluated, model_type)
 
 
