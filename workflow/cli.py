@@ -31,6 +31,11 @@ COMMANDS = {
     "distill": Command(
         "Training", "train a student on a teacher's scores of unlabelled rows", "commands.scoring:distill"
     ),
+    "sweep": Command("Many runs", "runs over a grid of settings, or a search among them", "commands.sweeping:sweep"),
+    "suite": Command(
+        "Many runs", "`suite run`: many tasks and seeds; `suite transfer`: languages", "commands.sweeping:suite"
+    ),
+    "ablate": Command("Many runs", "variants x seeds, compared with a baseline", "commands.sweeping:ablate"),
     "generate": Command("Using a model", "answer prompts with a run or a checkpoint", "commands.answering:generate"),
     "serve": Command("Using a model", "serve runs over HTTP, with a page to try them on", "commands.serving:serve"),
     "score": Command("Using a model", "score a file of any size with a run or a checkpoint", "commands.scoring:score"),
@@ -46,7 +51,9 @@ COMMANDS = {
         "set a model's smallest weights to zero, to be kept by --static_sparsity",
         "commands.preparing:prune",
     ),
-    "data": Command("Models and data", "`data check NAME`: what is odd about a data set", "commands.preparing:data"),
+    "data": Command(
+        "Models and data", "check a data set; list, show and make registered ones (GLUE too)", "commands.preparing:data"
+    ),
     "config": Command(
         "Models and data",
         "`config show ...`: every setting and its origin; `config schema`: JSON schema of settings files",

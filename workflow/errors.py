@@ -43,9 +43,13 @@ class WorkflowError(Exception):
 
 
 class ConfigError(WorkflowError):
-    """A flag, a settings file or a combination of settings is wrong."""
+    """Flags, settings files or combinations of settings are wrong; each of `problems` is a message of its own."""
 
     exit_code = 2
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(_listed(problems))
+        self.problems = problems
 
 
 class DataError(WorkflowError):
@@ -172,6 +176,12 @@ class RequestCancelled(RequestError):
 
 class EngineFailed(RequestError):
     """The engine, not the request, is at fault."""
+
+
+def _listed(problems: tuple[str, ...]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    return f"{len(problems)} problems:\n" + "\n".join(f"  {problem}" for problem in problems)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ _OF_NUMBERS = ("spearman", "pearson", "rmse")
 _OF_PROBABILITIES = ("brier", "ece", "log_loss")
 _RANKING = ("auc", "average_precision")
 SCORE_METRICS = {
-    "binary": ("eval_loss", "accuracy", *_RANKING, *_OF_CLASSES, "mcc", *_OF_NUMBERS, *_OF_PROBABILITIES),
+    "binary": ("eval_loss", "accuracy", "f1", *_RANKING, *_OF_CLASSES, "mcc", *_OF_NUMBERS, *_OF_PROBABILITIES),
     "multiclass": ("eval_loss", "accuracy", "auc", *_OF_CLASSES, "mcc", *_OF_PROBABILITIES),
     "multilabel": ("eval_loss", "accuracy", *_RANKING, *_OF_CLASSES, *_OF_PROBABILITIES),
     "regression": ("eval_loss", *_OF_NUMBERS),
@@ -36,3 +36,20 @@ def higher_is_better(name: str) -> bool:
 def listed(names: tuple[str, ...]) -> str:
     """Names with their direction, for messages: `auc (high), rmse (low)`."""
     return ", ".join(f"{name} ({'high' if higher_is_better(name) else 'low'})" for name in names)
+
+
+ALIASES = {
+    "macro_f1": "f1_macro",
+    "macro_precision": "precision_macro",
+    "macro_recall": "recall_macro",
+    "matthews_correlation": "mcc",
+    "acc": "accuracy",
+}
+"""Names that other programs have for our metrics."""
+NOT_PERCENT = LOWER_IS_BETTER | {"bleu", "chrf"}
+"""Metrics that tables show as they are; all others are shares, or correlations, and shown times 100."""
+
+
+def metric_of(name: str) -> str:
+    """Our name of a metric that may go by another."""
+    return ALIASES.get(name, name)

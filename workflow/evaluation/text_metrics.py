@@ -7,12 +7,12 @@ them apart.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from workflow.evaluation.metrics import NUM_RESAMPLES, Metric, mean_metric
+from workflow.evaluation.metrics import NUM_RESAMPLES, Floats, Metric, mean_metric
 
 ROUGE_ROWS = 2000
 """ROUGE is computed on the first so many rows: its longest-common-subsequence step is slow in Python."""
@@ -32,20 +32,30 @@ def token_f1(prediction: str, reference: str) -> float:
     return 2.0 * common / (len(predicted) + len(expected))
 
 
+OF_ROWS: dict[str, Callable[[str, str], float]] = {
+    "exact_match": lambda text, want: float(text == want),
+    "token_f1": token_f1,
+}
+"""Metrics that are means of one value a row, from normalised texts."""
+
+
+def row_values(metric: str, references: Sequence[str], predictions: Sequence[Sequence[str]]) -> Floats:
+    """The value of a metric of `OF_ROWS` for each row [n]: a mean over the row's samples."""
+    of_texts = OF_ROWS[metric]
+    wanted = [normalise(text) for text in references]
+    given = [[normalise(text) for text in samples] for samples in predictions]
+    values = [[of_texts(text, want) for text in samples] for want, samples in zip(wanted, given, strict=True)]
+    return np.array([np.mean(row) for row in values])
+
+
 def text_metrics(
     references: Sequence[str], predictions: Sequence[Sequence[str]], *, seed: int = 0
 ) -> dict[str, Metric]:
     """Metrics of each row's predictions: exact match and token F1 are means over its samples, the others use the first."""
     wanted = [normalise(text) for text in references]
-    given = [[normalise(text) for text in samples] for samples in predictions]
-    first = [samples[0] for samples in given]
-    exact = np.array([np.mean([text == want for text in samples]) for want, samples in zip(wanted, given, strict=True)])
-    overlap = np.array(
-        [np.mean([token_f1(text, want) for text in samples]) for want, samples in zip(wanted, given, strict=True)]
-    )
+    first = [normalise(samples[0]) for samples in predictions]
     return {
-        "exact_match": mean_metric(exact, seed=seed),
-        "token_f1": mean_metric(overlap, seed=seed),
+        **{name: mean_metric(row_values(name, references, predictions), seed=seed) for name in OF_ROWS},
         **_corpus_metrics(first, wanted, seed=seed),
         **_rouge(first[:ROUGE_ROWS], wanted[:ROUGE_ROWS], seed=seed),
     }

@@ -38,7 +38,7 @@ def hold(file: Path) -> int | None:
         os.close(descriptor)
         return None
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    os.pwrite(descriptor, f"{_this_process()}\n".encode(), 0)
     return descriptor
 
 
@@ -47,3 +47,12 @@ def holder(file: Path) -> str:
     with contextlib.suppress(OSError):
         return file.read_text(encoding="utf-8", errors="replace").strip() or "another process"
     return "another process"
+
+
+def held_here(file: Path) -> bool:
+    """Whether the last to lock the file was this process."""
+    return holder(file) == _this_process()
+
+
+def _this_process() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"

@@ -1,0 +1,32 @@
+"""Runs an ablation: every variant with every seed, then the table of what the differences are worth.
+
+Knows nothing of statistics or files' forms.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from workflow.errors import ResultsError
+from workflow.sweep.ablation_file import read_ablation
+from workflow.sweep.ablation_tables import write_ablation
+from workflow.sweep.grid import check_count
+from workflow.sweep.start import Options, say, start, usual_tables
+from workflow.sweep.study import Study, study_name
+
+
+def run_ablation(file: Path, folder: Path, mount: Path, options: Options, *, max_points: int) -> int:
+    """Writes, shows and runs an ablation; gives an exit code. Its table is made of what is finished, however it ends."""
+    ablation = read_ablation(file, study=study_name(folder))
+    points = ablation.points
+    check_count(len(points), max_points, where=str(file))
+    extra = {"ablation": {"baseline": ablation.baseline, "metric": ablation.metric, "evaluation": ablation.which}}
+    study = Study(folder, "ablate", mount, points, extra)
+    try:
+        return start(study, options, tables=lambda study: usual_tables(study, ablation.which))
+    finally:
+        if (folder / "study.json").is_file() and any(map(study.finished, points)):
+            try:
+                say("ablation: " + ", ".join(map(str, write_ablation(study, ablation))))
+            except ResultsError as error:
+                say(f"notice: no table of the ablation was made: {error}")

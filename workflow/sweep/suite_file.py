@@ -1,0 +1,138 @@
+"""Suite files: base settings, tasks with settings of their own, seeds, searches.
+
+Knows nothing of whether the settings are good (`suite_checks`) or how runs run.
+
+    {"entry": "clf", "base": {SETTINGS}, "num_runs": 3,
+     "tasks": {"cola": {"save_best_metric": "mcc", "lr": [1e-5, 3e-5]?, ...}}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from workflow.config.cascade import DEFAULT_FILE, Layer, read_settings_file
+from workflow.errors import ConfigError, did_you_mean
+from workflow.sweep.entries import ENTRIES, Entry
+from workflow.sweep.grid import Grid, parse_grid
+
+
+class TaskBody(BaseModel):
+    """A task of a suite: its settings over the base's, what its table shows, which way its metric is better."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    settings: dict[str, Any] = {}
+    metrics: tuple[str, ...] = ()
+    best_when: Literal["high", "low"] | None = None
+    search: dict[str, Any] | None = None
+
+
+class SuiteBody(BaseModel):
+    """A suite file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str | None = None
+    entry: Literal["seq2seq", "clf"]
+    base: dict[str, Any] = {}
+    tasks: dict[str, dict[str, Any]] = Field(min_length=1)
+    num_runs: int | None = Field(None, ge=1)
+    seeds: tuple[int, ...] | None = Field(None, min_length=1)
+    search: dict[str, Any] | None = None
+    use_best: str | None = None
+
+    @model_validator(mode="after")
+    def _check_together(self) -> SuiteBody:
+        if self.num_runs is not None and self.seeds is not None:
+            raise ValueError('"num_runs" are seeds from 0 on; give it or "seeds", not both')
+        if self.seeds is not None and len(set(self.seeds)) < len(self.seeds):
+            raise ValueError('"seeds" must differ')
+        return self
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task: layers of its settings, lowest first."""
+
+    name: str
+    layers: tuple[Layer, ...]
+    metrics: tuple[str, ...]
+    best_when: str | None
+    search: Grid | None
+
+
+@dataclass(frozen=True)
+class SuiteFile:
+    """A suite file that is well formed. `use_best` is a folder of an earlier suite or sweep."""
+
+    path: Path
+    name: str
+    entry: Entry
+    tasks: tuple[Task, ...]
+    seeds: tuple[int, ...]
+    use_best: Path | None
+
+
+def read_suite(path: Path) -> SuiteFile:
+    """Reads a suite file. Raises ConfigError with every problem of its form."""
+    raw = read_settings_file(path)
+    try:
+        body = SuiteBody.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(*(explained(problem, str(path), SuiteBody) for problem in error.errors())) from None
+    entry = ENTRIES[body.entry]
+    problems: list[str] = []
+    tasks = [task for name, given in body.tasks.items() if (task := _task(path, body, entry, name, given, problems))]
+    if problems:
+        raise ConfigError(*problems)
+    seeds = body.seeds if body.seeds is not None else tuple(range(body.num_runs or 1))
+    use_best = path.parent / body.use_best if body.use_best and not Path(body.use_best).exists() else body.use_best
+    return SuiteFile(
+        path, body.name or path.stem, entry, tuple(tasks), seeds, Path(use_best) if use_best is not None else None
+    )
+
+
+def _task(
+    path: Path, body: SuiteBody, entry: Entry, name: str, given: Mapping[str, Any], problems: list[str]
+) -> Task | None:
+    """A task's own keys beside its settings; the data set is of the task's name unless another is given."""
+    where = f"{path}: tasks.{name}"
+    own = {key: given[key] for key in TaskBody.model_fields if key in given and key != "settings"}
+    settings = {key: value for key, value in given.items() if key not in own}
+    try:
+        task = TaskBody.model_validate({**own, "settings": settings})
+        searched = {**(body.search or {}), **(task.search or {})}
+        search = parse_grid({"search": searched}, entry, name=f"{where}.search") if searched else None
+    except ValidationError as error:
+        problems.extend(explained(problem, where, TaskBody) for problem in error.errors())
+        return None
+    except ConfigError as error:
+        problems.extend(error.problems)
+        return None
+    default = [Layer(str(DEFAULT_FILE), read_settings_file(DEFAULT_FILE))] if DEFAULT_FILE.is_file() else []
+    named = {"data_name", "data"} & {entry.canonical(key) for layer in (body.base, settings) for key in _opened(layer)}
+    data = [] if named else [Layer(where, {"data_name": name})]
+    layers = (*default, *data, Layer(f"{path}: base", body.base), Layer(where, settings))
+    return Task(name, layers, task.metrics, task.best_when, search)
+
+
+def _opened(settings: Mapping[str, Any]) -> Sequence[str]:
+    """Names of settings, also those in sections."""
+    inner = [key for value in settings.values() if isinstance(value, dict) for key in value]
+    return [*(key for key, value in settings.items() if not isinstance(value, dict)), *inner]
+
+
+def explained(problem: Any, where: str, of: type[BaseModel]) -> str:
+    """One line of a pydantic error of a study's file."""
+    place = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        return f'{where}: unknown key "{place}"{did_you_mean(place, of.model_fields)}'
+    if problem["type"] == "missing":
+        return f'{where}: "{place}" is missing'
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {place}: {message}" if place else f"{where}: {message}"
