@@ -47,6 +47,9 @@ COMMANDS = {
         "`config show ...`: every setting and its origin; `config schema`: JSON schema of settings files",
         "commands.configuring:config",
     ),
+    "results": Command("Results", "tables of runs and studies; export and merge them", "commands.resulting:results"),
+    "compare": Command("Results", "whether runs differ by more than chance", "commands.comparing:compare"),
+    "leaderboard": Command("Results", "GLUE's test predictions as its zip", "commands.resulting:leaderboard"),
     "quickstart": Command(
         "Getting started", "train and try the embedded tiny model in a few minutes", "commands.preparing:quickstart"
     ),

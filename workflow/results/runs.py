@@ -141,7 +141,7 @@ def _existing(place: Path, models: Path | None) -> Path:
     if place.exists():
         raise ResultsError(f"{place}: is a file; name a study, a run, a folder of runs, or exported results")
     near = [path.name for path in (place.parent, models) if path and path.is_dir() for path in path.iterdir()]
-    raise ResultsError(f"{place}: no such folder, and no run of this name{did_you_mean(place.name, near)}")
+    raise ResultsError(f"{place}: no such file or folder, and no run of this name{did_you_mean(place.name, near)}")
 
 
 def _results_at(folder: Path) -> list[Result]:
