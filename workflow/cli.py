@@ -31,6 +31,8 @@ COMMANDS = {
     "distill": Command(
         "Training", "train a student on a teacher's scores of unlabelled rows", "commands.scoring:distill"
     ),
+    "sweep": Command("Many runs", "runs over a grid of settings, or a search among them", "commands.sweeping:sweep"),
+    "suite": Command("Many runs", "the transfer matrix of languages", "commands.transferring:suite"),
     "generate": Command("Using a model", "answer prompts with a run or a checkpoint", "commands.answering:generate"),
     "serve": Command("Using a model", "serve runs over HTTP, with a page to try them on", "commands.serving:serve"),
     "score": Command("Using a model", "score a file of any size with a run or a checkpoint", "commands.scoring:score"),
@@ -41,7 +43,9 @@ COMMANDS = {
     "init-model": Command(
         "Models and data", "make a T5, BERT or GPT-2 from scratch in a published shape", "commands.preparing:init_model"
     ),
-    "data": Command("Models and data", "`data check NAME`: what is odd about a data set", "commands.preparing:data"),
+    "data": Command(
+        "Models and data", "check a data set; list, show and make registered ones (GLUE too)", "commands.preparing:data"
+    ),
     "config": Command(
         "Models and data",
         "`config show ...`: every setting and its origin; `config schema`: JSON schema of settings files",

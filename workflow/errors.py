@@ -8,6 +8,8 @@ Knows neither exit codes' printing nor HTTP: `cli.py` and the server translate t
     |- ModelError        a checkpoint, a tokenizer, an architecture                 exit 2
     |- RunExistsError    a run folder that is in use or holds another run           exit 2
     |- ResultsError      a report that cannot be read                               exit 2
+    |- TemplateError     a job's template, or a field of it                         exit 2
+    |- JobError          a scheduler that refuses, or cannot be asked               exit 1
     |- CheckpointError   a checkpoint that cannot be written or continued from      exit 1
     |- BackendError      training cannot go on (non-finite loss, a lost rank, ...)  exit 1
     |  |- StartAgain       ... in this process; a new one can go on                 exit 75
@@ -41,9 +43,13 @@ class WorkflowError(Exception):
 
 
 class ConfigError(WorkflowError):
-    """A flag, a settings file or a combination of settings is wrong."""
+    """Flags, settings files or combinations of settings are wrong; each of `problems` is a message of its own."""
 
     exit_code = 2
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(_listed(problems))
+        self.problems = problems
 
 
 class DataError(WorkflowError):
@@ -68,6 +74,16 @@ class ResultsError(WorkflowError):
     """A report cannot be read."""
 
     exit_code = 2
+
+
+class TemplateError(WorkflowError):
+    """A template of jobs cannot be filled: fields without values, values without fields, a script that is none."""
+
+    exit_code = 2
+
+
+class JobError(WorkflowError):
+    """A scheduler refuses what it is asked, or cannot be asked."""
 
 
 class CheckpointError(WorkflowError):
@@ -95,12 +111,15 @@ class GivenUp(WorkflowError):
 
 
 class Stopped(WorkflowError):
-    """The run stopped because a signal asked for it; `step` is its last update, None where it had not come so far."""
+    """The run stopped because a signal asked for it; `step` is its last update, None where it had not come so far.
+
+    `where` says instead how far something else than a run has come.
+    """
 
     known_to_all = True
 
-    def __init__(self, number: int, *, step: int | None = None) -> None:
-        where = f"after step {step}" if step else "before the first step"
+    def __init__(self, number: int, *, step: int | None = None, where: str | None = None) -> None:
+        where = where or (f"after step {step}" if step else "before the first step")
         super().__init__(f"stopped by {signal.Signals(number).name} {where}; the same command continues")
         self.exit_code = self.code_of(number)
 
@@ -157,6 +176,12 @@ class RequestCancelled(RequestError):
 
 class EngineFailed(RequestError):
     """The engine, not the request, is at fault."""
+
+
+def _listed(problems: tuple[str, ...]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    return f"{len(problems)} problems:\n" + "\n".join(f"  {problem}" for problem in problems)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

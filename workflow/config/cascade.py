@@ -76,9 +76,9 @@ def resolve(
         settings = settings_type.model_validate(nested)
     except ValidationError as error:
         found += [_explain(problem, origins) for problem in error.errors()]
-        raise ConfigError(_listed(found)) from None
+        raise ConfigError(*found) from None
     if found:
-        raise ConfigError(_listed(found))
+        raise ConfigError(*found)
     return Resolved(settings, origins)
 
 
@@ -132,12 +132,6 @@ def _explain(problem: Any, origins: dict[str, str]) -> str:
 def _spelled(name: str, origins: dict[str, str]) -> str:
     origin = origins.get(name, "default")
     return f"--{name}" if origin == FLAGS else f'{origin}: "{name}"'
-
-
-def _listed(problems: list[str]) -> str:
-    if len(problems) == 1:
-        return problems[0]
-    return f"{len(problems)} problems:\n" + "\n".join(f"  {problem}" for problem in problems)
 
 
 def read_layers(files: Sequence[Path], flags: dict[str, Any]) -> list[Layer]:

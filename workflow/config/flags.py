@@ -10,6 +10,7 @@ import argparse
 import types
 import typing
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,14 +43,31 @@ def parse(
 
     Unless `complete`, required settings may be missing (to show what a file says). `layers` orders files and flags.
     """
+    raw = raw_flags(settings_type, argv, prog=prog, example=example)
+    problems = list(raw.problems)
+    if raw.others and not problems:
+        problems = [f"unexpected argument {raw.others[0]!r}: every setting is given as --name value"]
+    return resolve(settings_type, layers(raw.files, raw.flags), problems=problems, complete=complete)
+
+
+@dataclass(frozen=True)
+class RawFlags:
+    """argv taken apart: settings files, flags as texts by setting, what is wrong with flags' names, and what is no flag's."""
+
+    files: list[Path]
+    flags: dict[str, Any]
+    problems: list[str]
+    others: list[str]
+
+
+def raw_flags(settings_type: type[BaseModel], argv: Sequence[str], *, prog: str, example: str) -> RawFlags:
+    """Takes argv apart. Prints help and exits 0 for -h. Raises ConfigError."""
     parser = make_parser(settings_type, prog=prog, example=example)
     given, unknown = parser.parse_known_args([_underscored(argument) for argument in argv])
     flags = {key: value for key, value in vars(given).items() if key not in ("config", "local_rank")}
     problems = [_unknown(argument, parser) for argument in unknown if argument.startswith("-")]
-    if unknown and not problems:
-        problems = [f"unexpected argument {unknown[0]!r}: every setting is given as --name value"]
     files = [Path(path) for path in getattr(given, "config", [])]
-    return resolve(settings_type, layers(files, flags), problems=problems, complete=complete)
+    return RawFlags(files, flags, problems, [argument for argument in unknown if not argument.startswith("-")])
 
 
 def named_settings(settings_type: type[BaseModel], argv: Sequence[str]) -> set[str]:

@@ -1,0 +1,87 @@
+"""The two entry programs as a study sees them: settings, metrics, and the flags that give a run its settings.
+
+Knows nothing of points or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from workflow.config.clf_settings import ClfSettings
+from workflow.config.sections import CommandSettings, field_aliases, section_fields
+from workflow.config.settings import Seq2SeqSettings
+from workflow.errors import ConfigError, did_you_mean
+from workflow.metric_names import SCORE_METRICS, TEXT_METRICS, listed
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry program: its settings, and which of them names the metric that chooses the best checkpoint."""
+
+    name: str
+    settings_type: type[CommandSettings]
+    metric_setting: str
+
+    def metrics(self, settings: Any) -> tuple[str, ...]:
+        """What a run with these settings measures."""
+        return SCORE_METRICS[str(settings.score.kind)] if self.name == "clf" else TEXT_METRICS
+
+    def canonical(self, name: str) -> str:
+        """A setting's own name for any of its names; unknown ones come back as they are."""
+        for own, (_, field) in section_fields(self.settings_type).items():
+            if name == own or name in field_aliases(field):
+                return own
+        return name
+
+    def short(self, name: str) -> str:
+        """The shortest of a setting's names, for labels: `lr`, `batch_size`."""
+        field = section_fields(self.settings_type).get(name, (None, None))[1]
+        return str(min((name, *(field_aliases(field) if field is not None else ())), key=len))
+
+
+ENTRIES = {
+    "seq2seq": Entry("seq2seq", Seq2SeqSettings, "best_metric"),
+    "clf": Entry("clf", ClfSettings, "save_best_metric"),
+}
+
+
+def entry_named(name: Any, *, where: str) -> Entry:
+    """The entry program of this name. Raises ConfigError."""
+    if name not in ENTRIES:
+        raise ConfigError(f"{where}: {name!r} is no entry program; expected {' or '.join(ENTRIES)}")
+    return ENTRIES[name]
+
+
+def checked_metric(name: str, known: Iterable[str], *, where: str) -> str:
+    """`name` if it is among the metrics. Raises ConfigError with all of them and their directions."""
+    known = tuple(known)
+    if name not in known:
+        raise ConfigError(
+            f"{where}: {name!r} is not measured here{did_you_mean(str(name), known)}; there are, best when: {listed(known)}"
+        )
+    return name
+
+
+def flags_of(settings: Mapping[str, Any]) -> list[str]:
+    """argv items that give these settings, by flat name; None is left out, objects are opened: `--r_drop.alpha 1.0`."""
+    found: list[str] = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found += flags_of({f"{name}.{key}": inner for key, inner in value.items()})
+        elif isinstance(value, list | tuple):
+            found += [f"--{name}", *map(_text, value)]
+        elif value is not None:
+            text = _text(value)
+            found += [f"--{name}", text] if text and text[0] != "-" else [f"--{name}={text}"]
+    return found
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):  # not -1e-05, which argparse takes for a flag
+        return f"{Decimal(repr(value)):f}" if value < 0 else repr(value)
+    return str(value)

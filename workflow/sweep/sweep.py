@@ -1,0 +1,158 @@
+"""Sweeps: a grid file over base settings, all of its points or a search among them.
+
+Knows nothing of arguments' texts (`commands`) or of how points run (`driver`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from workflow.config.cascade import Layer
+from workflow.config.sections import section_fields
+from workflow.errors import ConfigError
+from workflow.jobs.local import LocalExecutor
+from workflow.metric_names import higher_is_better, metric_of
+from workflow.sweep.driver import Summary, drive_queue, job_of, outcome_of
+from workflow.sweep.entries import Entry, checked_metric
+from workflow.sweep.grid import SEED, Grid, check_count, combinations, draft
+from workflow.sweep.points import Draft, Point, make_points
+from workflow.sweep.search import Bounds, SearchQueue, corners
+from workflow.sweep.start import Options, headline, start, tell, usual_tables
+from workflow.sweep.study import Study, open_study, study_name
+from workflow.sweep.trials import Trials
+
+OUTWEIGHED = {"num_epochs": "max_steps", "warmup_steps": "warmup_ratio"}
+"""Settings that say nothing where another one is set."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is swept: a grid over the layers of base settings. `languages` label points of other data, if there are any."""
+
+    entry: Entry
+    grid: Grid
+    base: Sequence[Layer]
+    folder: Path
+    mount: Path
+    metric: str | None
+    max_points: int
+
+    def drafts(self, values: Mapping[str, Any]) -> Draft:
+        """The draft of one combination."""
+        made = draft(self.grid, self.entry, self.base, values, {})
+        return replace(made, metrics=(self.metric,)) if self.metric else made
+
+    def points(self, combined: Sequence[Mapping[str, Any]]) -> list[Point]:
+        """Points of these combinations. Raises ConfigError with every problem of all of them."""
+        points = make_points(map(self.drafts, combined), study=study_name(self.folder))
+        self._check(points)
+        return points
+
+    def _check(self, points: Sequence[Point]) -> None:
+        settings = points[0].resolved
+        assert settings is not None
+        problems = []
+        for name in self.grid.swept:
+            other = OUTWEIGHED.get(name)
+            if other in section_fields(self.entry.settings_type) and settings.flat().get(other) is not None:
+                problems.append(
+                    f"{self.grid.name}: {name} varies, but {settings.origin(other)} sets {other}, which wins over it: "
+                    f"all points would be alike; leave out {other}"
+                )
+        if problems:
+            raise ConfigError(*problems)
+        checked_metric(
+            metric_of(points[0].metrics[0]), self.entry.metrics(settings.settings), where=f"{self.grid.name}: --metric"
+        )
+
+
+def run_sweep(
+    sweep: Sweep, options: Options, *, n_trials: int | None, timeout_s: float | None, storage: str | None
+) -> int:
+    """Writes and shows the sweep, runs it if asked; gives an exit code."""
+    if sweep.grid.search is not None:
+        return _search(sweep, options, Bounds.of(sweep.grid, n_trials, timeout_s), storage)
+    if n_trials is not None or timeout_s is not None or storage is not None:
+        raise ConfigError(
+            f'{sweep.grid.name}: --n_trials, --search_timeout_s and --storage are of searches: add "search": {{"kind": "tpe"}}'
+        )
+    check_count(sweep.grid.num_combinations, sweep.max_points, where=sweep.grid.name)
+    points = sweep.points(list(combinations(sweep.grid)))
+    study = Study(sweep.folder, "sweep", sweep.mount, points, {})
+    return start(study, options)
+
+
+def _search(sweep: Sweep, options: Options, bounds: Bounds, storage: str | None) -> int:
+    grid = sweep.grid
+    search = grid.search
+    assert search is not None
+    if not isinstance(options.executor, LocalExecutor):
+        raise ConfigError(
+            "a search chooses each point by the results of others, so it is driven by processes of this program: run the same "
+            "command with the local executor on each machine that shares --out"
+        )
+    probes = sweep.points([{**({SEED: 0} if SEED in grid.axes else {}), **values} for values in corners(grid)])
+    check_count(bounds.n_trials if bounds.deadline is None else 1, sweep.max_points, where=grid.name)
+    study = Study(sweep.folder, "sweep", sweep.mount, [], {"search": _described(sweep, probes[0])})
+    metric = metric_of(probes[0].metrics[0])
+    _show_search(grid, bounds, metric)
+    if not options.submit:
+        open_study(study)
+        print("nothing was run; the same command with --submit runs the search")
+        return 0
+    open_study(study)
+    trials = Trials(
+        search,
+        name=study.name,
+        higher=higher_is_better(metric),
+        ranges=grid.ranges,
+        choices={name: values for name, values in grid.axes.items() if name != SEED},
+        journal=sweep.folder / "search.journal",
+        storage=storage,
+    )
+    to_job = functools.partial(job_of, study, needs=options.needs)
+    queue = SearchQueue(study, trials, grid, bounds, metric=metric, make_points=sweep.points, job_of=to_job)
+    if options.retry_failed:
+        queue.retry()
+    drive_queue(
+        study,
+        options.executor,
+        iter(queue),
+        at_once=options.at_once,
+        summary=Summary(lambda: usual_tables(study)),
+        describe=lambda point: headline(study, point),
+        should_stop=queue.should_stop if search.kind == "halving" else None,
+    )
+    return tell(study, outcome_of(study, options.needs))
+
+
+def _described(sweep: Sweep, probe: Point) -> dict[str, Any]:
+    """What makes it this search and no other: spaces, kind and everything else that is set."""
+    grid = sweep.grid
+    assert grid.search is not None
+    varied = set(grid.swept)
+    return {
+        "kind": grid.search.kind,
+        "seed": grid.search.seed,
+        "entry": sweep.entry.name,
+        "metric": probe.metrics[0],
+        "ranges": {name: given.model_dump(exclude_none=True) for name, given in grid.ranges.items()},
+        "choices": {name: list(values) for name, values in grid.axes.items()},
+        "settings": {name: value for name, value in probe.settings.items() if name not in varied},
+    }
+
+
+def _show_search(grid: Grid, bounds: Bounds, metric: str) -> None:
+    assert grid.search is not None
+    seeds = len(grid.axes.get(SEED, [0]))
+    limit = (
+        f"{bounds.n_trials} points"
+        if bounds.deadline is None or bounds.n_trials < 10**9
+        else "points until the time is over"
+    )
+    each = f", each of {seeds} seeds" if seeds > 1 else ""
+    print(f"{limit} by {grid.search.kind} search over {', '.join(grid.swept)}{each}; best by {metric}", flush=True)
