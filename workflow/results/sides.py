@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from workflow.errors import ConfigError, ResultsError, did_you_mean
+from workflow.errors import ConfigError, ResultsError
 from workflow.paths import SCORES_NAME, RunPaths, predictions_name
-from workflow.results.runs import Result, Which, read_results
-from workflow.results.tables import LABELS, REPEATS
+from workflow.results.runs import REPEATS, Result, Which, check_labels, picked, read_results
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ def find_sides(
 ) -> list[Side]:
     """A side for each name, or for each value of the label `by` in what is named. Raises ConfigError, ResultsError."""
     if by is not None:
-        results = _picked(read_results(names, models=mount / "models"), where)
-        _check_label(by, results)
+        results = picked(read_results(names, models=mount / "models"), where)
+        check_labels(results, [by])
         groups = {
             value: [result for result in results if result.labels.get(by, "") == value]
             for value in dict.fromkeys(result.labels.get(by, "") for result in results)
@@ -58,26 +57,7 @@ def _named(name: str, where: Mapping[str, str], which: Which, mount: Path) -> Si
     folder = next((one for one in (path, mount / "models" / name) if one.is_dir()), None)
     if folder is not None and not RunPaths(folder).report.is_file() and (folder / SCORES_NAME).is_file():
         return Side(name, {"": folder / SCORES_NAME})  # scores of a run that left no report
-    return _side(name, _picked(read_results([name], models=mount / "models"), where), which)
-
-
-def _picked(results: Sequence[Result], where: Mapping[str, str]) -> list[Result]:
-    for label, value in where.items():
-        _check_label(label, results)
-        known = dict.fromkeys(result.labels.get(label, "") for result in results)
-        if value not in known:
-            raise ConfigError(
-                f"--where {label}={value}: no such {label}{did_you_mean(value, known)}; there are {', '.join(known)}"
-            )
-    return [result for result in results if all(result.labels.get(label) == value for label, value in where.items())]
-
-
-def _check_label(label: str, results: Sequence[Result]) -> None:
-    known = dict.fromkeys([*LABELS, *(name for result in results for name in result.labels)])
-    if label not in known:
-        raise ConfigError(
-            f"{label}: no label of these results{did_you_mean(label, known)}; there are {', '.join(known)}"
-        )
+    return _side(name, picked(read_results([name], models=mount / "models"), where), which)
 
 
 def _side(name: str, results: Sequence[Result], which: Which) -> Side:
