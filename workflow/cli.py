@@ -53,7 +53,7 @@ COMMANDS = {
     ),
     "results": Command("Results", "tables of runs and studies; export and merge them", "commands.resulting:results"),
     "compare": Command("Results", "whether runs differ by more than chance", "commands.comparing:compare"),
-    
+    "leaderboard": Command("Results", "GLUE's test predictions, as the zip it takes", "commands.leading:leaderboard"),
     "quickstart": Command(
         "Getting started", "train and try the embedded tiny model in a few minutes", "commands.preparing:quickstart"
     ),

@@ -118,7 +118,7 @@ class Store:
             return
         if "file" in _protocols(self.files):
             with whole_file(Path(path)) as file:
-                file.write(content.decode("utf-8"))
+                file.buffer.write(content)
             return
         self.files.makedirs(posixpath.dirname(path), exist_ok=True)
         self.files.pipe_file(path, content)
