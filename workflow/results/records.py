@@ -34,6 +34,7 @@ class ResultRecord(BaseModel):
     slice: str | None
     place: str
     files: dict[str, str] = {}
+    number: int = 0
 
 
 class WholeRecord(ResultRecord):
@@ -42,7 +43,7 @@ class WholeRecord(ResultRecord):
     report: Report | None
 
 
-def record_of(result: Result, *, files: dict[str, str] | None = None) -> ResultRecord:
+def record_of(result: Result, *, files: dict[str, str] | None = None, number: int = 0) -> ResultRecord:
     """The record, without the report."""
     return ResultRecord(
         identity=result.identity,
@@ -57,6 +58,7 @@ def record_of(result: Result, *, files: dict[str, str] | None = None) -> ResultR
         slice=result.slice,
         place=str(result.place.absolute()),
         files=files or {},
+        number=number,
     )
 
 

@@ -27,7 +27,8 @@ from workflow.results.runs import ENTRIES_NAME, Result
 OBJECTS_NAME = "objects"
 REPORT = "report.json"
 Content = Callable[[], bytes]
-OF_A_RUN = ("place", "reason", "settings")
+OF_A_READING = frozenset({"place", "number"})
+OF_A_RUN = OF_A_READING | {"reason", "settings"}
 """What two readings of one finished run may have unlike; its own report tells its settings."""
 
 
@@ -37,6 +38,8 @@ class Kept:
 
     result: Result
     files: Mapping[str, Content]
+    number: int = 0
+    """Its place among the results that it was first exported with: tables keep their order."""
 
 
 class Store:
@@ -56,19 +59,20 @@ class Store:
         return bool(self.files.isdir(self._path(ENTRIES_NAME)))
 
     def kept(self) -> list[Kept]:
-        """Every entry, by name. Raises ResultsError for what is damaged, by name."""
+        """Every entry, by study and in its order. Raises ResultsError for what is damaged, by name."""
         if not self.exists():
             raise ResultsError(f"{self.url}: no exported results here (no folder {ENTRIES_NAME})")
         paths = sorted(str(path) for path in self.files.ls(self._path(ENTRIES_NAME), detail=False))
-        return [self._entry(path) for path in paths if path.endswith(".json")]
+        found = [self._entry(path) for path in paths if path.endswith(".json")]
+        return sorted(found, key=lambda kept: (kept.result.study or "", kept.number, kept.result.name))
 
     def add(self, kept: Kept) -> str:
         """Writes a result, its files first; gives the entry's name."""
         hashes = {name: self._add_object(name, content()) for name, content in kept.files.items()}
-        record = record_of(kept.result, files=hashes)
+        record = record_of(kept.result, files=hashes, number=kept.number)
         text = record.model_dump_json(indent=1).encode()
         # The same report read elsewhere, from another folder, is the same entry.
-        named = record.model_dump_json(exclude=set(OF_A_RUN) if kept.result.report else {"place"}).encode()
+        named = record.model_dump_json(exclude=set(OF_A_RUN if kept.result.report else OF_A_READING)).encode()
         name = f"{record.identity[:16]}-{_hash(named)[:16]}.json"
         self._write(posixpath.join(ENTRIES_NAME, name), text)
         return name
@@ -92,7 +96,7 @@ class Store:
             raise ResultsError(f"{where}: not an entry that this version reads: {reason}") from None
         files: dict[str, Content] = {name: self._reader(name, digest) for name, digest in record.files.items()}
         report = Report.model_validate_json(files[REPORT]()) if REPORT in files else None
-        return Kept(result_of(record, report, place=Path(where)), files)
+        return Kept(result_of(record, report, place=Path(where)), files, record.number)
 
     def _reader(self, name: str, digest: str) -> Content:
         def read() -> bytes:

@@ -64,8 +64,8 @@ def _kept_at(place: str, models: Path | None, *, predictions: bool) -> list[Kept
     study = Path(place) / STUDY_NAME
     shared: dict[str, Content] = {STUDY_NAME: study.read_bytes} if study.is_file() else {}
     return [
-        Kept(result, {**_files_of(result, predictions=predictions), **shared})
-        for result in read_raw([place], models=models)
+        Kept(result, {**_files_of(result, predictions=predictions), **shared}, number)
+        for number, result in enumerate(read_raw([place], models=models))
     ]
 
 
