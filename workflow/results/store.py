@@ -40,6 +40,8 @@ class Kept:
     files: Mapping[str, Content]
     number: int = 0
     """Its place among the results that it was first exported with: tables keep their order."""
+    entry: str = ""
+    """The name of the entry that it was read from, if from one."""
 
 
 class Store:
@@ -95,8 +97,8 @@ class Store:
             reason = " ".join(str(error).split())[:200]
             raise ResultsError(f"{where}: not an entry that this version reads: {reason}") from None
         files: dict[str, Content] = {name: self._reader(name, digest) for name, digest in record.files.items()}
-        report = Report.model_validate_json(files[REPORT]()) if REPORT in files else None
-        return Kept(result_of(record, report, place=Path(where)), files, record.number)
+        report = _report(where, files[REPORT]()) if REPORT in files else None
+        return Kept(result_of(record, report, place=Path(where)), files, record.number, posixpath.basename(path))
 
     def _reader(self, name: str, digest: str) -> Content:
         def read() -> bytes:
@@ -129,6 +131,14 @@ class Store:
 
     def _path(self, *parts: str) -> str:
         return posixpath.join(self.root, *parts)
+
+
+def _report(where: str, content: bytes) -> Report:
+    try:
+        return Report.model_validate_json(content)
+    except ValidationError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ResultsError(f"{where}: its report is none that this version reads: {reason}") from None
 
 
 def read_store(url: str) -> list[Result]:

@@ -50,8 +50,9 @@ def bring_together(
     own = store.kept() if before else []
     settled = settle((kept.result for kept in (*own, *every)), prefer=prefer)
     chosen = {id(result) for result in settled}
-    wanted = [kept for kept in (*own, *every) if id(kept.result) in chosen]
-    names = {store.add(kept) for kept in wanted}
+    # What the place has already is not read again: it may be far away, and large.
+    names = {kept.entry for kept in own if id(kept.result) in chosen}
+    names |= {store.add(kept) for kept in every if id(kept.result) in chosen}
     gone = set(before) - names
     for name in gone:
         store.remove(name)
