@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workflow.commands.parsing import CommandParser, add_mount, command_parser
+from workflow.commands.rendering import add_site, needs_of, site_of
 from workflow.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
+    from workflow.sweep.entries import Entry
     from workflow.sweep.start import Options
 
 MAX_POINTS = 500
@@ -48,7 +50,7 @@ def sweep(argv: Sequence[str]) -> int:
     entry = entry_named(given.entry, where="--entry")
     raw = raw_flags(entry.settings_type, rest, prog=parser.prog, example="")
     if raw.problems:
-        raise ConfigError(*(_with_own_flags(problem, parser) for problem in raw.problems))
+        raise ConfigError(*(_with_all_flags(problem, parser, entry) for problem in raw.problems))
     if len(raw.others) != 1:
         told = f"{len(raw.others)} files ({', '.join(raw.others)})" if raw.others else "no grid file"
         raise ConfigError(f"{parser.prog}: {told}; expected one: {parser.usage}")
@@ -139,6 +141,48 @@ def _is_to_run(given: Namespace) -> bool:
     return not given.dry_run and (given.submit or given.executor == "local")
 
 
+def _with_all_flags(problem: str, parser: CommandParser, entry: Entry) -> str:
+    """A misspelt flag may be one of this command's, or of the program's."""
+    from workflow.config.sections import field_aliases, section_fields
+
+    flag = problem.removeprefix("unknown flag ").split(";")[0]
+    fields = section_fields(entry.settings_type).items()
+    theirs = [f"--{spelling}" for name, (_, field) in fields for spelling in (name, *field_aliases(field))]
+    own = [spelling for action in parser._actions for spelling in action.option_strings]
+    return f"unknown flag {flag}{did_you_mean(flag, [*own, *theirs])}"
+
+
+def ablate(argv: Sequence[str]) -> int:
+    """Variants x seeds on one data set, compared with a baseline."""
+    parser = command_parser(
+        "ablate",
+        "Runs every variant of a file with every seed, and compares each with the baseline: means over seeds with intervals,\n"
+        "paired tests over seeds and eval rows, corrected for their number. The same command goes on where it stopped.",
+        "workflow ablate configs/ablation-cola.json --out ablations/cola --jobs 2",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="entry, base, variants, baseline, seeds, metric")
+    _add_running_flags(parser)
+    _add_study_flags(parser)
+    given = parser.parse_args(argv)
+    from workflow.paths import find_mount
+    from workflow.sweep.ablation import run_ablation
+
+    mount = find_mount(given.mount).absolute()
+    return run_ablation(
+        given.file, given.out, mount, _options(given, submit=_is_to_run(given)), max_points=given.max_points
+    )
+
+
+def _add_running_flags(parser: CommandParser) -> None:
+    """Of studies that run at once unless they go to a cluster."""
+    parser.add_argument("--dry_run", action="store_true", help="check, write and show; run nothing")
+    parser.add_argument("--submit", action="store_true", help="send the runs to the cluster; here they run anyway")
+
+
+def _is_to_run(given: Namespace) -> bool:
+    return not given.dry_run and (given.submit or given.executor == "local")
+
+
 def _with_own_flags(problem: str, parser: CommandParser) -> str:
     """A misspelt flag may be one of this command's."""
     flag = problem.removeprefix("unknown flag ").split(";")[0]
@@ -161,16 +205,9 @@ def _add_study_flags(parser: CommandParser) -> None:
     group = parser.add_argument_group("where runs run")
     group.add_argument("--executor", default="local", help="local (default), slurm, kubernetes or ctl")
     group.add_argument(
-        "--template", type=Path, metavar="FILE", help="the script's template (default: the executor's in jobs/)"
+        "--template", type=Path, metavar="FILE", help="a script's template (default: the executor's, docs/jobs.md)"
     )
-    group.add_argument(
-        "--gpus", type=int, default=None, metavar="N", help="GPUs of each run (default: one if there are any)"
-    )
-    group.add_argument("--cpus", type=_count, default=1, metavar="N", help="CPU cores of each run (default: 1)")
-    group.add_argument("--memory_gb", type=_count, metavar="N", help="memory of each run, on clusters")
-    group.add_argument(
-        "--timeout_s", type=_count, metavar="S", help="a run that takes longer is stopped and counts as failed"
-    )
+    add_site(parser)
 
 
 def _count(text: str) -> int:
@@ -184,14 +221,18 @@ def _count(text: str) -> int:
 
 
 def _options(given: Namespace, *, submit: bool) -> Options:
+    """What runs the study. Here runs find the study's mount, and share the GPUs; elsewhere they find their own place's."""
+    from workflow.jobs.executors import make_executor
     from workflow.jobs.local import LocalExecutor
     from workflow.paths import find_mount
     from workflow.sweep.driver import Needs
     from workflow.sweep.start import Options
 
-    if given.executor != "local":
-        raise ConfigError(f"--executor {given.executor}: not known here")
-    executor = LocalExecutor(given.out)
-    gpus = given.gpus if given.gpus is not None else min(1, len(executor.rules.gpu_ids))
-    needs = Needs(gpus, given.cpus, given.memory_gb, given.timeout_s, find_mount(given.mount).absolute())
-    return Options(executor, needs, given.jobs, submit, given.retry_failed)
+    gpus, cpus, memory_gb, timeout_s = needs_of(given)
+    executor = make_executor(given.executor, given.out, site=site_of(given), template=given.template)
+    mount = given.mount.absolute() if given.mount is not None else None
+    if isinstance(executor, LocalExecutor):
+        mount = find_mount(given.mount).absolute()
+        gpus = gpus if given.gpus is not None else min(1, len(executor.rules.gpu_ids))
+        cpus = given.cpus or 1  # as many threads as there are cores, shared out
+    return Options(executor, Needs(gpus, cpus, memory_gb, timeout_s, mount), given.jobs, submit, given.retry_failed)
