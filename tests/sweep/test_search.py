@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -153,7 +154,7 @@ def test_two_processes_and_a_killed_one_share_a_search(place):
     )
     killed = command(*arguments, seconds=1)
     while killed.poll() is None and not starts(place):
-        pass
+        time.sleep(0.05)
     killed.kill()
     finished(killed)
     texts = [finished(process) for process in [command(*arguments, seconds=0.2), command(*arguments, seconds=0.2)]]

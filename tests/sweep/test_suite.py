@@ -73,7 +73,7 @@ def test_every_problem_of_every_task_is_told_with_its_fix(suite):
         "'acuracy' is not measured here",
         'eval_loss is best when low, not when high; set "best_when": "low"',
         "max_steps 12 is no multiple of eval_steps 5: the last evaluation comes 2 updates after the one before it; set max_steps 10",
-        "tasks.stsb: stsb: no such data",
+        "tasks.stsb: no data named 'stsb'",
     ):
         assert any(text in problem for problem in found), (text, found)
 
@@ -92,9 +92,9 @@ def test_disk_space_is_looked_at(suite, monkeypatch):
     assert "the checkpoints of 4 runs take about" in problem
     assert "pass --keep best" in problem
     monkeypatch.setattr(suite_checks, "free_bytes", lambda folder: 12 * 10**9)
-    assert "--keep best" in problems(suite())[0]
-    monkeypatch.setattr(suite_checks, "free_bytes", lambda folder: 30 * 10**9)
     check(suite())
+    assert "6 runs" in problems(suite({**BODY, "num_runs": 3}))[0]
+    check(suite({**BODY, "num_runs": 3}, keep="best"))
 
 
 def test_pruned_models_are_recognised(suite, bert_like, tmp_path):
@@ -186,7 +186,7 @@ def test_the_examples_are_good(place):
     example = read_suite(ROOT / "configs" / "suite-glue-small.json")
     assert [task.name for task in example.tasks] == ["cola", "mrpc", "stsb"]
     found = problems(Suite([example], place / "s", place / "mount", "all", False, 100))
-    assert all("no such data" in text or "no folder here" in text for text in found), found
+    assert all("no data named" in text or "no folder here" in text for text in found), found
     assert len(read_ablation(ROOT / "configs" / "ablation-cola.json", study="a").points) >= 10
 
 

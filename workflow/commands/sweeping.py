@@ -110,37 +110,6 @@ def suite_run(argv: Sequence[str]) -> int:
     return run_suite(planned, _options(given, submit=_is_to_run(given)))
 
 
-def ablate(argv: Sequence[str]) -> int:
-    """Variants x seeds on one data set, compared with a baseline."""
-    parser = command_parser(
-        "ablate",
-        "Runs every variant of a file with every seed, and compares each with the baseline: means over seeds with intervals,\n"
-        "paired tests over seeds and eval rows, corrected for their number. The same command goes on where it stopped.",
-        "workflow ablate configs/ablation-cola.json --out ablations/cola --jobs 2",
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="entry, base, variants, baseline, seeds, metric")
-    _add_running_flags(parser)
-    _add_study_flags(parser)
-    given = parser.parse_args(argv)
-    from workflow.paths import find_mount
-    from workflow.sweep.ablation import run_ablation
-
-    mount = find_mount(given.mount).absolute()
-    return run_ablation(
-        given.file, given.out, mount, _options(given, submit=_is_to_run(given)), max_points=given.max_points
-    )
-
-
-def _add_running_flags(parser: CommandParser) -> None:
-    """Of studies that run at once unless they go to a cluster."""
-    parser.add_argument("--dry_run", action="store_true", help="check, write and show; run nothing")
-    parser.add_argument("--submit", action="store_true", help="send the runs to the cluster; here they run anyway")
-
-
-def _is_to_run(given: Namespace) -> bool:
-    return not given.dry_run and (given.submit or given.executor == "local")
-
-
 def _with_all_flags(problem: str, parser: CommandParser, entry: Entry) -> str:
     """A misspelt flag may be one of this command's, or of the program's."""
     from workflow.config.sections import field_aliases, section_fields
@@ -181,14 +150,6 @@ def _add_running_flags(parser: CommandParser) -> None:
 
 def _is_to_run(given: Namespace) -> bool:
     return not given.dry_run and (given.submit or given.executor == "local")
-
-
-def _with_own_flags(problem: str, parser: CommandParser) -> str:
-    """A misspelt flag may be one of this command's."""
-    flag = problem.removeprefix("unknown flag ").split(";")[0]
-    known = [spelling for action in parser._actions for spelling in action.option_strings]
-    own = did_you_mean(flag, known)
-    return f"unknown flag {flag}{own}" if own else problem
 
 
 def _add_study_flags(parser: CommandParser) -> None:
