@@ -32,7 +32,9 @@ COMMANDS = {
         "Training", "train a student on a teacher's scores of unlabelled rows", "commands.scoring:distill"
     ),
     "sweep": Command("Many runs", "runs over a grid of settings, or a search among them", "commands.sweeping:sweep"),
-    "suite": Command("Many runs", "`suite run FILE`: many tasks, several seeds each", "commands.sweeping:suite"),
+    "suite": Command(
+        "Many runs", "`suite run`: many tasks and seeds; `suite transfer`: languages", "commands.sweeping:suite"
+    ),
     "ablate": Command("Many runs", "variants x seeds, compared with a baseline", "commands.sweeping:ablate"),
     "generate": Command("Using a model", "answer prompts with a run or a checkpoint", "commands.answering:generate"),
     "serve": Command("Using a model", "serve runs over HTTP, with a page to try them on", "commands.serving:serve"),
@@ -44,7 +46,9 @@ COMMANDS = {
     "init-model": Command(
         "Models and data", "make a T5, BERT or GPT-2 from scratch in a published shape", "commands.preparing:init_model"
     ),
-    "data": Command("Models and data", "`data check NAME`: what is odd about a data set", "commands.preparing:data"),
+    "data": Command(
+        "Models and data", "check a data set; list, show and make registered ones (GLUE too)", "commands.preparing:data"
+    ),
     "config": Command(
         "Models and data",
         "`config show ...`: every setting and its origin; `config schema`: JSON schema of settings files",

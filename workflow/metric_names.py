@@ -13,7 +13,7 @@ _OF_NUMBERS = ("spearman", "pearson", "rmse")
 _OF_PROBABILITIES = ("brier", "ece", "log_loss")
 _RANKING = ("auc", "average_precision")
 SCORE_METRICS = {
-    "binary": ("eval_loss", "accuracy", *_RANKING, *_OF_CLASSES, "mcc", *_OF_NUMBERS, *_OF_PROBABILITIES),
+    "binary": ("eval_loss", "accuracy", "f1", *_RANKING, *_OF_CLASSES, "mcc", *_OF_NUMBERS, *_OF_PROBABILITIES),
     "multiclass": ("eval_loss", "accuracy", "auc", *_OF_CLASSES, "mcc", *_OF_PROBABILITIES),
     "multilabel": ("eval_loss", "accuracy", *_RANKING, *_OF_CLASSES, *_OF_PROBABILITIES),
     "regression": ("eval_loss", *_OF_NUMBERS),

@@ -69,6 +69,7 @@ def slow_binary(scores, targets, unit=1.0) -> dict:
     return {
         **class_values(actual, predicted),
         **slow_regression(scores, targets, unit),
+        "f1": sk.f1_score(actual, predicted, zero_division=0) if (actual | predicted).any() else math.nan,
         "auc": sk.roc_auc_score(actual, scores) if two else math.nan,
         "average_precision": sk.average_precision_score(actual, scores) if two else math.nan,
         "brier": np.mean((scores - targets) ** 2),
@@ -290,6 +291,15 @@ def test_constant_predictions():
     }
     assert found["auc"].value == 0.5
     assert found["f1_macro"].value == pytest.approx(1 / 3)
+
+
+def test_f1_is_of_the_positive_class():
+    scores, targets = np.array([0.9, 0.8, 0.2, 0.1]), np.array([1.0, 0.0, 1.0, 0.0])
+    assert binary_metrics(scores, targets)["f1"].value == sk.f1_score(targets, scores >= 0.5) == 0.5
+    assert binary_metrics(scores, np.array([1.0, 0.0, 0.0, 0.0]))["f1"].value == pytest.approx(2 / 3)
+    assert binary_metrics(1 - targets, targets)["f1"].value == 0.0
+    no_yes = reasons(binary_metrics(np.array([0.3, 0.1]), np.zeros(2)))
+    assert no_yes["f1"] == "all 2 targets and predictions are below 0.5: F1 needs a yes"
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)

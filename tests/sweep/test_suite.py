@@ -122,6 +122,7 @@ def test_files_of_no_form(place):
         ({**BODY, "seeds": [1]}, 'give it or "seeds", not both'),
         ({**BODY, "task": {}}, 'unknown key "task"; did you mean "tasks"?'),
         ({**BODY, "entry": "bert"}, "entry: Input should be 'seq2seq' or 'clf'"),
+        ({**BODY, "preset": "glue", "tasks": {"colla": {}}}, 'no task of GLUE; did you mean "CoLA"?'),
         ({**BODY, "search": {"kind": "tpe"}}, "nothing to choose"),
     ):
         with pytest.raises(ConfigError) as caught:
@@ -185,6 +186,7 @@ def test_the_examples_are_good(place):
 
     example = read_suite(ROOT / "configs" / "suite-glue-small.json")
     assert [task.name for task in example.tasks] == ["cola", "mrpc", "stsb"]
+    assert [task.metrics for task in example.tasks] == [("mcc",), ("accuracy", "f1"), ("pearson", "spearman")]
     found = problems(Suite([example], place / "s", place / "mount", "all", False, 100))
     assert all("no data named" in text or "no folder here" in text for text in found), found
     assert len(read_ablation(ROOT / "configs" / "ablation-cola.json", study="a").points) >= 10

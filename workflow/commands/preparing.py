@@ -1,4 +1,4 @@
-"""`workflow init-model`, `workflow data check` and `workflow quickstart`.
+"""`workflow init-model`, `workflow data` and `workflow quickstart`.
 
 Knows nothing of models or data sets.
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workflow.commands.parsing import add_mount, command_parser
-from workflow.errors import ConfigError
+from workflow.errors import ConfigError, did_you_mean
 
 
 def init_model(argv: Sequence[str]) -> int:
@@ -66,14 +66,37 @@ def init_model(argv: Sequence[str]) -> int:
     return init_model(given)
 
 
+DATA_COMMANDS = {
+    "check": "NAME: what is odd about a data set",
+    "list": "[REGISTRY]: the registered data sets",
+    "show": "REGISTRY LANGUAGE/TASK/NAME: rows, classes and examples of one of them",
+    "make": "REGISTRY LANGUAGE/TASK/NAME... --out NAME: the data file of one or several",
+}
+
+
 def data(argv: Sequence[str]) -> int:
+    """`data check|list|show|make`."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_data_usage())
+        return 0 if argv else 2
+    if argv[0] == "check":
+        return _check(argv[1:])
+    if argv[0] not in DATA_COMMANDS:
+        raise ConfigError(
+            f"workflow data: no {argv[0]!r}{did_you_mean(argv[0], DATA_COMMANDS)} (there are {', '.join(DATA_COMMANDS)})"
+        )
+    from workflow.commands.registering import registered_data
+
+    return registered_data(argv[0], argv[1:])
+
+
+def _data_usage() -> str:
+    lines = (f"  workflow data {name} {text}" for name, text in DATA_COMMANDS.items())
+    return "\n".join(["usage: workflow data COMMAND ...   (workflow data COMMAND -h for all)", "", *lines])
+
+
+def _check(argv: Sequence[str]) -> int:
     """`data check NAME`: what is odd about a data set."""
-    usage = "usage: workflow data check NAME [--model_init_path PATH] [--json]   (workflow data check -h for all)"
-    if argv[:1] in (["-h"], ["--help"]):
-        print(usage)
-        return 0
-    if argv[:1] != ["check"]:
-        raise ConfigError(usage)
     parser = command_parser(
         "data check",
         "Tells what is odd about a data set.",
@@ -97,7 +120,7 @@ def data(argv: Sequence[str]) -> int:
     parser.add_argument("--max_length", type=int, default=1024, help="clf: tokens of an input")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_mount(parser)
-    given = parser.parse_args(argv[1:])
+    given = parser.parse_args(argv)
     from workflow.recipe.check_data import check_data
 
     return check_data(given)

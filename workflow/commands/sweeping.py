@@ -1,4 +1,4 @@
-"""`workflow sweep`, `workflow suite run` and `workflow ablate`.
+"""`workflow sweep`, `workflow suite run|transfer` and `workflow ablate`.
 
 Knows nothing of points or runs.
 """
@@ -69,9 +69,9 @@ def sweep(argv: Sequence[str]) -> int:
 
 
 def suite(argv: Sequence[str]) -> int:
-    """`suite run FILE...`."""
-    usage = "usage: workflow suite run FILE... --out DIR   (workflow suite run -h for all)"
-    kinds = {"run": suite_run}
+    """`suite run FILE...` and `suite transfer FILE`."""
+    usage = "usage: workflow suite run FILE... --out DIR, workflow suite transfer FILE --out DIR   (with -h for all)"
+    kinds = {"run": suite_run, "transfer": suite_transfer}
     if argv[:1] in (["-h"], ["--help"]):
         print(usage)
         return 0
@@ -108,6 +108,32 @@ def suite_run(argv: Sequence[str]) -> int:
     files = [read_suite(path) for path in given.files]
     planned = Suite(files, given.out, find_mount(given.mount).absolute(), given.keep, given.force, given.max_points)
     return run_suite(planned, _options(given, submit=_is_to_run(given)))
+
+
+def suite_transfer(argv: Sequence[str]) -> int:
+    """The matrix of languages trained on by languages evaluated on."""
+    parser = command_parser(
+        "suite transfer",
+        "Trains on each language and on all of them together, and evaluates on each. All data is read and checked before anything\n"
+        "is written; the same command goes on where it stopped. docs/datasets.md tells what stands in FILE.",
+        "workflow suite transfer configs/transfer-example.json --out studies/tweets --jobs 2",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="registry, task, languages, models, settings, seeds")
+    parser.add_argument(
+        "--pairs",
+        action="store_true",
+        help="a run for each pair of train set and eval language, each with a best checkpoint of its own; without it a run "
+        "for each train set fills its row of the matrix",
+    )
+    _add_running_flags(parser)
+    _add_study_flags(parser)
+    given = parser.parse_args(argv)
+    from workflow.paths import find_mount
+    from workflow.sweep.run_transfer import run_transfer
+
+    mount = find_mount(given.mount).absolute()
+    options = _options(given, submit=_is_to_run(given))
+    return run_transfer(given.file, given.out, mount, options, pairs=given.pairs, max_points=given.max_points)
 
 
 def _with_all_flags(problem: str, parser: CommandParser, entry: Entry) -> str:

@@ -24,8 +24,8 @@ from workflow.evaluation.score_metrics import score_metrics
 from workflow.evaluation.weighted_metrics import NUM_BINS
 from workflow.files import whole_file
 
-_YES, _NO, _GRAY = "#0072b2", "#d55e00", "#707070"
-_SETTINGS = {"svg.hashsalt": "workflow", "font.family": "DejaVu Sans", "axes.axisbelow": True, "svg.fonttype": "path"}
+_YES, _NO, GRAY = "#0072b2", "#d55e00", "#707070"
+SETTINGS = {"svg.hashsalt": "workflow", "font.family": "DejaVu Sans", "axes.axisbelow": True, "svg.fonttype": "path"}
 _SIZE = (5.2, 5.2)
 _HISTOGRAM_BINS = 40
 
@@ -42,7 +42,7 @@ def write_plots(
     found = score_metrics("binary", given, wanted, names=("auc", "ece", "brier"))
     written = []
     # The salt of svg ids can be set nowhere but in matplotlib's settings; they are put back afterwards.
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         for name, draw in FIGURES.items():
             if only is not None and name not in only:
                 continue
@@ -53,12 +53,13 @@ def write_plots(
                 _note(_axes(figure), found["brier"].reason)
             else:
                 draw(figure, given, wanted, found)
-            figure.suptitle(_printable(title), fontsize=10, color=_GRAY, parse_math=False)
-            written += [_write(figure, folder / f"{name}.{kind}", kind) for kind in ("png", "svg")]
+            figure.suptitle(printable(title), fontsize=10, color=GRAY, parse_math=False)
+            written += [write_figure(figure, folder / f"{name}.{kind}", kind) for kind in ("png", "svg")]
     return written
 
 
-def _write(figure: Figure, path: Path, kind: str) -> Path:
+def write_figure(figure: Figure, path: Path, kind: str) -> Path:
+    """Writes a .png or .svg, whole, without the date."""
     data = io.BytesIO()
     figure.savefig(data, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
     with whole_file(path) as file:
@@ -66,7 +67,7 @@ def _write(figure: Figure, path: Path, kind: str) -> Path:
     return path
 
 
-def _printable(title: str) -> str:
+def printable(title: str) -> str:
     """The title in lines, with ? for letters that the font lacks: matplotlib would warn and draw boxes."""
     known = get_font(findfont("DejaVu Sans")).get_charmap()
     lines = textwrap.fill(textwrap.shorten(title, 160, placeholder=" ..."), 64)
@@ -82,7 +83,7 @@ def _reliability(figure: Figure, scores: Floats, targets: Floats, found: dict[st
     shares = np.bincount(bins, weights=targets, minlength=NUM_BINS)[used] / counts[used]
     low, high = wilson_interval(shares, counts[used])
     _plain(upper)
-    upper.plot([0, 1], [0, 1], color=_GRAY, linewidth=1, linestyle="--", label="perfectly calibrated")
+    upper.plot([0, 1], [0, 1], color=GRAY, linewidth=1, linestyle="--", label="perfectly calibrated")
     upper.errorbar(
         means,
         shares,
@@ -116,7 +117,7 @@ def _roc(figure: Figure, scores: Floats, targets: Floats, found: dict[str, Metri
     axes = _axes(figure)
     axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_aspect("equal")
-    axes.plot([0, 1], [0, 1], color=_GRAY, linewidth=1, linestyle="--", label="guessing")
+    axes.plot([0, 1], [0, 1], color=GRAY, linewidth=1, linestyle="--", label="guessing")
     if found["auc"].reason:
         axes.set_title("ROC", fontsize=11)
         _note(axes, found["auc"].reason)
@@ -138,7 +139,7 @@ def _histogram(figure: Figure, scores: Floats, targets: Floats, _: dict[str, Met
         heights = heights / chosen.sum()
         axes.stairs(heights, edges, fill=True, color=colour, alpha=0.25)
         axes.stairs(heights, edges, color=colour, linewidth=1.5, label=f"target {label} ({chosen.sum():,} rows)")
-    axes.axvline(0.5, ymax=0.85, color=_GRAY, linewidth=1, linestyle="--")
+    axes.axvline(0.5, ymax=0.85, color=GRAY, linewidth=1, linestyle="--")
     axes.set(xlabel="score", ylabel="share of the class's rows", xlim=(-0.02, 1.02))
     axes.set_ylim(bottom=0, top=1.18 * axes.get_ylim()[1])
     axes.set_title("Scores by class", fontsize=11)
@@ -168,7 +169,7 @@ def _note(axes: Any, text: str) -> None:
         transform=axes.transAxes,
         ha="center",
         va="center",
-        color=_GRAY,
+        color=GRAY,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 6},
     )
 

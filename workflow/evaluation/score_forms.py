@@ -72,6 +72,7 @@ def _binary(given: Floats, wanted: Floats, unit: float) -> dict[str, Form]:
     side = "at least" if actual.all() else "below"
     return {
         **_class_forms(predicted.astype(np.int64), actual.astype(np.int64), 2),
+        "f1": _f1_form(predicted.astype(np.float64), actual.astype(np.float64)),
         **_ranking_forms(
             scores[:, None], actual[:, None], f"all {len(targets)} targets are {side} 0.5: {{}} needs both classes"
         ),
@@ -169,6 +170,15 @@ def _class_forms(predicted: Integers, actual: Integers, num_classes: int) -> dic
         **_macro_forms(given, wanted, skip_absent=True),
         "mcc": Form(_mcc(predicted, actual, weighted.mcc(given, wanted)), weighted.mcc(given, wanted)),
     }
+
+
+def _f1_form(predicted: Floats, actual: Floats) -> Form:
+    """F1 of the positive class, of 0/1 values [n], as GLUE has it for MRPC and QQP; undefined without any yes."""
+    rows = len(actual)
+    statistic = weighted.macro("f1", predicted[:, None], actual[:, None], skip_absent=True)
+    if not (predicted.any() or actual.any()):
+        return Form(undefined(f"all {rows} targets and predictions are below 0.5: F1 needs a yes", rows), statistic)
+    return Form(_known(sk.f1_score(actual, predicted, zero_division=0), rows), statistic)
 
 
 def _mcc(predicted: Integers, actual: Integers, statistic: Statistic) -> Metric:

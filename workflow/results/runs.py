@@ -110,7 +110,9 @@ def read_study(folder: Path) -> list[Result]:
         raise ResultsError(f"{folder}: no {STUDY_NAME} here; name the folder that --out made")
     try:
         mount = _mount_of(folder, str(study["mount"]))
-        return [_of_point(folder, str(study["name"]), mount, point) for point in study["points"]]
+        # Points that are parts of one run share the first one's job.
+        jobs = {point["run"]: folder / "points" / point["name"] for point in reversed(study["points"])}
+        return [_of_point(jobs[point["run"]], str(study["name"]), mount, point) for point in study["points"]]
     except (KeyError, TypeError, AttributeError) as error:
         raise ResultsError(f"{folder / STUDY_NAME}: not a study that this version reads: {error!r}") from None
 
@@ -174,7 +176,7 @@ def _mount_of(folder: Path, mount: str) -> Path:
     return next((path for path in (Path(mount), folder / mount) if path.is_dir()), Path(mount))
 
 
-def _of_point(folder: Path, study: str, mount: Path, point: Mapping[str, Any]) -> Result:
+def _of_point(job: Path, study: str, mount: Path, point: Mapping[str, Any]) -> Result:
     run = RunPaths(mount / "models" / point["run"]).root
     report, reason = _report_in(run)
     result = Result(
@@ -189,7 +191,7 @@ def _of_point(folder: Path, study: str, mount: Path, point: Mapping[str, Any]) -
         study=study,
         slice=point.get("slice"),
     )
-    return result if report is not None else _unfinished(result, folder / "points" / point["name"], reason)
+    return result if report is not None else _unfinished(result, job, reason)
 
 
 def _unfinished(result: Result, point: Path, reason: str | None) -> Result:

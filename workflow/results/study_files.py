@@ -5,7 +5,7 @@ Knows nothing of jobs: the files are made from reports alone, and may be made ag
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from workflow.files import whole_file, write_json
@@ -17,14 +17,16 @@ from workflow.results.sheets import main_sheet, sheets_of
 from workflow.results.tables import Table, make_table
 
 
-def write_study_tables(folder: Path, *, which: Which = "best") -> Table:
+def write_study_tables(
+    folder: Path, *, which: Which = "best", rows: Sequence[str] = (), columns: Sequence[str] = ()
+) -> Table:
     """Makes a study's files anew from its runs' reports, and returns its table.
 
     best.json appears with the first finished run; with several tasks it holds what their best settings share, and
     best-TASK.json each task's. Raises ResultsError when `folder` is no study.
     """
     results = read_study(folder)
-    table = make_table(results, which=which)
+    table = make_table(results, rows=rows, columns=columns, which=which)
     with whole_file(folder / "table.md") as file:
         file.write(markdown(sheets_of(table)))
     with whole_file(folder / "table.csv") as file:

@@ -122,7 +122,7 @@ def make_point(draft: Draft, *, study: str, digits: int = HASH_DIGITS) -> Point:
     }
     metrics = draft.metrics or (str(flat[entry.metric_setting]),)
     digest = content_hash(entry, resolved, draft.swept)
-    name = _name(draft.title, digest[:digits])
+    name = readable_name(draft.title, digest[:digits])
     labels = {**_usual_labels(settings, flat), **draft.labels}
     return Point(name, entry.name, run_of(study, name), settings, labels, metrics, digest=digest, resolved=resolved)
 
@@ -155,7 +155,7 @@ def _usual_labels(settings: Mapping[str, Any], flat: Mapping[str, Any]) -> dict[
     return {"task": str(flat["data_name"]), "model": str(model), "setting": "", "seed": flat["seed"]}
 
 
-def _name(title: str, digest: str) -> str:
+def readable_name(title: str, digest: str) -> str:
     """`lr-0.001-batch_size-16-seed-0-3fa94c` made of what file systems, Slurm and Kubernetes take; at most 60 characters."""
     slug = re.sub(r"[^a-z0-9.]+", "-", title.lower()).strip("-.")[: LONGEST_NAME - len(digest) - 1].strip("-.")
     return f"{slug or 'point'}-{digest}"

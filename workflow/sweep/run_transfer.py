@@ -1,0 +1,39 @@
+"""Makes a transfer matrix from its file: data sets, study, runs, tables.
+
+Knows nothing of arguments' texts or of how points run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from workflow.console import make_console
+from workflow.errors import ResultsError
+from workflow.sweep.grid import check_count
+from workflow.sweep.start import Options, start
+from workflow.sweep.study import Study
+from workflow.sweep.transfer import plan_matrix
+from workflow.sweep.transfer_file import read_transfer
+from workflow.sweep.transfer_tables import write_matrix
+
+
+def run_transfer(file: Path, folder: Path, mount: Path, options: Options, *, pairs: bool, max_points: int) -> int:
+    """Plans, writes, shows and, where asked, runs a matrix; gives an exit code."""
+    console = make_console()
+    given = read_transfer(file)
+    matrix = plan_matrix(given, file, folder, pairs=pairs)
+    runs = len({point.run for point in matrix.points})
+    check_count(runs, max_points, where=str(file))
+    for note in matrix.notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
+    matrix.write_data(mount)
+    console.print(f"{runs} runs on {len(matrix.data)} data sets fill {len(matrix.points)} cells", highlight=False)
+    study = Study(folder, "transfer", mount, list(matrix.points), {"report": given.report})
+
+    def tables(found: Study) -> None:
+        try:
+            write_matrix(found.folder, which=given.report)
+        except ResultsError as error:  # a report of another version, say: the runs go on, the tables are made later
+            console.print(f"notice: no table was made: {error}", markup=False, highlight=False)
+
+    return start(study, options, tables=tables)
