@@ -122,7 +122,7 @@ def test_files_of_no_form(place):
         ({**BODY, "seeds": [1]}, 'give it or "seeds", not both'),
         ({**BODY, "task": {}}, 'unknown key "task"; did you mean "tasks"?'),
         ({**BODY, "entry": "bert"}, "entry: Input should be 'seq2seq' or 'clf'"),
-        ({**BODY, "preset": "glue", "tasks": {"colla": {}}}, 'no task of GLUE; did you mean "CoLA"?'),
+        ({**BODY, "preset": "glue", "tasks": {"colla": {}}}, 'no task of GLUE; did you mean "cola"?'),
         ({**BODY, "search": {"kind": "tpe"}}, "nothing to choose"),
     ):
         with pytest.raises(ConfigError) as caught:
