@@ -45,6 +45,7 @@ def sweep(argv: Sequence[str]) -> int:
     from workflow.paths import find_mount
     from workflow.sweep.entries import entry_named
     from workflow.sweep.grid import read_grid
+    from workflow.sweep.language_grid import check_without_registry, is_transfer, run_language_grid
     from workflow.sweep.sweep import Sweep, run_sweep
 
     entry = entry_named(given.entry, where="--entry")
@@ -54,17 +55,26 @@ def sweep(argv: Sequence[str]) -> int:
     if len(raw.others) != 1:
         told = f"{len(raw.others)} files ({', '.join(raw.others)})" if raw.others else "no grid file"
         raise ConfigError(f"{parser.prog}: {told}; expected one: {parser.usage}")
-    base: list[Layer] = read_layers(raw.files, raw.flags)
+    grid = read_grid(Path(raw.others[0]), entry)
+    options = _options(given, submit=given.submit)
+    matrices = [file for file in raw.files if is_transfer(file)] if grid.languages is not None else []
+    base: list[Layer] = read_layers([file for file in raw.files if file not in matrices], raw.flags)
+    if grid.languages is not None:
+        if matrices:
+            mount = find_mount(given.mount).absolute()
+            return run_language_grid(
+                grid, entry, matrices, base, given.out, mount, options, max_points=given.max_points
+            )
+        check_without_registry(grid)
     planned = Sweep(
         entry,
-        read_grid(Path(raw.others[0]), entry),
+        grid,
         base,
         given.out,
         find_mount(given.mount).absolute(),
         given.metric,
         given.max_points,
     )
-    options = _options(given, submit=given.submit)
     return run_sweep(planned, options, n_trials=given.n_trials, timeout_s=given.search_timeout_s, storage=given.storage)
 
 

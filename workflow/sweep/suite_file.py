@@ -135,7 +135,9 @@ def glue_task(name: str, where: str) -> GlueTask:
     """GLUE's task of this name, however it is written: `sts-b`, `STSB`. Raises ConfigError."""
     by_letters = {_letters(task): known for task, known in TASKS.items()}
     if _letters(name) not in by_letters:
-        raise ConfigError(f"{where}: no task of GLUE{did_you_mean(name.lower(), map(str.lower, TASKS))}; there are {', '.join(TASKS)}")
+        raise ConfigError(
+            f"{where}: no task of GLUE{did_you_mean(name.lower(), map(str.lower, TASKS))}; there are {', '.join(TASKS)}"
+        )
     return by_letters[_letters(name)]
 
 
