@@ -11,7 +11,7 @@ from workflow.console import make_console
 from workflow.errors import ResultsError
 from workflow.sweep.grid import check_count
 from workflow.sweep.start import Options, start
-from workflow.sweep.study import Study
+from workflow.sweep.study import Study, open_study
 from workflow.sweep.transfer import plan_matrix
 from workflow.sweep.transfer_file import read_transfer
 from workflow.sweep.transfer_tables import write_matrix
@@ -26,9 +26,10 @@ def run_transfer(file: Path, folder: Path, mount: Path, options: Options, *, pai
     check_count(runs, max_points, where=str(file))
     for note in matrix.notes:
         console.print(f"note: {note}", markup=False, highlight=False)
+    study = Study(folder, "transfer", mount, list(matrix.points), {"report": given.report})
+    open_study(study)  # first, so that a folder of another study leaves no data sets behind
     matrix.write_data(mount)
     console.print(f"{runs} runs on {len(matrix.data)} data sets fill {len(matrix.points)} cells", highlight=False)
-    study = Study(folder, "transfer", mount, list(matrix.points), {"report": given.report})
 
     def tables(found: Study) -> None:
         try:
