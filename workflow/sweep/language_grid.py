@@ -16,7 +16,7 @@ from workflow.errors import ConfigError
 from workflow.sweep.entries import Entry, nested
 from workflow.sweep.grid import SEED, Grid, check_count, combinations, draft
 from workflow.sweep.start import Options, say, start
-from workflow.sweep.study import Study
+from workflow.sweep.study import Study, open_study
 from workflow.sweep.transfer import plan_matrix
 from workflow.sweep.transfer_file import Languages, TransferFile, read_transfer
 
@@ -34,7 +34,7 @@ def check_without_registry(grid: Grid) -> None:
             f'{grid.name}: "languages" chooses among data sets of a registry; pass a transfer file (docs/datasets.md) '
             "among the files of --config"
         )
-    say(f'notice: {grid.name}: "languages": all there are is --data_name, since no file of --config names a registry')
+    say(f'notice: {grid.name}: "languages": the data is --data_name alone, since no file of --config names a registry')
 
 
 def run_language_grid(
@@ -64,8 +64,9 @@ def run_language_grid(
     }
     matrix = plan_matrix(given, file, folder, varied=varied)
     check_count(len(matrix.points), max_points, where=grid.name)
-    matrix.write_data(mount)
     study = Study(folder, "sweep", mount, list(matrix.points), {"swept": list(grid.swept)})
+    open_study(study)  # first, so that a folder of another study leaves no data sets behind
+    matrix.write_data(mount)
     return start(study, options)
 
 
