@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 
+from tests.conftest import ROOT
 from workflow.config.cascade import Layer
 from workflow.errors import ConfigError
 from workflow.sweep.entries import ENTRIES
 from workflow.sweep.grid import check_count, combinations, draft, parse_grid, read_grid
 from workflow.sweep.points import make_points
+from workflow.sweep.search import corners
 
 CLF = ENTRIES["clf"]
 CONTRACT = """{"parameters": {"learning_rate": [1e-3, 5e-4], "batch_size": [16, 32], "epochs": 3}, // of two and two
@@ -99,3 +104,12 @@ def test_counts_are_capped():
     check_count(500, 500, where="grid.json")
     with pytest.raises(ConfigError, match=r"grid.json: 1,000,000,000,000 points, more than --max_points 500"):
         check_count(10**12, 500, where="grid.json")
+
+
+def test_the_document_s_examples_are_grids():
+    text = (ROOT / "docs" / "sweeps.md").read_text()
+    found = [
+        parse_grid(json.loads(block), CLF, name="docs") for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    ]
+    assert [grid.num_combinations for grid in found] == [12, 4]
+    assert next(corners(found[1])) == {"train_batch_size": 16, "seed": 0, "lr": 1e-5, "max_steps": 500}

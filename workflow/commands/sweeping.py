@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workflow.commands.parsing import CommandParser, add_mount, command_parser
+from workflow.commands.rendering import add_site, needs_of, site_of
 from workflow.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
+    from workflow.sweep.entries import Entry
     from workflow.sweep.start import Options
 
 MAX_POINTS = 500
@@ -43,26 +45,36 @@ def sweep(argv: Sequence[str]) -> int:
     from workflow.paths import find_mount
     from workflow.sweep.entries import entry_named
     from workflow.sweep.grid import read_grid
+    from workflow.sweep.language_grid import check_without_registry, is_transfer, run_language_grid
     from workflow.sweep.sweep import Sweep, run_sweep
 
     entry = entry_named(given.entry, where="--entry")
     raw = raw_flags(entry.settings_type, rest, prog=parser.prog, example="")
     if raw.problems:
-        raise ConfigError(*(_with_own_flags(problem, parser) for problem in raw.problems))
+        raise ConfigError(*(_with_all_flags(problem, parser, entry) for problem in raw.problems))
     if len(raw.others) != 1:
         told = f"{len(raw.others)} files ({', '.join(raw.others)})" if raw.others else "no grid file"
         raise ConfigError(f"{parser.prog}: {told}; expected one: {parser.usage}")
-    base: list[Layer] = read_layers(raw.files, raw.flags)
+    grid = read_grid(Path(raw.others[0]), entry)
+    options = _options(given, submit=given.submit)
+    matrices = [file for file in raw.files if is_transfer(file)] if grid.languages is not None else []
+    base: list[Layer] = read_layers([file for file in raw.files if file not in matrices], raw.flags)
+    if grid.languages is not None:
+        if matrices:
+            mount = find_mount(given.mount).absolute()
+            return run_language_grid(
+                grid, entry, matrices, base, given.out, mount, options, max_points=given.max_points
+            )
+        check_without_registry(grid)
     planned = Sweep(
         entry,
-        read_grid(Path(raw.others[0]), entry),
+        grid,
         base,
         given.out,
         find_mount(given.mount).absolute(),
         given.metric,
         given.max_points,
     )
-    options = _options(given, submit=given.submit)
     return run_sweep(planned, options, n_trials=given.n_trials, timeout_s=given.search_timeout_s, storage=given.storage)
 
 
@@ -134,6 +146,17 @@ def suite_transfer(argv: Sequence[str]) -> int:
     return run_transfer(given.file, given.out, mount, options, pairs=given.pairs, max_points=given.max_points)
 
 
+def _with_all_flags(problem: str, parser: CommandParser, entry: Entry) -> str:
+    """A misspelt flag may be one of this command's, or of the program's."""
+    from workflow.config.sections import field_aliases, section_fields
+
+    flag = problem.removeprefix("unknown flag ").split(";")[0]
+    fields = section_fields(entry.settings_type).items()
+    theirs = [f"--{spelling}" for name, (_, field) in fields for spelling in (name, *field_aliases(field))]
+    own = [spelling for action in parser._actions for spelling in action.option_strings]
+    return f"unknown flag {flag}{did_you_mean(flag, [*own, *theirs])}"
+
+
 def ablate(argv: Sequence[str]) -> int:
     """Variants x seeds on one data set, compared with a baseline."""
     parser = command_parser(
@@ -165,14 +188,6 @@ def _is_to_run(given: Namespace) -> bool:
     return not given.dry_run and (given.submit or given.executor == "local")
 
 
-def _with_own_flags(problem: str, parser: CommandParser) -> str:
-    """A misspelt flag may be one of this command's."""
-    flag = problem.removeprefix("unknown flag ").split(";")[0]
-    known = [spelling for action in parser._actions for spelling in action.option_strings]
-    own = did_you_mean(flag, known)
-    return f"unknown flag {flag}{own}" if own else problem
-
-
 def _add_study_flags(parser: CommandParser) -> None:
     """What all kinds of studies have."""
     parser.add_argument(
@@ -187,16 +202,9 @@ def _add_study_flags(parser: CommandParser) -> None:
     group = parser.add_argument_group("where runs run")
     group.add_argument("--executor", default="local", help="local (default), slurm, kubernetes or ctl")
     group.add_argument(
-        "--template", type=Path, metavar="FILE", help="the script's template (default: the executor's in jobs/)"
+        "--template", type=Path, metavar="FILE", help="a script's template (default: the executor's, docs/jobs.md)"
     )
-    group.add_argument(
-        "--gpus", type=int, default=None, metavar="N", help="GPUs of each run (default: one if there are any)"
-    )
-    group.add_argument("--cpus", type=_count, default=1, metavar="N", help="CPU cores of each run (default: 1)")
-    group.add_argument("--memory_gb", type=_count, metavar="N", help="memory of each run, on clusters")
-    group.add_argument(
-        "--timeout_s", type=_count, metavar="S", help="a run that takes longer is stopped and counts as failed"
-    )
+    add_site(parser)
 
 
 def _count(text: str) -> int:
@@ -210,14 +218,18 @@ def _count(text: str) -> int:
 
 
 def _options(given: Namespace, *, submit: bool) -> Options:
+    """What runs the study. Here runs find the study's mount, and share the GPUs; elsewhere they find their own place's."""
+    from workflow.jobs.executors import make_executor
     from workflow.jobs.local import LocalExecutor
     from workflow.paths import find_mount
     from workflow.sweep.driver import Needs
     from workflow.sweep.start import Options
 
-    if given.executor != "local":
-        raise ConfigError(f"--executor {given.executor}: not known here")
-    executor = LocalExecutor(given.out)
-    gpus = given.gpus if given.gpus is not None else min(1, len(executor.rules.gpu_ids))
-    needs = Needs(gpus, given.cpus, given.memory_gb, given.timeout_s, find_mount(given.mount).absolute())
-    return Options(executor, needs, given.jobs, submit, given.retry_failed)
+    gpus, cpus, memory_gb, timeout_s = needs_of(given)
+    executor = make_executor(given.executor, given.out, site=site_of(given), template=given.template)
+    mount = given.mount.absolute() if given.mount is not None else None
+    if isinstance(executor, LocalExecutor):
+        mount = find_mount(given.mount).absolute()
+        gpus = gpus if given.gpus is not None else min(1, len(executor.rules.gpu_ids))
+        cpus = given.cpus or 1  # as many threads as there are cores, shared out
+    return Options(executor, Needs(gpus, cpus, memory_gb, timeout_s, mount), given.jobs, submit, given.retry_failed)

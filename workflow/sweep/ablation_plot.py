@@ -33,8 +33,8 @@ class Bar:
     high: float | None
 
 
-def plot(bars: Sequence[Bar], *, title: str, reference: float | None) -> str:
-    """The figure; `reference` is a line through all variants."""
+def plot(bars: Sequence[Bar], *, title: str, reference: float | None, times: float = 1.0) -> str:
+    """The figure; `reference` is a line through all variants. The axis shows values `times` a factor."""
     left = 16 + LETTER * max((min(len(bar.name), MOST_LETTERS) for bar in bars), default=0)
     height = TOP + ROW * max(1, len(bars)) + BOTTOM
     numbers = [value for bar in bars for value in (*bar.values, bar.mean, bar.low, bar.high) if value is not None]
@@ -44,8 +44,8 @@ def plot(bars: Sequence[Bar], *, title: str, reference: float | None) -> str:
         return left + (value - low) / (high - low) * (WIDTH - RIGHT - left)
 
     parts = [f'<text x="8" y="20" font-weight="600">{escape(title)}</text>']
-    for tick in ticks(low, high):
-        x, end = across(tick), height - BOTTOM
+    for tick in ticks(low * times, high * times):
+        x, end = across(tick / times), height - BOTTOM
         parts.append(f'<line class="grid" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{end}"/>')
         parts.append(f'<text x="{x:.1f}" y="{end + 18}" text-anchor="middle">{tick:g}</text>')
     if reference is not None:

@@ -21,7 +21,7 @@ from workflow.evaluation.repeated import (
     interval,
 )
 from workflow.files import whole_file, write_json
-from workflow.metric_names import higher_is_better
+from workflow.metric_names import NOT_PERCENT, higher_is_better
 from workflow.results.formats import comma_separated, html, markdown
 from workflow.results.sheets import Sheet, shown
 from workflow.sweep.ablation_file import Ablation
@@ -70,12 +70,13 @@ def write_ablation(study: Study, ablation: Ablation) -> list[Path]:
     sheets = [main_sheet(ablation, found, rows), runs_sheet(ablation, found)]
     figure = plot(
         [
-            Bar(row.name, list(row.given.values.values()), row.given.mean, row.low, row.high)
+            Bar(row.name, [*row.given.values.values()], row.given.mean, row.low, row.high)
             for row in rows
             if row.given is not None
         ],
         title=f"{ablation.metric} ({_way(ablation)}) over seeds",
         reference=next((row.given.mean for row in rows if row.is_baseline and row.given), None),
+        times=1.0 if ablation.metric in NOT_PERCENT else 100.0,
     )
     page = html(sheets).replace("<main>\n", f"<main>\n<h1>{_title(ablation)}</h1>\n{figure}\n", 1)
     texts = {

@@ -12,16 +12,17 @@ from pathlib import Path
 from workflow.console import make_console
 from workflow.errors import ResultsError
 from workflow.evaluation.report import read_report
-from workflow.jobs.job import Executor
+from workflow.jobs.job import Executor, Status
 from workflow.jobs.local import LocalExecutor
 from workflow.results.runs import Which
 from workflow.results.study_files import write_study_tables
-from workflow.sweep.driver import Needs, Outcome, Summary, drive, jobs_of
+from workflow.sweep.driver import NOT_AGAIN, Needs, Outcome, Summary, drive, jobs_of
 from workflow.sweep.points import Point
 from workflow.sweep.study import Study, open_study
 
 MOST_SHOWN = 30
 FAILED = 1
+SHEBANG = "#!/bin/bash\n"
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,8 @@ def send(study: Study, options: Options, summary: Summary) -> int:
     points = {point.name: point for point in study.points}
     jobs = jobs_of(study, options.needs)
     records = options.executor.status(list(jobs.values()))
-    left = [
-        job
-        for name, job in jobs.items()
-        if not study.finished(points[name])
-        and (name not in records or records[name].attempts == 0 or records[name].status.is_over)
-        and (options.retry_failed or name not in records or records[name].status != "failed")
-    ]
+    busy = {Status.SENT, Status.RUNNING} | (set() if options.retry_failed else set(NOT_AGAIN))
+    left = [job for name, job in jobs.items() if not study.finished(points[name]) and records[name].status not in busy]
     if left:
         options.executor.submit(left, at_once=options.at_once)
     summary.at_last()
@@ -87,8 +83,9 @@ def show(study: Study, scripts: list[Path]) -> None:
     if count > MOST_SHOWN:
         say(f"  and {count - MOST_SHOWN} more, in {study.folder / 'study.json'}")
     if scripts:
-        say(f"scripts: {study.folder / 'points'}/*/{scripts[0].name}; the first one's last line:")
-        say(f"  {scripts[0].read_text(encoding='utf-8').rstrip().splitlines()[-1]}")
+        text = scripts[0].read_text(encoding="utf-8").rstrip().removeprefix(SHEBANG)
+        more = f" (and {len(scripts) - 1} like it)" if len(scripts) > 1 else ""
+        say(f"{scripts[0]}{more}:\n{text}")
 
 
 def tell(study: Study, found: Outcome) -> int:

@@ -2,8 +2,7 @@
 
 Knows nothing of whether the settings are good (`suite_checks`) or how runs run.
 
-    {"entry": "clf", "base": {SETTINGS}, "num_runs": 3,
-     "tasks": {"cola": {"save_best_metric": "mcc", "lr": [1e-5, 3e-5]?, ...}}}
+    {"entry": "clf", "preset": "glue", "base": {SETTINGS}, "num_runs": 3, "tasks": {"cola": {"lr": 1e-5, ...}, ...}}
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from workflow.config.cascade import DEFAULT_FILE, Layer, read_settings_file
+from workflow.data.glue import TASKS, GlueTask
 from workflow.errors import ConfigError, did_you_mean
 from workflow.sweep.entries import ENTRIES, Entry
 from workflow.sweep.grid import Grid, parse_grid
@@ -39,6 +39,7 @@ class SuiteBody(BaseModel):
 
     name: str | None = None
     entry: Literal["seq2seq", "clf"]
+    preset: Literal["glue"] | None = None
     base: dict[str, Any] = {}
     tasks: dict[str, dict[str, Any]] = Field(min_length=1)
     num_runs: int | None = Field(None, ge=1)
@@ -117,8 +118,31 @@ def _task(
     default = [Layer(str(DEFAULT_FILE), read_settings_file(DEFAULT_FILE))] if DEFAULT_FILE.is_file() else []
     named = {"data_name", "data"} & {entry.canonical(key) for layer in (body.base, settings) for key in _opened(layer)}
     data = [] if named else [Layer(where, {"data_name": name})]
-    layers = (*default, *data, Layer(f"{path}: base", body.base), Layer(where, settings))
-    return Task(name, layers, task.metrics, task.best_when, search)
+    metrics, usual = task.metrics, []
+    if body.preset is not None:
+        try:
+            known = glue_task(name, where)
+        except ConfigError as error:
+            problems.extend(error.problems)
+            return None
+        usual = [Layer(f"preset {body.preset}: {known.name}", known.settings)]
+        metrics = metrics or known.metrics
+    layers = (*default, *usual, *data, Layer(f"{path}: base", body.base), Layer(where, settings))
+    return Task(name, layers, metrics, task.best_when, search)
+
+
+def glue_task(name: str, where: str) -> GlueTask:
+    """GLUE's task of this name, however it is written: `sts-b`, `STSB`. Raises ConfigError."""
+    by_letters = {_letters(task): known for task, known in TASKS.items()}
+    if _letters(name) not in by_letters:
+        raise ConfigError(
+            f"{where}: no task of GLUE{did_you_mean(name.lower(), map(str.lower, TASKS))}; there are {', '.join(TASKS)}"
+        )
+    return by_letters[_letters(name)]
+
+
+def _letters(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def _opened(settings: Mapping[str, Any]) -> Sequence[str]:

@@ -57,8 +57,18 @@ class Matrix:
             write_once(found.made, mount / "data" / f"{found.name}.json")
 
 
-def plan_matrix(given: TransferFile, file: Path, folder: Path, *, pairs: bool = False) -> Matrix:
-    """Reads and checks all data, names data sets and points by content. Raises ConfigError or DataError; writes nothing."""
+def plan_matrix(
+    given: TransferFile,
+    file: Path,
+    folder: Path,
+    *,
+    pairs: bool = False,
+    varied: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Matrix:
+    """Reads and checks all data, names data sets and points by content. Raises ConfigError or DataError; writes nothing.
+
+    `varied`: the file's settings are those of each of these labels in turn, all on the same data.
+    """
     registry = read_registry(_beside(file, given.registry))
     languages = Plan.of(given, registry, file)
     surveys = _surveys(given, languages, registry)
@@ -69,7 +79,7 @@ def plan_matrix(given: TransferFile, file: Path, folder: Path, *, pairs: bool = 
         )
     study = study_name(folder)
     data = tuple(_data_files(given, languages, surveys, study, pairs=pairs))
-    points = tuple(_points(given, data, metrics, file, study))
+    points = tuple(_all_points(given, varied or {"": given.settings}, data, metrics, file, study))
     notes = dict.fromkeys(note for found in surveys.values() for note in found.notes())
     return Matrix(data, points, tuple(notes))
 
@@ -166,6 +176,26 @@ def _data_files(
 def told(languages: Sequence[str]) -> str:
     """What tables call a train set: `english+spanish`, or of many languages their number."""
     return "+".join(languages) if len(languages) <= MOST_NAMED else f"all {len(languages)}"
+
+
+def _all_points(
+    given: TransferFile,
+    varied: Mapping[str, Mapping[str, Any]],
+    data: Sequence[DataFile],
+    metrics: Sequence[str],
+    file: Path,
+    study: str,
+) -> Iterator[Point]:
+    """Raises ConfigError with every problem of all settings, each once."""
+    problems: dict[str, None] = {}
+    for setting, settings in varied.items():
+        try:
+            for point in _points(given.model_copy(update={"settings": dict(settings)}), data, metrics, file, study):
+                yield replace(point, labels={**point.labels, "setting": setting}) if setting else point
+        except ConfigError as error:
+            problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise ConfigError(*problems)
 
 
 def _points(
