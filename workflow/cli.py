@@ -37,6 +37,9 @@ COMMANDS = {
     "evaluate": Command(
         "Using a model", "measure prediction files, ensemble them, compare two of them", "commands.scoring:evaluate"
     ),
+    "report": Command(
+        "Using a model", "one HTML page about a run, or several side by side", "commands.reporting:report"
+    ),
     "export": Command("Using a model", "write a run's model for other programs", "commands.exporting:export"),
     "init-model": Command(
         "Models and data", "make a T5, BERT or GPT-2 from scratch in a published shape", "commands.preparing:init_model"
