@@ -40,9 +40,20 @@ def write_page(file: Path, runs: Sequence[RunFiles]) -> None:
         out.write(page)
 
 
-def write_own_page(root: Path, file: Path, report: Report) -> None:
-    """The report of a run that is about to be finished. Raises OSError, WorkflowError."""
-    write_page(file, [read_run(root, report=report)])
+def try_own_page(root: Path, report: Report) -> str | None:
+    """Writes report.html of a run that is about to be finished, and gives the reason where that fails.
+
+    To be called before report.json is written: a run that is killed in between makes its page again. Whatever goes wrong,
+    the run is as good as it was.
+    """
+    file = root / REPORT_PAGE_NAME
+    try:
+        write_page(file, [read_run(root, report=report)])
+    except Exception as error:
+        return (
+            f"{file} could not be written: {type(error).__name__}: {error}; `workflow report {root.name}` tries again"
+        )
+    return None
 
 
 def render(runs: Sequence[RunFiles]) -> str:

@@ -17,7 +17,7 @@ from workflow.evaluation.plots import wilson_interval
 from workflow.evaluation.report import MetricRecord
 from workflow.evaluation.score_files import read_calibration
 from workflow.evaluation.score_metrics import score_metrics
-from workflow.evaluation.weighted_metrics import NUM_BINS
+from workflow.evaluation.weighted_metrics import NUM_BINS, Integers
 from workflow.files import read_json
 from workflow.pages.charts import Chart, Line, chart
 from workflow.pages.markup import measured, metric, note, section, table, text
@@ -49,7 +49,7 @@ def score_charts(scores: Floats, targets: Floats) -> list[Chart]:
     ]
 
 
-def reliability(scores: Floats, targets: Floats) -> tuple[Floats, Floats, Floats]:
+def reliability(scores: Floats, targets: Floats) -> tuple[Floats, Floats, Integers]:
     """(mean score, mean target, rows) of each of NUM_BINS equal bins that has any."""
     bins = np.minimum((scores * NUM_BINS).astype(np.int64), NUM_BINS - 1)
     counts = np.bincount(bins, minlength=NUM_BINS)

@@ -34,6 +34,7 @@ from workflow.inference.interface import EngineLimits, Together
 from workflow.models.classifier import LoadedClassifier, load_classifier
 from workflow.models.load import tokenizer_stands_in
 from workflow.models.save import Weights, write_model
+from workflow.recipe.cards import scorer_facts, write_card
 from workflow.recipe.place import init_model_folder, inside_run
 from workflow.recipe.scorers import check_finite, row_losses, score_encoder, scoring_notes, unfit_notes
 from workflow.recipe.task import Task
@@ -54,8 +55,6 @@ class ClfTask(Task[ClfSettings]):
     settings_file = "args.json"
     scores = True
     loaded: LoadedClassifier
-    _last: tuple[int, ScoreEvaluation] | None = None
-    """The newest evaluation and its step: a checkpoint of that step takes its calibration."""
     _from_text: bool = False
     """Whether numbers may be written as texts, known once `load_data` has the source."""
 
@@ -231,8 +230,12 @@ class ClfTask(Task[ClfSettings]):
         """The model, how to score with it, and the calibration where this very step was evaluated."""
         write_model(folder, self.loaded.model, self.loaded.tokenizer, weights, adapters=self.loaded.adapters)
         write_json(folder / names.SCORING_NAME, replace(self.scoring, max_length=self.max_length).as_json())
-        if self._last is not None and self._last[0] == step and self._last[1].calibration is not None:
-            self._write_calibration(folder / names.CALIBRATION_NAME, self._last[1])
+        found = self.evaluated_at(step)
+        if isinstance(found, ScoreEvaluation) and found.calibration is not None:
+            self._write_calibration(folder / names.CALIBRATION_NAME, found)
+        calibration = found.calibration if isinstance(found, ScoreEvaluation) else None
+        own = scorer_facts(self.loaded, self.scoring, self.max_length, calibration)
+        write_card(self, folder, step, found.metrics if found else None, **own)
 
     def _write_calibration(self, file: Path, found: ScoreEvaluation) -> None:
         assert found.calibration is not None

@@ -18,6 +18,7 @@ from workflow.errors import BackendError, CheckpointError, GivenUp, Stopped
 from workflow.evaluation.evaluator import Evaluation
 from workflow.evaluation.metrics import Metric, is_better
 from workflow.evaluation.report import Measured, Report, Speed, measured, records, result_table, write_report
+from workflow.pages.report_page import try_own_page
 from workflow.paths import RunPaths
 from workflow.recipe.task import Task
 from workflow.runtime import environment_report, max_over_ranks, on_first
@@ -241,7 +242,9 @@ class Run:
             },
             environment={**environment, "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z")},
         )
-        write_report(self.paths.report, report)
+        if reason := try_own_page(self.paths.root, report):
+            self.place.console.print(f"[bold red]notice[/]  {escape(reason)}", soft_wrap=True)
+        write_report(self.paths.report, report)  # the last file: by it a run counts as finished
         for line in self._why_ended(state):
             self.place.console.print(line, soft_wrap=True)
         self.place.console.print(result_table(report))

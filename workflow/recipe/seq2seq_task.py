@@ -23,6 +23,7 @@ from workflow.inference.sampling import SamplingParams
 from workflow.models.load import LoadedModel, load_seq2seq
 from workflow.models.save import Weights, write_model
 from workflow.models.verbalizers import no_yes_tokens
+from workflow.recipe.cards import write_card
 from workflow.recipe.place import init_model_folder, inside_run
 from workflow.recipe.task import Task
 from workflow.training.flops import dimensions_of
@@ -150,8 +151,8 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
             slice_by=evaluation.slice_by,
         )
 
-    def write_model(self, folder: Path, weights: Weights, step: int) -> None:  # noqa: ARG002
-        """The model, with the length that answers may have."""
+    def write_model(self, folder: Path, weights: Weights, step: int) -> None:
+        """The model, with the length that answers may have, and its card."""
         write_model(
             folder,
             self.loaded.model,
@@ -160,9 +161,20 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
             max_new_tokens=self.sampling.max_new_tokens,
             adapters=self.loaded.adapters,
         )
+        found = self.evaluated_at(step)
+        write_card(
+            self,
+            folder,
+            step,
+            found.metrics if found else None,
+            kind="texts",
+            max_length=self.settings.data.max_source_length,
+            max_new_tokens=self.sampling.max_new_tokens,
+        )
 
     def record(self, paths: names.RunPaths, step: int, found: Evaluation) -> None:
         """`temperature=..._n=..._step=....json`."""
+        self._last = (step, found)
         self.write_predictions(paths.root / self._file_name(step), found)
 
     def write_predictions(self, file: Path, found: Evaluation) -> None:

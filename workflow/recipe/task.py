@@ -71,6 +71,8 @@ class Task(ABC, Generic[S]):
     """Whether the model scores its inputs, rather than writing texts."""
     loaded: LoadedModel
     data: Data
+    _last: tuple[int, Evaluation] | None = None
+    """The newest evaluation and its step: a checkpoint of that step tells of it."""
 
     def __init__(self, resolved: Resolved[S], place: Place) -> None:
         self.resolved: Resolved[S] = resolved
@@ -217,6 +219,10 @@ class Task(ABC, Generic[S]):
     @abstractmethod
     def write_model(self, folder: Path, weights: Weights, step: int) -> None:
         """Writes the model files of the checkpoint after `step` updates; by the first rank."""
+
+    def evaluated_at(self, step: int) -> Evaluation | None:
+        """The evaluation of this very step, if it was the newest; on the first rank."""
+        return self._last[1] if self._last is not None and self._last[0] == step else None
 
     @abstractmethod
     def record(self, paths: names.RunPaths, step: int, found: Evaluation) -> None:
