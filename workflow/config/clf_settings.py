@@ -25,6 +25,7 @@ from workflow.config.sections import (
     setting,
 )
 from workflow.config.settings import NO_DATA
+from workflow.config.tracking import TrackingSection
 from workflow.errors import ConfigError, did_you_mean
 from workflow.metric_names import SCORE_METRICS, listed, usual_problem
 
@@ -204,6 +205,7 @@ class ClfSettings(CommandSettings):
     trained: TrainedSection = TrainedSection()
     training: ClfTrainingSection = ClfTrainingSection()
     evaluation: ClfEvaluationSection = ClfEvaluationSection()
+    tracking: TrackingSection = TrackingSection()
 
     @classmethod
     def missing(cls, values: Mapping[str, Any]) -> list[str]:

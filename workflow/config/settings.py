@@ -22,6 +22,7 @@ from workflow.config.sections import (
     TrainingSection,
     setting,
 )
+from workflow.config.tracking import TrackingSection
 
 NO_MODEL = "no model: pass --model_init_path PATH_OR_HUB_NAME or --model_init_name NAME (a folder under mount/models)"
 NO_DATA = "no data: pass --data_name NAME (mount/data/NAME.json) or a path"
@@ -105,6 +106,7 @@ class Seq2SeqSettings(CommandSettings):
     trained: TrainedSection = TrainedSection()
     training: Seq2SeqTrainingSection = Seq2SeqTrainingSection()
     evaluation: Seq2SeqEvaluationSection = Seq2SeqEvaluationSection()
+    tracking: TrackingSection = TrackingSection()
 
     @classmethod
     def missing(cls, values: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from workflow import __version__
 from workflow.data.scoring import Scoring
 from workflow.evaluation.calibration import Calibration
-from workflow.evaluation.metrics import Metric
+from workflow.evaluation.evaluator import Evaluation
+from workflow.evaluation.score_evaluator import ScoreEvaluation
 from workflow.files import whole_file
 from workflow.models.classifier import LoadedClassifier, label_tokens
 from workflow.models.load import is_path
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from workflow.recipe.task import Task
 
 
-def write_card(task: Task[Any], folder: Path, step: int, metrics: Mapping[str, Metric] | None, **own: Any) -> None:
+def write_card(task: Task[Any], folder: Path, step: int, found: Evaluation | None, **own: Any) -> None:
     """Writes the card of the checkpoint after `step` updates; `own` are the facts that the kind of task adds. Raises OSError."""
     data, config, start = task.data, task.loaded.model.config, task.model_label
     splits = {"train": data.train, "eval": data.eval, "calibration": data.calibration}
@@ -37,7 +38,7 @@ def write_card(task: Task[Any], folder: Path, step: int, metrics: Mapping[str, M
         rows={name: len(features) for name, features in splits.items()},
         family=str(config.model_type),
         size=task.loaded.size_text,
-        metrics=metrics,
+        metrics=found.metrics if found else None,
         best_metric=task.best_metric,
         truncated=_truncated(splits),
         training=_training(task),
@@ -51,10 +52,11 @@ def write_card(task: Task[Any], folder: Path, step: int, metrics: Mapping[str, M
 
 
 def scorer_facts(
-    loaded: LoadedClassifier, scoring: Scoring, max_length: int, calibration: Calibration | None
+    loaded: LoadedClassifier, scoring: Scoring, max_length: int, found: Evaluation | None
 ) -> dict[str, Any]:
     """What the card of a model that scores says besides."""
     is_t5 = loaded.start_token is not None
+    calibration = found.calibration if isinstance(found, ScoreEvaluation) else None
     return {
         "kind": "labels" if is_t5 else "head",
         "problem": scoring.problem,

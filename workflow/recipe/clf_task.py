@@ -233,9 +233,7 @@ class ClfTask(Task[ClfSettings]):
         found = self.evaluated_at(step)
         if isinstance(found, ScoreEvaluation) and found.calibration is not None:
             self._write_calibration(folder / names.CALIBRATION_NAME, found)
-        calibration = found.calibration if isinstance(found, ScoreEvaluation) else None
-        own = scorer_facts(self.loaded, self.scoring, self.max_length, calibration)
-        write_card(self, folder, step, found.metrics if found else None, **own)
+        write_card(self, folder, step, found, **scorer_facts(self.loaded, self.scoring, self.max_length, found))
 
     def _write_calibration(self, file: Path, found: ScoreEvaluation) -> None:
         assert found.calibration is not None
@@ -246,7 +244,7 @@ class ClfTask(Task[ClfSettings]):
     def record(self, paths: names.RunPaths, step: int, found: Evaluation) -> None:
         """`checkpoint-N-preds.json`."""
         assert isinstance(found, ScoreEvaluation)
-        self._last = (step, found)
+        self._last[""] = (step, found)
         self.write_predictions(paths.step_scores(step), found)
 
     def write_predictions(self, file: Path, found: Evaluation) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,11 +16,12 @@ from rich.markup import escape
 from workflow.config.cascade import flatten
 from workflow.errors import BackendError, CheckpointError, GivenUp, Stopped
 from workflow.evaluation.evaluator import Evaluation
-from workflow.evaluation.metrics import Metric, is_better
-from workflow.evaluation.report import Measured, Report, Speed, measured, records, result_table, write_report
+from workflow.evaluation.report import Report, Speed, measured, records, result_table, write_report
 from workflow.pages.report_page import try_own_page
 from workflow.paths import RunPaths
+from workflow.recipe.best import Best, best_of, improves, measured_in, put_back
 from workflow.recipe.task import Task
+from workflow.recipe.tracking import trackers_of
 from workflow.runtime import environment_report, max_over_ranks, on_first
 from workflow.training.backend import Backend
 from workflow.training.checkpoint import (
@@ -32,6 +33,7 @@ from workflow.training.checkpoint import (
     save_checkpoint,
     save_model,
 )
+from workflow.training.exporter import Exporter
 from workflow.training.flops import peak_flops
 from workflow.training.log import TrainingLog
 from workflow.training.merging import adapters_merged
@@ -42,14 +44,13 @@ from workflow.watch.signals import asked
 SAVE_FAILED = "training goes on, and the next save is tried as usual: make room there meanwhile"
 LAST_SAVE_FAILED = "free some space there (older checkpoint-N and damaged-* folders), then the same command goes on from the last good one"
 
-Best = tuple[int | None, float | None, Any]
-"""Step, value and figures of the best evaluation."""
-
 
 class Run:
     """One training run's evaluations, checkpoints and report around the loop."""
 
-    def __init__(self, task: Task[Any], paths: RunPaths, backend: Backend, steps: Steps) -> None:
+    def __init__(
+        self, task: Task[Any], paths: RunPaths, backend: Backend, steps: Steps, exporter: Exporter | None = None
+    ) -> None:
         self.task = task
         self.settings = task.settings
         self.place = task.place
@@ -57,13 +58,26 @@ class Run:
         self.backend = backend
         self.steps = steps
         self.evaluator = task.evaluator(backend.together())
+        self.exporter = exporter
         self.log: TrainingLog | None = None  # the first rank's
 
     def train(self, trainer: Trainer, state: TrainState) -> None:
         """Trains to the end, evaluating and saving on the way, and writes the report."""
         if self.place.ranks.is_first:
             every = self.settings.training.logging_steps
-            self.log = TrainingLog(self.place.console, self.paths, state, max_steps=self.steps.max_steps, every=every)
+            told = trackers_of(self.task, self.paths, self.exporter, continue_from=state.step)
+            console, last = self.place.console, self.steps.max_steps
+            self.log = TrainingLog(console, self.paths, state, told, max_steps=last, every=every)
+        finished = False
+        try:
+            self._loop(trainer, state)
+            on_first(lambda: self._report(state), self.place.ranks)
+            finished = True
+        finally:
+            if self.log:  # after the report: a tracker whose server hangs keeps no run from being finished
+                self.log.trackers.close(finished=finished)
+
+    def _loop(self, trainer: Trainer, state: TrainState) -> None:
         try:
             self._begin(state)
             hooks: list[Callable[[TrainState, Update], None]] = [
@@ -74,7 +88,6 @@ class Run:
         finally:
             if self.log:
                 self.log.close()
-        on_first(lambda: self._report(state), self.place.ranks)
 
     def _begin(self, state: TrainState) -> None:
         """The evaluation before the first step, or the one that a signal has kept the run from."""
@@ -82,7 +95,7 @@ class Run:
             if state.step == 0 and not self.settings.evaluation.no_eval_at_start:
                 self._evaluate(state)
             if state.owes_evaluation:
-                best, improved = _best(state), self._evaluate(state)
+                best, improved = best_of(state), self._evaluate(state)
                 self._save_or_tell(state, best, is_due=True, is_best=improved, is_last=state.ended)
         except GivenUp:
             raise Stopped(self._asked(), step=state.step) from None
@@ -92,7 +105,7 @@ class Run:
 
         Raises Stopped, on all ranks, with a checkpoint written, where any was asked to stop.
         """
-        last, best = self.steps.max_steps, _best(state)
+        last, best = self.steps.max_steps, best_of(state)
         is_unwanted = update.step == last and self.settings.evaluation.no_eval_at_end
         evaluates = happens(update.step, self.steps.eval_steps, last) and not is_unwanted
         if update.stop:
@@ -118,7 +131,7 @@ class Run:
                 told = CheckpointError(f"{error}; {LAST_SAVE_FAILED}")
                 told.known_to_all = error.known_to_all
                 raise told from error
-            _put_back(state, best)
+            put_back(state, best)
             self.place.console.print(f"[bold red]notice[/]  {escape(f'{error}; {SAVE_FAILED}')}", soft_wrap=True)
 
     def _asked(self) -> int:
@@ -136,6 +149,8 @@ class Run:
             folder = self.paths.checkpoint(state.step)
             save_checkpoint(folder, backend=self.backend, state=state, write_model=write_model)
             on_first(lambda: self._keep(folder, is_best=is_best), self.place.ranks)
+            if self.log:
+                self.log.saved(state.step)
         elif is_best:
             save_model(self.paths.best, backend=self.backend, step=state.step, write_model=write_model)
 
@@ -191,7 +206,7 @@ class Run:
         if state.step == 0:
             state.measured["initial"] = record
             return False
-        if not _improves(self.task.best_metric, found.metrics, state):
+        if not improves(self.task.best_metric, found.metrics, state):
             return False
         state.best_value, state.measured["best"] = found.metrics[self.task.best_metric].value, record
         return True
@@ -210,7 +225,7 @@ class Run:
         environment = environment_report(self.place.device)
         peak = peak_flops(str(environment["hardware"].get("gpu", "")))
         seconds = max(state.seconds, 1e-9)
-        latest = _measured(state, "latest")
+        latest = measured_in(state, "latest")
         report = Report(
             run=self.paths.root.name,
             task=self.task.name,
@@ -218,9 +233,9 @@ class Run:
             data=data.examples.label,
             data_hash=data.examples.fingerprint,
             best_metric=self.task.best_metric,
-            initial=_measured(state, "initial"),
+            initial=measured_in(state, "initial"),
             final=latest if latest and latest.step == state.step else None,
-            best=_measured(state, "best"),
+            best=measured_in(state, "best"),
             baseline=records(self.task.baseline()),
             notes=[*self._why_ended(state), *self.task.result_notes(self.paths, state)],
             final_train_loss=state.loss,
@@ -249,32 +264,3 @@ class Run:
             self.place.console.print(line, soft_wrap=True)
         self.place.console.print(result_table(report))
         self.place.console.print(f"best checkpoint: {self.paths.best}", soft_wrap=True)
-
-
-def _improves(metric: str, found: Mapping[str, Metric], state: TrainState) -> bool:
-    """Whether these metrics beat the best so far; between equal ones (no exact match yet), the lower loss wins.
-
-    So it does where the eval rows do not define the metric at all.
-    """
-    value, best = found[metric].value, _measured(state, "best")
-    if best is not None and value == state.best_value:
-        return is_better("eval_loss", found["eval_loss"].value, best.metrics["eval_loss"].value)
-    return best is None or is_better(metric, value, state.best_value)
-
-
-def _best(state: TrainState) -> Best:
-    return state.best_step, state.best_value, state.measured.get("best")
-
-
-def _put_back(state: TrainState, best: Best) -> None:
-    """The best so far is again the one whose model was saved."""
-    state.best_step, state.best_value, record = best
-    if record is None:
-        state.measured.pop("best", None)
-    else:
-        state.measured["best"] = record
-
-
-def _measured(state: TrainState, name: str) -> Measured | None:
-    found = state.measured.get(name)
-    return Measured.model_validate(found) if found is not None else None

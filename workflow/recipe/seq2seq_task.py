@@ -161,12 +161,11 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
             max_new_tokens=self.sampling.max_new_tokens,
             adapters=self.loaded.adapters,
         )
-        found = self.evaluated_at(step)
         write_card(
             self,
             folder,
             step,
-            found.metrics if found else None,
+            self.evaluated_at(step),
             kind="texts",
             max_length=self.settings.data.max_source_length,
             max_new_tokens=self.sampling.max_new_tokens,
@@ -174,7 +173,7 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
 
     def record(self, paths: names.RunPaths, step: int, found: Evaluation) -> None:
         """`temperature=..._n=..._step=....json`."""
-        self._last = (step, found)
+        self._last[""] = (step, found)
         self.write_predictions(paths.root / self._file_name(step), found)
 
     def write_predictions(self, file: Path, found: Evaluation) -> None:

@@ -71,13 +71,13 @@ class Task(ABC, Generic[S]):
     """Whether the model scores its inputs, rather than writing texts."""
     loaded: LoadedModel
     data: Data
-    _last: tuple[int, Evaluation] | None = None
-    """The newest evaluation and its step: a checkpoint of that step tells of it."""
 
     def __init__(self, resolved: Resolved[S], place: Place) -> None:
         self.resolved: Resolved[S] = resolved
         self.settings: S = resolved.settings
         self.place = place
+        self._last: dict[str, tuple[int, Evaluation]] = {}
+        """The newest evaluation and its step, of the model (""): a checkpoint of that step tells of it."""
 
     # ---- names
 
@@ -220,9 +220,10 @@ class Task(ABC, Generic[S]):
     def write_model(self, folder: Path, weights: Weights, step: int) -> None:
         """Writes the model files of the checkpoint after `step` updates; by the first rank."""
 
-    def evaluated_at(self, step: int) -> Evaluation | None:
+    def evaluated_at(self, step: int, of: str = "") -> Evaluation | None:
         """The evaluation of this very step, if it was the newest; on the first rank."""
-        return self._last[1] if self._last is not None and self._last[0] == step else None
+        evaluated, found = self._last.get(of, (None, None))
+        return found if evaluated == step else None
 
     @abstractmethod
     def record(self, paths: names.RunPaths, step: int, found: Evaluation) -> None:

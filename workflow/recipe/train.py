@@ -26,6 +26,7 @@ from workflow.recipe.micro_batches import MicroBatchSizes, circumstances_of
 from workflow.recipe.resume import Start, find_start
 from workflow.recipe.run import Run
 from workflow.recipe.task import Task
+from workflow.recipe.tracking import exporting
 from workflow.recipe.trained import load_to_train, trained_text
 from workflow.run_folder import Claim, claim
 from workflow.runtime import keep_freed_memory, on_first
@@ -33,6 +34,7 @@ from workflow.training.backend import Backend
 from workflow.training.budget import CudaMeter, find_tokens
 from workflow.training.checkpoint import KEEP_STATES, CheckpointReader, TrainState
 from workflow.training.ds_config import BackendPlan, torch_dtype
+from workflow.training.exporter import Exporter
 from workflow.training.objectives import Objective
 from workflow.training.optim import make_optimizer, parameter_groups
 from workflow.training.room import check_before_run, checkpoint_size
@@ -70,7 +72,8 @@ def run_task(task: Task[Any]) -> None:
     if held.finished:
         _show_finished(held, place.console)
         return
-    _train(task, source, held, plan)
+    with exporting(task) as exporter:
+        _train(task, source, held, plan, exporter)
 
 
 def _show_finished(held: Claim, console: Console) -> None:
@@ -80,7 +83,7 @@ def _show_finished(held: Claim, console: Console) -> None:
     console.print(result_table(read_report(held.paths.report)))
 
 
-def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> None:
+def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan, exporter: Exporter | None) -> None:
     settings, place, paths = task.settings, task.place, held.paths
     if place.device == "cpu":
         keep_freed_memory()
@@ -126,7 +129,8 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> N
         )
         order = DataPlan(len(task.data.train), update_size, settings.run.seed)
         wait_for_a_boundary()
-        Run(task, paths, backend, steps).train(Trainer(backend, objective, order, loop, ranks=place.ranks), state)
+        run = Run(task, paths, backend, steps, exporter)
+        run.train(Trainer(backend, objective, order, loop, ranks=place.ranks), state)
     except MicroBatchMemoryError as error:
         raise sizes.after_out_of_memory(error) from error
     finally:
