@@ -28,6 +28,11 @@ COMMANDS = {
     "seq2seq": Command("Training", "fine-tune a T5-family model on prompts and completions", "seq2seq:seq2seq"),
     "clf": Command("Training", "fine-tune a T5, BERT or GPT-2 that scores or classifies inputs", "clf:clf"),
     "plan": Command("Training", "what a run needs: memory under every ZeRO stage, hours", "commands.planning:plan"),
+    "lr-find": Command(
+        "Training",
+        "a range test of the learning rate: a suggestion for --lr, and a plot",
+        "commands.rate_finding:lr_find",
+    ),
     "distill": Command(
         "Training", "train a student on a teacher's scores of unlabelled rows", "commands.scoring:distill"
     ),

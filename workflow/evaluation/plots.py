@@ -24,8 +24,8 @@ from workflow.evaluation.score_metrics import score_metrics
 from workflow.evaluation.weighted_metrics import NUM_BINS
 from workflow.files import whole_file
 
-_YES, _NO, _GRAY = "#0072b2", "#d55e00", "#707070"
-_SETTINGS = {"svg.hashsalt": "workflow", "font.family": "DejaVu Sans", "axes.axisbelow": True, "svg.fonttype": "path"}
+YES, NO, GRAY = "#0072b2", "#d55e00", "#707070"
+SETTINGS = {"svg.hashsalt": "workflow", "font.family": "DejaVu Sans", "axes.axisbelow": True, "svg.fonttype": "path"}
 _SIZE = (5.2, 5.2)
 _HISTOGRAM_BINS = 40
 
@@ -42,7 +42,7 @@ def write_plots(
     found = score_metrics("binary", given, wanted, names=("auc", "ece", "brier"))
     written = []
     # The salt of svg ids can be set nowhere but in matplotlib's settings; they are put back afterwards.
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         for name, draw in FIGURES.items():
             if only is not None and name not in only:
                 continue
@@ -50,15 +50,16 @@ def write_plots(
             FigureCanvasAgg(figure)
             # The mean of squares is defined for any usable rows.
             if found["brier"].reason:
-                _note(_axes(figure), found["brier"].reason)
+                _note(plain_axes(figure), found["brier"].reason)
             else:
                 draw(figure, given, wanted, found)
-            figure.suptitle(_printable(title), fontsize=10, color=_GRAY, parse_math=False)
-            written += [_write(figure, folder / f"{name}.{kind}", kind) for kind in ("png", "svg")]
+            figure.suptitle(printable(title), fontsize=10, color=GRAY, parse_math=False)
+            written += [write_figure(figure, folder / f"{name}.{kind}", kind) for kind in ("png", "svg")]
     return written
 
 
-def _write(figure: Figure, path: Path, kind: str) -> Path:
+def write_figure(figure: Figure, path: Path, kind: str) -> Path:
+    """Writes a figure as png or svg, whole or not at all, without a date."""
     data = io.BytesIO()
     figure.savefig(data, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
     with whole_file(path) as file:
@@ -66,7 +67,7 @@ def _write(figure: Figure, path: Path, kind: str) -> Path:
     return path
 
 
-def _printable(title: str) -> str:
+def printable(title: str) -> str:
     """The title in lines, with ? for letters that the font lacks: matplotlib would warn and draw boxes."""
     known = get_font(findfont("DejaVu Sans")).get_charmap()
     lines = textwrap.fill(textwrap.shorten(title, 160, placeholder=" ..."), 64)
@@ -82,12 +83,12 @@ def _reliability(figure: Figure, scores: Floats, targets: Floats, found: dict[st
     shares = np.bincount(bins, weights=targets, minlength=NUM_BINS)[used] / counts[used]
     low, high = wilson_interval(shares, counts[used])
     _plain(upper)
-    upper.plot([0, 1], [0, 1], color=_GRAY, linewidth=1, linestyle="--", label="perfectly calibrated")
+    upper.plot([0, 1], [0, 1], color=GRAY, linewidth=1, linestyle="--", label="perfectly calibrated")
     upper.errorbar(
         means,
         shares,
         yerr=np.maximum(0.0, [shares - low, high - shares]),
-        color=_YES,
+        color=YES,
         marker="o",
         markersize=4.5,
         linewidth=1.2,
@@ -99,7 +100,7 @@ def _reliability(figure: Figure, scores: Floats, targets: Floats, found: dict[st
     upper.set_title(f"Reliability: calibration error (ECE) {_cell(found['ece'])}", fontsize=11)
     upper.legend(loc="upper left", frameon=False, fontsize=9)
     _plain(lower)
-    lower.bar((np.arange(NUM_BINS) + 0.5) / NUM_BINS, counts, width=0.9 / NUM_BINS, color=_YES, alpha=0.55)
+    lower.bar((np.arange(NUM_BINS) + 0.5) / NUM_BINS, counts, width=0.9 / NUM_BINS, color=YES, alpha=0.55)
     lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     lower.set(xlabel="score", ylabel="rows")
 
@@ -113,39 +114,40 @@ def wilson_interval(shares: Floats, counts: Any) -> tuple[Floats, Floats]:
 
 
 def _roc(figure: Figure, scores: Floats, targets: Floats, found: dict[str, Metric]) -> None:
-    axes = _axes(figure)
+    axes = plain_axes(figure)
     axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_aspect("equal")
-    axes.plot([0, 1], [0, 1], color=_GRAY, linewidth=1, linestyle="--", label="guessing")
+    axes.plot([0, 1], [0, 1], color=GRAY, linewidth=1, linestyle="--", label="guessing")
     if found["auc"].reason:
         axes.set_title("ROC", fontsize=11)
         _note(axes, found["auc"].reason)
         return
     false, true, _ = roc_curve(targets >= 0.5, scores)
-    axes.fill_between(false, true, color=_YES, alpha=0.08, linewidth=0)
-    axes.plot(false, true, color=_YES, linewidth=1.8, label="the model")
+    axes.fill_between(false, true, color=YES, alpha=0.08, linewidth=0)
+    axes.plot(false, true, color=YES, linewidth=1.8, label="the model")
     axes.set_title(f"ROC: area under the curve {_cell(found['auc'])}", fontsize=11)
     axes.legend(loc="lower right", frameon=False, fontsize=9)
 
 
 def _histogram(figure: Figure, scores: Floats, targets: Floats, _: dict[str, Metric]) -> None:
-    axes = _axes(figure)
+    axes = plain_axes(figure)
     positive = targets >= 0.5
-    for chosen, label, colour in ((~positive, "no", _NO), (positive, "yes", _YES)):
+    for chosen, label, colour in ((~positive, "no", NO), (positive, "yes", YES)):
         if not chosen.any():
             continue
         heights, edges = np.histogram(scores[chosen], bins=_HISTOGRAM_BINS, range=(0.0, 1.0))
         heights = heights / chosen.sum()
         axes.stairs(heights, edges, fill=True, color=colour, alpha=0.25)
         axes.stairs(heights, edges, color=colour, linewidth=1.5, label=f"target {label} ({chosen.sum():,} rows)")
-    axes.axvline(0.5, ymax=0.85, color=_GRAY, linewidth=1, linestyle="--")
+    axes.axvline(0.5, ymax=0.85, color=GRAY, linewidth=1, linestyle="--")
     axes.set(xlabel="score", ylabel="share of the class's rows", xlim=(-0.02, 1.02))
     axes.set_ylim(bottom=0, top=1.18 * axes.get_ylim()[1])
     axes.set_title("Scores by class", fontsize=11)
     axes.legend(loc="upper center", frameon=False, fontsize=9, ncols=2)
 
 
-def _axes(figure: Figure) -> Any:
+def plain_axes(figure: Figure) -> Any:
+    """Axes in the style of all our figures."""
     axes = figure.subplots()
     _plain(axes)
     return axes
@@ -168,7 +170,7 @@ def _note(axes: Any, text: str) -> None:
         transform=axes.transAxes,
         ha="center",
         va="center",
-        color=_GRAY,
+        color=GRAY,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 6},
     )
 

@@ -103,7 +103,7 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan, expo
         _say_run(task, paths.root, plan, steps, update_size, state, (*held.notes, *start.notes))
     on_first(lambda: _check_room(task, paths, steps, state), place.ranks)
 
-    backend = _start_backend(task, plan)
+    backend = start_backend(task, plan)
     checkpointing = settings.model.gradient_checkpointing
     sizes = MicroBatchSizes(
         paths, circumstances_of(task.device, place.ranks, plan, checkpointing=checkpointing), place.ranks
@@ -115,7 +115,7 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan, expo
                 num_steps=state.step - state.skipped,
                 empty_loss=lambda: objective.loss_sum(backend.wrapped, ()),
             )
-        trial = partial(_trial, backend, objective) if task.device.type == "cuda" else None
+        trial = partial(micro_batch_trial, backend, objective) if task.device.type == "cuda" else None
         micro_batches = sizes.plan(settings.training, padded=task.why_padded is not None, trial=trial)
         place.console.print(f"memory    {micro_batches}")
         loop = LoopSettings(
@@ -137,7 +137,8 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan, expo
         backend.destroy()
 
 
-def _trial(backend: Backend, objective: Objective, limits: MicroBatchLimits) -> int:
+def micro_batch_trial(backend: Backend, objective: Objective, limits: MicroBatchLimits) -> int:
+    """The tokens of a micro-batch that a GPU has room for; a collective call."""
     return find_tokens(backend, objective, CudaMeter(backend.device, backend.bytes_to_come()), limits)
 
 
@@ -179,7 +180,8 @@ def _steps(task: Task[Any], update_size: int) -> Steps:
     )
 
 
-def _start_backend(task: Task[Any], plan: BackendPlan) -> Backend:
+def start_backend(task: Task[Any], plan: BackendPlan) -> Backend:
+    """The loaded model with its optimizer, on all ranks; a collective call."""
     model, optim = task.loaded.model, task.settings.optim
     if task.settings.model.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
