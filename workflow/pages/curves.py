@@ -134,7 +134,7 @@ def rates_by_group(run: RunFiles) -> Mapping[str, Curve]:
         return {"learning rate": highest}
     top = max(initial)
     return {
-        _listed(group_names): [(step, value * rate / top) for step, value in highest]
+        _listed(group_names): [(step, value * (rate / top)) for step, value in highest]
         for rate, group_names in sorted(initial.items(), reverse=True)
     }
 
