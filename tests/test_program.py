@@ -69,6 +69,7 @@ def test_the_run_folder(finished):
     expected = {
         "training_args.json",
         "metrics.jsonl",
+        "report.html",
         "report.json",
         "tensorboard",
         "checkpoint-2",

@@ -28,6 +28,11 @@ COMMANDS = {
     "seq2seq": Command("Training", "fine-tune a T5-family model on prompts and completions", "seq2seq:seq2seq"),
     "clf": Command("Training", "fine-tune a T5, BERT or GPT-2 that scores or classifies inputs", "clf:clf"),
     "plan": Command("Training", "what a run needs: memory under every ZeRO stage, hours", "commands.planning:plan"),
+    "lr-find": Command(
+        "Training",
+        "a range test of the learning rate: a suggestion for --lr, and a plot",
+        "commands.rate_finding:lr_find",
+    ),
     "distill": Command(
         "Training", "train a student on a teacher's scores of unlabelled rows", "commands.scoring:distill"
     ),
@@ -41,6 +46,9 @@ COMMANDS = {
     "score": Command("Using a model", "score a file of any size with a run or a checkpoint", "commands.scoring:score"),
     "evaluate": Command(
         "Using a model", "measure prediction files, ensemble them, compare two of them", "commands.scoring:evaluate"
+    ),
+    "report": Command(
+        "Using a model", "one HTML page about a run, or several side by side", "commands.reporting:report"
     ),
     "export": Command("Using a model", "write a run's model for other programs", "commands.exporting:export"),
     "init-model": Command(

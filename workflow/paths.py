@@ -17,6 +17,9 @@ SETTINGS_NAMES = ("training_args.json", "args.json")
 SCORES_NAME = "preds.json"
 CALIBRATION_NAME = "calibration.json"
 SCORING_NAME = "scoring.json"
+PARAM_GROUPS_NAME = "param_groups.json"
+REPORT_PAGE_NAME = "report.html"
+CARD_NAME = "README.md"
 PLOTS_NAME = "plots"
 
 

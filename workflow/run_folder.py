@@ -42,6 +42,10 @@ FREE_TO_CHANGE = frozenset(
         "eval_batch_size",
         "gradient_checkpointing",
         "pred_save_path",
+        "trackers",
+        "tracker_project",
+        "metrics_port",
+        "metrics_host",
     }
 )
 """Settings that never change a run's numbers, so that a run may be continued with others."""

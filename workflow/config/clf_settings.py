@@ -26,6 +26,7 @@ from workflow.config.sections import (
 )
 from workflow.config.settings import NO_DATA
 from workflow.config.strategy_settings import StrategiesSection, preset_values
+from workflow.config.tracking import TrackingSection
 from workflow.errors import ConfigError, did_you_mean
 from workflow.metric_names import SCORE_METRICS, listed, usual_problem
 
@@ -206,6 +207,7 @@ class ClfSettings(CommandSettings):
     strategies: StrategiesSection = StrategiesSection()
     training: ClfTrainingSection = ClfTrainingSection()
     evaluation: ClfEvaluationSection = ClfEvaluationSection()
+    tracking: TrackingSection = TrackingSection()
 
     @classmethod
     def missing(cls, values: Mapping[str, Any]) -> list[str]:

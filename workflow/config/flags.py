@@ -149,7 +149,7 @@ def _underscored(argument: str) -> str:
 
 def _help(field: Any) -> str:
     text = str(field.description)
-    if field.default is not None and field.annotation is not bool:
+    if field.default not in (None, ()) and field.annotation is not bool:
         shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
         text += f" (default: {shown})"
     return text.replace("%", "%%")

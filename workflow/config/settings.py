@@ -23,6 +23,7 @@ from workflow.config.sections import (
     setting,
 )
 from workflow.config.strategy_settings import StrategiesSection, preset_values
+from workflow.config.tracking import TrackingSection
 
 NO_MODEL = "no model: pass --model_init_path PATH_OR_HUB_NAME or --model_init_name NAME (a folder under mount/models)"
 NO_DATA = "no data: pass --data_name NAME (mount/data/NAME.json) or a path"
@@ -107,6 +108,7 @@ class Seq2SeqSettings(CommandSettings):
     strategies: StrategiesSection = StrategiesSection()
     training: Seq2SeqTrainingSection = Seq2SeqTrainingSection()
     evaluation: Seq2SeqEvaluationSection = Seq2SeqEvaluationSection()
+    tracking: TrackingSection = TrackingSection()
 
     @classmethod
     def missing(cls, values: Mapping[str, Any]) -> list[str]:

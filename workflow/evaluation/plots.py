@@ -24,7 +24,7 @@ from workflow.evaluation.score_metrics import score_metrics
 from workflow.evaluation.weighted_metrics import NUM_BINS
 from workflow.files import whole_file
 
-_YES, _NO, GRAY = "#0072b2", "#d55e00", "#707070"
+YES, NO, GRAY = "#0072b2", "#d55e00", "#707070"
 SETTINGS = {"svg.hashsalt": "workflow", "font.family": "DejaVu Sans", "axes.axisbelow": True, "svg.fonttype": "path"}
 _SIZE = (5.2, 5.2)
 _HISTOGRAM_BINS = 40
@@ -50,7 +50,7 @@ def write_plots(
             FigureCanvasAgg(figure)
             # The mean of squares is defined for any usable rows.
             if found["brier"].reason:
-                _note(_axes(figure), found["brier"].reason)
+                _note(plain_axes(figure), found["brier"].reason)
             else:
                 draw(figure, given, wanted, found)
             figure.suptitle(printable(title), fontsize=10, color=GRAY, parse_math=False)
@@ -59,7 +59,7 @@ def write_plots(
 
 
 def write_figure(figure: Figure, path: Path, kind: str) -> Path:
-    """Writes a .png or .svg, whole, without the date."""
+    """Writes a figure as png or svg, whole or not at all, without a date."""
     data = io.BytesIO()
     figure.savefig(data, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
     with whole_file(path) as file:
@@ -88,7 +88,7 @@ def _reliability(figure: Figure, scores: Floats, targets: Floats, found: dict[st
         means,
         shares,
         yerr=np.maximum(0.0, [shares - low, high - shares]),
-        color=_YES,
+        color=YES,
         marker="o",
         markersize=4.5,
         linewidth=1.2,
@@ -100,7 +100,7 @@ def _reliability(figure: Figure, scores: Floats, targets: Floats, found: dict[st
     upper.set_title(f"Reliability: calibration error (ECE) {_cell(found['ece'])}", fontsize=11)
     upper.legend(loc="upper left", frameon=False, fontsize=9)
     _plain(lower)
-    lower.bar((np.arange(NUM_BINS) + 0.5) / NUM_BINS, counts, width=0.9 / NUM_BINS, color=_YES, alpha=0.55)
+    lower.bar((np.arange(NUM_BINS) + 0.5) / NUM_BINS, counts, width=0.9 / NUM_BINS, color=YES, alpha=0.55)
     lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     lower.set(xlabel="score", ylabel="rows")
 
@@ -114,7 +114,7 @@ def wilson_interval(shares: Floats, counts: Any) -> tuple[Floats, Floats]:
 
 
 def _roc(figure: Figure, scores: Floats, targets: Floats, found: dict[str, Metric]) -> None:
-    axes = _axes(figure)
+    axes = plain_axes(figure)
     axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_aspect("equal")
     axes.plot([0, 1], [0, 1], color=GRAY, linewidth=1, linestyle="--", label="guessing")
@@ -123,16 +123,16 @@ def _roc(figure: Figure, scores: Floats, targets: Floats, found: dict[str, Metri
         _note(axes, found["auc"].reason)
         return
     false, true, _ = roc_curve(targets >= 0.5, scores)
-    axes.fill_between(false, true, color=_YES, alpha=0.08, linewidth=0)
-    axes.plot(false, true, color=_YES, linewidth=1.8, label="the model")
+    axes.fill_between(false, true, color=YES, alpha=0.08, linewidth=0)
+    axes.plot(false, true, color=YES, linewidth=1.8, label="the model")
     axes.set_title(f"ROC: area under the curve {_cell(found['auc'])}", fontsize=11)
     axes.legend(loc="lower right", frameon=False, fontsize=9)
 
 
 def _histogram(figure: Figure, scores: Floats, targets: Floats, _: dict[str, Metric]) -> None:
-    axes = _axes(figure)
+    axes = plain_axes(figure)
     positive = targets >= 0.5
-    for chosen, label, colour in ((~positive, "no", _NO), (positive, "yes", _YES)):
+    for chosen, label, colour in ((~positive, "no", NO), (positive, "yes", YES)):
         if not chosen.any():
             continue
         heights, edges = np.histogram(scores[chosen], bins=_HISTOGRAM_BINS, range=(0.0, 1.0))
@@ -146,7 +146,8 @@ def _histogram(figure: Figure, scores: Floats, targets: Floats, _: dict[str, Met
     axes.legend(loc="upper center", frameon=False, fontsize=9, ncols=2)
 
 
-def _axes(figure: Figure) -> Any:
+def plain_axes(figure: Figure) -> Any:
+    """Axes in the style of all our figures."""
     axes = figure.subplots()
     _plain(axes)
     return axes

@@ -33,6 +33,7 @@ from workflow.inference.interface import EngineLimits, Together
 from workflow.models.classifier import LoadedClassifier, load_classifier
 from workflow.models.load import tokenizer_stands_in
 from workflow.models.save import Weights, write_model
+from workflow.recipe.cards import scorer_facts, write_card
 from workflow.recipe.place import init_model_folder, inside_run
 from workflow.recipe.scorers import (
     calibration_plan,
@@ -63,11 +64,6 @@ class ClfTask(Task[ClfSettings]):
     loaded: LoadedClassifier
     _from_text: bool = False
     """Whether numbers may be written as texts, known once `load_data` has the source."""
-
-    @functools.cached_property
-    def _last(self) -> dict[str, tuple[int, ScoreEvaluation]]:
-        """The newest evaluation of the model ("") and its averages, and its step: a checkpoint of that step takes its calibration."""
-        return {}
 
     def name_parts(self, data_name: str) -> Sequence[str]:
         """`{data}_{model}`."""
@@ -232,9 +228,10 @@ class ClfTask(Task[ClfSettings]):
         """The model, how to score with it, and the calibration where this very step was evaluated."""
         write_model(folder, self.loaded.model, self.loaded.tokenizer, weights, adapters=self.loaded.adapters)
         write_json(folder / names.SCORING_NAME, replace(self.scoring, max_length=self.max_length).as_json())
-        evaluated, found = self._last.get(of, (None, None))
-        if evaluated == step and found is not None and found.calibration is not None:
+        found = self.evaluated_at(step, of)
+        if isinstance(found, ScoreEvaluation) and found.calibration is not None:
             self._write_calibration(folder / names.CALIBRATION_NAME, found)
+        write_card(self, folder, step, found, **scorer_facts(self.loaded, self.scoring, self.max_length, found))
 
     def _write_calibration(self, file: Path, found: ScoreEvaluation) -> None:
         assert found.calibration is not None

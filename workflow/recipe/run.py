@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NoReturn
+
+from rich.markup import escape
 
 from workflow.config.cascade import flatten
 from workflow.errors import BackendError, GivenUp, Stopped
 from workflow.evaluation.evaluator import Evaluation
-from workflow.evaluation.metrics import Metric, is_better
 from workflow.evaluation.report import Measured, Report, Speed, measured, records, result_table, write_report
+from workflow.pages.report_page import try_own_page
 from workflow.paths import RunPaths
 from workflow.recipe.averages import MEASURED, Averages
-from workflow.recipe.saves import Saves, best_so_far
+from workflow.recipe.best import best_of, improves, measured_in
+from workflow.recipe.saves import Saves
 from workflow.recipe.task import Task
+from workflow.recipe.tracking import trackers_of
 from workflow.runtime import environment_report, max_over_ranks, on_first
 from workflow.training.backend import Backend
 from workflow.training.checkpoint import TrainState
+from workflow.training.exporter import Exporter
 from workflow.training.flops import peak_flops
 from workflow.training.log import TrainingLog
 from workflow.training.masters import Masters
@@ -35,7 +40,15 @@ from workflow.watch.signals import asked
 class Run:
     """One training run's evaluations, checkpoints and report around the loop."""
 
-    def __init__(self, task: Task[Any], paths: RunPaths, backend: Backend, steps: Steps, masters: Masters) -> None:
+    def __init__(
+        self,
+        task: Task[Any],
+        paths: RunPaths,
+        backend: Backend,
+        steps: Steps,
+        masters: Masters,
+        exporter: Exporter | None = None,
+    ) -> None:
         self.task = task
         self.settings = task.settings
         self.place = task.place
@@ -47,13 +60,27 @@ class Run:
         self.averages = Averages(task, paths, masters, saver)
         self.saves = Saves(task, paths, steps, saver, self.averages)
         self.evaluator = task.evaluator(backend.together())
+        self.exporter = exporter
         self.log: TrainingLog | None = None  # the first rank's
 
     def train(self, trainer: Trainer, state: TrainState) -> None:
         """Trains to the end, evaluating and saving on the way, and writes the report."""
         if self.place.ranks.is_first:
             every = self.settings.training.logging_steps
-            self.log = TrainingLog(self.place.console, self.paths, state, max_steps=self.steps.max_steps, every=every)
+            told = trackers_of(self.task, self.paths, self.exporter, continue_from=state.step)
+            console, last = self.place.console, self.steps.max_steps
+            self.log = TrainingLog(console, self.paths, state, told, max_steps=last, every=every)
+            self.saves.on_saved = self.log.saved
+        finished = False
+        try:
+            self._loop(trainer, state)
+            on_first(lambda: self._report(state), self.place.ranks)
+            finished = True
+        finally:
+            if self.log:  # after the report: a tracker whose server hangs keeps no run from being finished
+                self.log.trackers.close(finished=finished)
+
+    def _loop(self, trainer: Trainer, state: TrainState) -> None:
         try:
             self._begin(state)
             hooks: list[Callable[[TrainState, Update], None]] = [
@@ -65,7 +92,6 @@ class Run:
             self.saves.close()
             if self.log:
                 self.log.close()
-        on_first(lambda: self._report(state), self.place.ranks)
 
     def _begin(self, state: TrainState) -> None:
         """The evaluation before the first step, or the one that a signal has kept the run from."""
@@ -73,7 +99,7 @@ class Run:
             if state.step == 0 and not self.settings.evaluation.no_eval_at_start:
                 self._evaluate(state)
             if state.owes_evaluation:
-                best, improved = best_so_far(state), self._evaluate(state)
+                best, improved = best_of(state), self._evaluate(state)
                 self.saves.save(state, best, is_due=True, is_best=improved, is_last=state.ended)
         except GivenUp:
             raise Stopped(self._asked(), step=state.step) from None
@@ -83,7 +109,7 @@ class Run:
 
         Raises Stopped, on all ranks, with a checkpoint written, where any was asked to stop.
         """
-        last, best = self.steps.max_steps, best_so_far(state)
+        last, best = self.steps.max_steps, best_of(state)
         is_unwanted = update.step == last and self.settings.evaluation.no_eval_at_end
         evaluates = happens(update.step, self.steps.eval_steps, last) and not is_unwanted
         if update.stop:
@@ -152,7 +178,7 @@ class Run:
         if state.step == 0:
             state.measured["initial"] = record
             return False
-        if not _improves(self.task.best_metric, found.metrics, state):
+        if not improves(self.task.best_metric, found.metrics, state):
             return False
         state.best_value, state.measured["best"] = found.metrics[self.task.best_metric].value, record
         return True
@@ -171,7 +197,7 @@ class Run:
         environment = environment_report(self.place.device)
         peak = peak_flops(str(environment["hardware"].get("gpu", "")))
         seconds = max(state.seconds, 1e-9)
-        latest = _measured(state, "latest")
+        latest = measured_in(state, "latest")
         report = Report(
             run=self.paths.root.name,
             task=self.task.name,
@@ -179,9 +205,9 @@ class Run:
             data=data.examples.label,
             data_hash=data.examples.fingerprint,
             best_metric=self.task.best_metric,
-            initial=_measured(state, "initial"),
+            initial=measured_in(state, "initial"),
             final=latest if latest and latest.step == state.step else None,
-            best=_measured(state, "best"),
+            best=measured_in(state, "best"),
             averages={name: Measured.model_validate(of) for name, of in state.measured.get(MEASURED, {}).items()},
             baseline=records(self.task.baseline()),
             notes=[*self._why_ended(state), *self.task.result_notes(self.paths, state)],
@@ -204,26 +230,12 @@ class Run:
             },
             environment={**environment, "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z")},
         )
-        write_report(self.paths.report, report)
+        if reason := try_own_page(self.paths.root, report):
+            self.place.console.print(f"[bold red]notice[/]  {escape(reason)}", soft_wrap=True)
+        write_report(self.paths.report, report)  # the last file: by it a run counts as finished
         for line in self._why_ended(state):
             self.place.console.print(line, soft_wrap=True)
         self.place.console.print(result_table(report))
         self.place.console.print(f"best checkpoint: {self.paths.best}", soft_wrap=True)
         for name in report.averages:
             self.place.console.print(f"{name} checkpoint: {self.paths.average(name)}", soft_wrap=True)
-
-
-def _improves(metric: str, found: Mapping[str, Metric], state: TrainState) -> bool:
-    """Whether these metrics beat the best so far; between equal ones (no exact match yet), the lower loss wins.
-
-    So it does where the eval rows do not define the metric at all.
-    """
-    value, best = found[metric].value, _measured(state, "best")
-    if best is not None and value == state.best_value:
-        return is_better("eval_loss", found["eval_loss"].value, best.metrics["eval_loss"].value)
-    return best is None or is_better(metric, value, state.best_value)
-
-
-def _measured(state: TrainState, name: str) -> Measured | None:
-    found = state.measured.get(name)
-    return Measured.model_validate(found) if found is not None else None

@@ -5,6 +5,7 @@ Knows nothing of evaluations, nor of how a checkpoint is gathered and written.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from rich.markup import escape
 from workflow.errors import CheckpointError
 from workflow.paths import RunPaths
 from workflow.recipe.averages import Averages
+from workflow.recipe.best import Best, put_back
 from workflow.recipe.task import Task
 from workflow.training.checkpoint import TrainState, drop, link_model, prune
 from workflow.training.saving import ModelWriter, Saver
@@ -21,9 +23,6 @@ from workflow.training.schedule import Steps, happens
 
 SAVE_FAILED = "training goes on, and the next save is tried as usual: make room there meanwhile"
 LAST_SAVE_FAILED = "free some space there (older checkpoint-N and damaged-* folders), then the same command goes on from the last good one"
-
-Best = tuple[int | None, float | None, Any]
-"""Step, value and figures of the best evaluation."""
 
 
 class Saves:
@@ -36,6 +35,8 @@ class Saves:
         self.saver = saver
         self.averages = averages
         self.close = saver.close
+        self.on_saved: Callable[[int], None] = lambda _: None
+        """Told the step of each checkpoint that stands, on the first rank."""
         self._newest: tuple[int, Best] = (0, (None, None, None))
         """The step of the newest save, and the best before it."""
 
@@ -66,7 +67,7 @@ class Saves:
     def _tell_failed(self, state: TrainState, error: CheckpointError) -> None:
         step, best = self._newest
         if state.best_step == step:
-            _put_back(state, best)
+            put_back(state, best)
         self.task.place.console.print(f"[bold red]notice[/]  {escape(f'{error}; {SAVE_FAILED}')}", soft_wrap=True)
 
     def of_stop(self, state: TrainState) -> None:
@@ -80,38 +81,25 @@ class Saves:
         if is_due:
             self.averages.save(state.step)  # before the checkpoint, after which a killed run would not do it again
             folder, more = self.paths.checkpoint(state.step), self.averages.state()
-            keep = partial(self._keep, folder, is_best=is_best)
+            keep = partial(self._keep, folder, state.step, is_best=is_best)
             self.saver.checkpoint(folder, state=state, write_model=write_model, more=more, then=keep)
         elif is_best:
             self.saver.model(self.paths.best, step=state.step, write_model=write_model)
 
-    def _keep(self, folder: Path, *, is_best: bool) -> None:
+    def _keep(self, folder: Path, step: int, *, is_best: bool) -> None:
         """Links the best, and removes what need not stay: checkpoints of earlier stops that no setting asked for, too."""
         try:
             if is_best:
                 link_model(folder, self.paths.best)
-            for step, checkpoint in self.paths.checkpoints():
-                if checkpoint != folder and not happens(step, self.steps.save_steps, self.steps.max_steps):
+            for other, checkpoint in self.paths.checkpoints():
+                if checkpoint != folder and not happens(other, self.steps.save_steps, self.steps.max_steps):
                     drop(checkpoint)
             prune(self.paths, limit=self.task.settings.training.save_total_limit)
         except OSError as error:
             raise CheckpointError(
                 f"{folder} is saved, but the folders beside it could not be renewed: {error}"
             ) from None
+        self.on_saved(step)
 
     def _writer(self, step: int) -> ModelWriter:
         return lambda folder, weights: self.task.write_model(folder, weights, step)
-
-
-def best_so_far(state: TrainState) -> Best:
-    """As `Saves.save` takes it."""
-    return state.best_step, state.best_value, state.measured.get("best")
-
-
-def _put_back(state: TrainState, best: Best) -> None:
-    """The best so far is again the one whose model was saved."""
-    state.best_step, state.best_value, record = best
-    if record is None:
-        state.measured.pop("best", None)
-    else:
-        state.measured["best"] = record

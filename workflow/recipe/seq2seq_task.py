@@ -23,6 +23,7 @@ from workflow.inference.sampling import SamplingParams
 from workflow.models.load import LoadedModel, load_seq2seq
 from workflow.models.save import Weights, write_model
 from workflow.models.verbalizers import no_yes_tokens
+from workflow.recipe.cards import write_card
 from workflow.recipe.place import init_model_folder, inside_run
 from workflow.recipe.task import Task
 from workflow.strategies.base import TOKENS
@@ -156,8 +157,8 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
             slice_by=evaluation.slice_by,
         )
 
-    def write_model(self, folder: Path, weights: Weights, step: int, *, of: str = "") -> None:  # noqa: ARG002
-        """The model, with the length that answers may have."""
+    def write_model(self, folder: Path, weights: Weights, step: int, *, of: str = "") -> None:
+        """The model, with the length that answers may have, and its card."""
         write_model(
             folder,
             self.loaded.model,
@@ -166,9 +167,19 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
             max_new_tokens=self.sampling.max_new_tokens,
             adapters=self.loaded.adapters,
         )
+        write_card(
+            self,
+            folder,
+            step,
+            self.evaluated_at(step, of),
+            kind="texts",
+            max_length=self.settings.data.max_source_length,
+            max_new_tokens=self.sampling.max_new_tokens,
+        )
 
     def record(self, paths: names.RunPaths, step: int, found: Evaluation, *, of: str = "") -> None:
         """`temperature=..._n=..._step=....json`."""
+        self._last[of] = (step, found)
         self.write_predictions(paths.root / names.prefixed(self._file_name(step), of), found)
 
     def write_predictions(self, file: Path, found: Evaluation) -> None:

@@ -78,6 +78,8 @@ class Task(ABC, Generic[S]):
         self.resolved: Resolved[S] = resolved
         self.settings: S = resolved.settings
         self.place = place
+        self._last: dict[str, tuple[int, Evaluation]] = {}
+        """The newest evaluation and its step, of the model (""): a checkpoint of that step tells of it."""
 
     # ---- names
 
@@ -224,6 +226,11 @@ class Task(ABC, Generic[S]):
     @abstractmethod
     def write_model(self, folder: Path, weights: Weights, step: int, *, of: str = "") -> None:
         """Writes the model files of the checkpoint after `step` updates, or of an average then; by the first rank."""
+
+    def evaluated_at(self, step: int, of: str = "") -> Evaluation | None:
+        """The evaluation of this very step, if it was the newest; on the first rank."""
+        evaluated, found = self._last.get(of, (None, None))
+        return found if evaluated == step else None
 
     @abstractmethod
     def record(self, paths: names.RunPaths, step: int, found: Evaluation, *, of: str = "") -> None:

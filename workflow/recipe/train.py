@@ -29,6 +29,7 @@ from workflow.recipe.micro_batches import MicroBatchSizes, circumstances_of
 from workflow.recipe.resume import Start, find_start
 from workflow.recipe.run import Run
 from workflow.recipe.task import Task
+from workflow.recipe.tracking import exporting
 from workflow.recipe.trained import check_base, load_to_train, trained_text
 from workflow.run_folder import Claim, claim
 from workflow.runtime import keep_freed_memory, on_first
@@ -39,6 +40,7 @@ from workflow.training.budget import CudaMeter, find_tokens
 from workflow.training.checkpoint import KEEP_STATES, TrainState
 from workflow.training.checkpoint_reader import CheckpointReader
 from workflow.training.ds_config import BackendPlan, torch_dtype
+from workflow.training.exporter import Exporter
 from workflow.training.objectives import Objective
 from workflow.training.optim import groups_record, make_optimizer, optimizer_groups, planned_groups, rates_text
 from workflow.training.room import check_before_run, checkpoint_size
@@ -77,7 +79,8 @@ def run_task(task: Task[Any]) -> None:
     if held.finished:
         _show_finished(held, place.console)
         return
-    _train(task, source, held, plan)
+    with exporting(task) as exporter:
+        _train(task, source, held, plan, exporter)
 
 
 def _show_finished(held: Claim, console: Console) -> None:
@@ -87,7 +90,7 @@ def _show_finished(held: Claim, console: Console) -> None:
     console.print(result_table(read_report(held.paths.report)))
 
 
-def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> None:
+def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan, exporter: Exporter | None) -> None:
     settings, place, paths = task.settings, task.place, held.paths
     if place.device == "cpu":
         keep_freed_memory()
@@ -104,7 +107,7 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> N
         raise ConfigError(f"--resume {start_from}: already at step {state.step}; --max_steps must be above it")
     objective = task.objective()
     plan = fitted_backend(task, plan, objective)
-    groups = _groups(task)
+    groups = groups_of(task)
     if place.ranks.is_first:
         _say_run(task, paths.root, plan, steps, update_size, state, (*held.notes, *start.notes))
         if task.strategies.by_layer:
@@ -112,7 +115,7 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> N
     on_first(lambda: _check_room(task, paths, steps, state), place.ranks)
     on_first(lambda: write_json(paths.param_groups, groups_record(groups)), place.ranks)
 
-    backend = _start_backend(task, plan, groups)
+    backend = start_backend(task, plan, groups)
     checkpointing = settings.model.gradient_checkpointing
     sizes = MicroBatchSizes(
         paths, circumstances_of(task.device, place.ranks, plan, checkpointing=checkpointing), place.ranks
@@ -124,7 +127,7 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> N
                 num_steps=state.step - state.skipped,
                 empty_loss=lambda: objective.loss_sum(backend.wrapped, ()),
             )
-        trial = partial(_trial, backend, objective) if task.device.type == "cuda" else None
+        trial = partial(micro_batch_trial, backend, objective) if task.device.type == "cuda" else None
         padded = task.why_padded is not None
         micro_batches = sizes.plan(settings.training, padded=padded, passes=objective.passes, trial=trial)
         place.console.print(f"memory    {micro_batches}")
@@ -143,14 +146,15 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan) -> N
             for note in restore(task.strategies, trainer.masters, start_from):
                 place.console.print(f"  [yellow]note[/]  {escape(note)}", soft_wrap=True)
         wait_for_a_boundary()
-        Run(task, paths, backend, steps, trainer.masters).train(trainer, state)
+        Run(task, paths, backend, steps, trainer.masters, exporter).train(trainer, state)
     except MicroBatchMemoryError as error:
         raise sizes.after_out_of_memory(error) from error
     finally:
         backend.destroy()
 
 
-def _trial(backend: Backend, objective: Objective, limits: MicroBatchLimits) -> int:
+def micro_batch_trial(backend: Backend, objective: Objective, limits: MicroBatchLimits) -> int:
+    """The tokens of a micro-batch that a GPU has room for; a collective call."""
     return find_tokens(backend, objective, CudaMeter(backend.device, backend.bytes_to_come()), limits)
 
 
@@ -205,7 +209,8 @@ def _warmup_ratio(task: Task[Any]) -> float | None:
     return optim.warmup_ratio
 
 
-def _groups(task: Task[Any]) -> list[Group]:
+def groups_of(task: Task[Any]) -> list[Group]:
+    """What trains, with its rates as strategies set them. Raises ConfigError."""
     model, optim, strategies = task.loaded.model, task.settings.optim, task.strategies
     plain = planned_groups(
         model,
@@ -217,7 +222,8 @@ def _groups(task: Task[Any]) -> list[Group]:
     return strategies.param_groups(plain, lr=task.learning_rate)
 
 
-def _start_backend(task: Task[Any], plan: BackendPlan, groups: Sequence[Group]) -> Backend:
+def start_backend(task: Task[Any], plan: BackendPlan, groups: Sequence[Group]) -> Backend:
+    """The loaded model with its optimizer, on all ranks; a collective call."""
     model, optim = task.loaded.model, task.settings.optim
     if task.settings.model.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

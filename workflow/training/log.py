@@ -1,4 +1,4 @@
-"""What a run says while it trains: `metrics.jsonl`, TensorBoard events, and lines or a progress bar for people.
+"""What a run says while it trains: `metrics.jsonl`, trackers (TensorBoard among them), and lines or a progress bar for people.
 
 Knows nothing of models. Only the first rank has one of these; the others are silent.
 """
@@ -18,6 +18,7 @@ from workflow.files import whole_file
 from workflow.paths import RunPaths
 from workflow.training.checkpoint import TrainState
 from workflow.training.spikes import Spikes
+from workflow.training.trackers import Trackers
 from workflow.training.trainer import Update
 
 
@@ -59,16 +60,16 @@ def _step(line: str) -> int:
 class TrainingLog:
     """Says each update to files and people."""
 
-    def __init__(self, console: Console, paths: RunPaths, state: TrainState, *, max_steps: int, every: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(
+        self, console: Console, paths: RunPaths, state: TrainState, trackers: Trackers, *, max_steps: int, every: int
+    ) -> None:
         self.console = console
         self.every = every
         self.max_steps = max_steps
         self.spikes = Spikes()
         continue_from = state.step
         self.file = MetricsFile(paths.metrics, continue_from=continue_from, without_evaluation=state.owes_evaluation)
-        self.events = SummaryWriter(str(paths.tensorboard), purge_step=continue_from + 1 if continue_from else None)
+        self.trackers = trackers
         self.bar: Progress | None = None
         if console.is_terminal:
             columns = (
@@ -124,15 +125,15 @@ class TrainingLog:
     def write(self, values: Mapping[str, Any], *, group: str) -> None:
         """One line of figures with their step."""
         self.file.write(values)
-        for name, value in values.items():
-            if name != "step" and value is not None:
-                self.events.add_scalar(f"{group}/{name}", value, values["step"])
-        self.events.flush()
+        self.trackers.log(values["step"], values, group)
+
+    def saved(self, step: int) -> None:
+        """A checkpoint was written."""
+        self.trackers.log(step, {}, "checkpoint")
 
     def close(self) -> None:
-        """Ends the bar and closes the files."""
+        """Ends the bar and closes the file; trackers end later, after the report."""
         with contextlib.suppress(Exception):
             if self.bar is not None:
                 self.bar.stop()
         self.file.close()
-        self.events.close()

@@ -66,6 +66,11 @@ def lr_multiplier(step: int, *, kind: str, warmup_steps: int, max_steps: int) ->
     return 1.0
 
 
+def range_test_rate(step: int, *, low: float, high: float, steps: int) -> float:
+    """The learning rate at update `step` (1-based) of a range test: from `low` to `high` by equal factors."""
+    return low * math.exp(math.log(high / low) * (step - 1) / max(1, steps - 1))
+
+
 def happens(step: int, every: int, last: int) -> bool:
     """Whether something done `every` so many steps, and after the last one, is due after `step`."""
     return step % every == 0 or step == last

@@ -189,13 +189,16 @@ class Trainer:
             stop=stop,
         )
 
-    def _multiplier(self, step: int) -> Multiplier:
+    def scheduled(self, step: int) -> float:
+        """The share of the highest initial rate at `step`."""
         settings = self.settings
-        scheduled = lr_multiplier(
+        return lr_multiplier(
             step, kind=settings.lr_scheduler, warmup_steps=settings.warmup_steps, max_steps=settings.max_steps
         )
-        rate = self.strategies.rates(scheduled, step=step, highest=self.highest)
-        head_only = step <= settings.head_steps
+
+    def _multiplier(self, step: int) -> Multiplier:
+        rate = self.strategies.rates(self.scheduled(step), step=step, highest=self.highest)
+        head_only = step <= self.settings.head_steps
         return lambda group: 0.0 if head_only and not group["is_head"] else rate(group["part"])
 
     @staticmethod
