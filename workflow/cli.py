@@ -47,6 +47,7 @@ COMMANDS = {
         "`config show ...`: every setting and its origin; `config schema`: JSON schema of settings files",
         "commands.configuring:config",
     ),
+    "doctor": Command("Getting started", "what is wrong with this machine, and what to do", "commands.checking:doctor"),
     "quickstart": Command(
         "Getting started", "train and try the embedded tiny model in a few minutes", "commands.preparing:quickstart"
     ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from workflow.errors import ConfigError, Stopped
+from workflow.errors import Stopped
 from workflow.exits import run_main
 
 
