@@ -94,14 +94,10 @@ def lost(before, after, where: str = "") -> list[str]:
 
 EXCEPTIONS = {
     "CKV_DOCKER_7": "the base image is an argument, whose default has a tag",
-    "CKV_K8S_8": "a batch job answers nobody: no liveness probe (the server has one)",
-    "CKV_K8S_9": "a batch job answers nobody: no readiness probe (the server has one)",
     "CKV_K8S_11": "no CPU limit: throttling would stall collective calls and the server's event loop; memory is limited",
     "CKV_K8S_15": "images are pinned by version: pulling always would only make starts depend on the registry",
-    "CKV_K8S_40": "uid 10001 is above 10000",
     "CKV_K8S_43": "a digest is a site's own: it builds the image",
     "CKV_K8S_35": "HF_TOKEN is what huggingface_hub reads; it may be absent",
-    "CKV_K8S_31": "seccomp stands on the pod, which checkov finds only for some kinds",
 }
 
 
