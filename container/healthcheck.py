@@ -9,6 +9,7 @@ import os
 import sys
 import urllib.error
 import urllib.request
+from itertools import pairwise
 from pathlib import Path
 
 
@@ -34,9 +35,9 @@ def words_of(process: Path) -> list[str]:
 
 def is_server(words: list[str]) -> bool:
     """`workflow serve ...` or `python3 -m workflow serve ...`, and not the tini or shell around it."""
-    return any(
-        Path(first).name == "workflow" and second == "serve" for first, second in zip(words, words[1:], strict=False)
-    ) and Path(words[0]).name.startswith("python")
+    return any(Path(first).name == "workflow" and second == "serve" for first, second in pairwise(words)) and Path(
+        words[0]
+    ).name.startswith("python")
 
 
 def port(words: list[str]) -> str:
