@@ -1,79 +1,50 @@
-"""The server's manifests render, hold together, and say what the server's own settings, routes and image say."""
+"""The server's manifests render, hold together, and say what the server's own settings, routes, metrics and image say."""
 
 from __future__ import annotations
 
+import json
 import re
-import shutil
-import subprocess
 from pathlib import PurePosixPath
 
 import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.manifests import K8S, only, resources
 from workflow.cli import COMMANDS
 from workflow.config.flags import parse
-from workflow.config.settings import Seq2SeqSettings
-from workflow.launch import LAST_WORDS_S
 from workflow.server.main import DEAD_S, GIVE_UP_S
+from workflow.server.metrics import Metrics
 from workflow.server.middleware import FREE
 from workflow.server.settings import PREFIX, ServeSettings, serve_layers
 
-K8S = ROOT / "k8s"
-NAME = "workflow-server"
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 UNITS = {"Gi": 2**30, "Mi": 2**20}
 
 
-def test_training_has_time_to_stop_and_is_tried_again():
-    [job] = read_folder(K8S / "base")
-    pod = job["spec"]["template"]["spec"]
-    settings = parse(Seq2SeqSettings, pod["containers"][0]["args"], prog="seq2seq.py", example="x").settings
-    assert pod["terminationGracePeriodSeconds"] > settings.run.grace_s + LAST_WORDS_S
-    actions = {
-        code: rule["action"]
-        for rule in job["spec"]["podFailurePolicy"]["rules"]
-        for code in rule.get("onExitCodes", {}).get("values", [])
-    }
-    assert actions == {75: "Ignore", 2: "FailJob"}
-
-
-def read_folder(folder) -> list[dict]:
-    """The resources of a kustomization, as they are written."""
-    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
-    return [
-        document
-        for name in kustomization["resources"]
-        for document in yaml.safe_load_all((folder / name).read_text(encoding="utf-8"))
-    ]
-
-
-def render(folder) -> list[dict]:
-    """The resources as kustomize makes them; skipped where neither tool is installed."""
-    if shutil.which("kubectl"):
-        command = ["kubectl", "kustomize", folder]
-    elif shutil.which("kustomize"):
-        command = ["kustomize", "build", folder]
-    else:
-        pytest.skip("neither kubectl nor kustomize is installed")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return [*yaml.safe_load_all(done.stdout)]
-
-
-@pytest.fixture(params=["as written", "server", "overlays/server-gpu"])
-def resources(request) -> dict:
-    """Each kind's one resource."""
-    found = read_folder(K8S / "server") if request.param == "as written" else render(K8S / request.param)
-    kinds = {resource["kind"]: resource for resource in found}
-    assert len(kinds) == len(found)
-    assert {resource["metadata"]["name"] for resource in found} == {NAME}
-    return kinds
+@pytest.fixture(params=["serve", "kserve"])
+def found(request) -> list[dict]:
+    """Everything of an overlay that serves."""
+    return resources(request.param)
 
 
 @pytest.fixture
-def pod(resources) -> dict:
-    return resources["Deployment"]["spec"]["template"]["spec"]
+def pod(found) -> dict:
+    for resource in found:
+        if resource["kind"] == "Deployment":
+            return resource["spec"]["template"]["spec"]
+        if resource["kind"] == "InferenceService":
+            return resource["spec"]["predictor"]
+    raise AssertionError("nothing serves")
+
+
+@pytest.fixture
+def labels(found) -> dict:
+    """Of the server's pods."""
+    of_kind = {resource["kind"]: resource.get("spec") for resource in found}
+    if "Deployment" in of_kind:
+        return of_kind["Deployment"]["template"]["metadata"]["labels"]
+    return of_kind["InferenceService"]["predictor"]["labels"]
 
 
 @pytest.fixture
@@ -89,7 +60,7 @@ def settings(container) -> ServeSettings:
     assert any(name.startswith(PREFIX) for name in environment)
     return parse(
         ServeSettings,
-        container["args"],
+        container["args"][2:],
         prog="workflow serve",
         example="x",
         layers=lambda files, flags: serve_layers(files, flags, environment),
@@ -97,21 +68,100 @@ def settings(container) -> ServeSettings:
 
 
 def test_the_command_exists(container):
-    program, command = container["command"]
+    program, command = container["args"][:2]
+    assert "command" not in container, "it would take the place of the image's entry point"
     assert program == "workflow"
     assert command in COMMANDS
 
 
-def test_the_port_is_one_everywhere(resources, container, settings):
+def test_the_port_is_one_everywhere(found, container, settings, labels):
     (port,) = container["ports"]
     assert port["containerPort"] == settings.server.port
     assert settings.server.host == "0.0.0.0"
-    assert [found["targetPort"] for found in resources["Service"]["spec"]["ports"]] == [port["name"]]
-    allowed = [rule["port"] for way in resources["NetworkPolicy"]["spec"]["ingress"] for rule in way["ports"]]
-    assert allowed == [settings.server.port]
-    annotations = resources["Deployment"]["spec"]["template"]["metadata"]["annotations"]
-    assert annotations["prometheus.io/port"] == str(settings.server.port)
-    assert annotations["prometheus.io/path"] in FREE
+    allowed = [
+        rule["port"]
+        for policy in policies_of(found, labels)
+        for way in policy["spec"].get("ingress", [])
+        for rule in way["ports"]
+    ]
+    assert allowed
+    assert set(allowed) == {settings.server.port}
+    assert f"EXPOSE {settings.server.port}" in DOCKERFILE.splitlines()
+
+
+def policies_of(found: list[dict], labels: dict) -> list[dict]:
+    """The network policies that name these pods."""
+    policies = [one for one in found if one["kind"] == "NetworkPolicy"]
+    return [
+        one for one in policies if labels.items() >= one["spec"]["podSelector"].get("matchLabels", {"": ""}).items()
+    ]
+
+
+def test_what_stands_before_and_beside_the_server():
+    """Service, route, monitor and scaling mean the same port, routes, names and metrics as the program."""
+    found = resources("serve")
+    service, route = only(found, "Service"), only(found, "HTTPRoute")["spec"]
+    deployment = only(found, "Deployment")
+    (port,) = service["spec"]["ports"]
+    assert port["targetPort"] == deployment["spec"]["template"]["spec"]["containers"][0]["ports"][0]["name"]
+    (rule,) = route["rules"]
+    assert rule["backendRefs"] == [{"name": service["metadata"]["name"], "port": port["port"]}]
+    ways = {match["path"]["value"] for match in rule["matches"]}
+    assert ways <= app_routes()
+    assert not ways & FREE, "what needs no key stays inside"
+    timeouts = {name: float(value.removesuffix("s")) for name, value in rule["timeouts"].items()}
+    assert timeouts["request"] >= timeouts["backendRequest"] > ServeSettings().queue.timeout_s
+    monitor = only(found, "ServiceMonitor")["spec"]
+    assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert [(way["port"], way["path"]) for way in monitor["endpoints"]] == [(port["name"], "/metrics")]
+    scaled = only(found, "ScaledObject")["spec"]
+    assert scaled["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    assert "replicas" not in deployment["spec"], "two would set it"
+    trigger = scaled["triggers"][0]["metadata"]
+    assert set(re.findall(r"(\w+:\w+)\{", trigger["query"])) == {
+        "vllm:num_requests_running",
+        "vllm:num_requests_waiting",
+    }
+    assert metrics_in(trigger["query"]) <= exported()
+    assert int(trigger["threshold"]) < ServeSettings().engine.max_rows
+
+
+def app_routes() -> set[str]:
+    from workflow.server.routes import generating, openai, operations, scoring
+
+    return {route.path for module in (generating, openai, operations, scoring) for route in module.router.routes}
+
+
+def exported() -> set[str]:
+    """Every name of a sample that the server tells, once each has been used."""
+    metrics = Metrics()
+    metrics.accepted("run", [3])
+    metrics.answered("run", "stop", 2)
+    metrics.ended("run", 200, 0.1)
+    metrics.occupied("run", requests=1, rows=1, loaded_bytes=1)
+    metrics.first_token.labels("run").observe(1)
+    metrics.token_gap.labels("run").observe(1)
+    metrics.responses.labels("/generate", "200").inc()
+    return set(re.findall(r"^([\w:]+)(?:\{| )", metrics.text().decode(), re.MULTILINE))
+
+
+def metrics_in(query: str) -> set[str]:
+    return set(re.findall(r"\b((?:vllm|workflow):\w+)", query))
+
+
+def test_the_dashboard_shows_what_is_exported():
+    text = (K8S / "components/monitoring/dashboard.json").read_text(encoding="utf-8")
+    assert only(resources("serve"), "ConfigMap")["data"]["dashboard.json"] == text
+    dashboard = json.loads(text)
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    shown = set().union(*map(metrics_in, queries))
+    assert shown <= exported(), shown - exported()
+    every = {name for name in exported() if not re.search("_(sum|count|created)$", name)}
+    assert every <= shown, every - shown
+    labels = {
+        label for query in queries for group in re.findall(r"by \(([^)]+)\)", query) for label in group.split(", ")
+    }
+    assert labels <= {"model_name", "route", "status", "finished_reason", "le"}
 
 
 def test_probes_ask_routes_that_need_no_key(container, settings):
@@ -151,45 +201,34 @@ def test_files_stand_where_the_flags_say(pod, container, settings):
     assert "optional" not in volumes["keys"]["secret"]  # without keys a server must not start
 
 
-def test_the_training_job_s_claim_is_the_server_s(pod):
-    (job,) = read_folder(K8S / "base")
-    claims = [
-        volume["persistentVolumeClaim"]["claimName"]
-        for volumes in (pod["volumes"], job["spec"]["template"]["spec"]["volumes"])
-        for volume in volumes
-        if "persistentVolumeClaim" in volume
-    ]
-    assert claims[0] == claims[1]
+def test_the_claim_is_the_one_that_is_trained_on(found, pod):
+    volume = next(volume for volume in pod["volumes"] if "persistentVolumeClaim" in volume)
+    assert volume["persistentVolumeClaim"]["claimName"] == only(found, "PersistentVolumeClaim")["metadata"]["name"]
 
 
 def test_the_secret_is_made_as_the_comment_says(pod):
-    text = (K8S / "server/kustomization.yaml").read_text(encoding="utf-8")
+    text = (K8S / "base/serve/kustomization.yaml").read_text(encoding="utf-8")
     secret = next(volume["secret"] for volume in pod["volumes"] if "secret" in volume)
     name, key = re.search(r"create secret generic (\S+) --from-file=(\w+)=", text).groups()
     assert (name, key) == (secret["secretName"], secret["items"][0]["key"])
 
 
-def test_selectors_find_the_pods(resources):
-    labels = resources["Deployment"]["spec"]["template"]["metadata"]["labels"]
-    selectors = [
-        resources["Deployment"]["spec"]["selector"]["matchLabels"],
-        resources["Service"]["spec"]["selector"],
-        resources["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
-        resources["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
-        resources["Deployment"]["spec"]["template"]["spec"]["topologySpreadConstraints"][0]["labelSelector"][
-            "matchLabels"
-        ],
-    ]
-    for selector in selectors:
+def test_selectors_find_the_pods():
+    found = resources("serve")
+    deployment = only(found, "Deployment")["spec"]
+    labels = deployment["template"]["metadata"]["labels"]
+    for selector in (
+        deployment["selector"]["matchLabels"],
+        only(found, "Service")["spec"]["selector"],
+        only(found, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        deployment["template"]["spec"]["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"],
+    ):
         assert selector == labels
-    (job,) = read_folder(K8S / "base")
-    assert not labels.items() <= job["spec"]["template"]["metadata"]["labels"].items()
+    assert len(policies_of(found, labels)) == 3
 
 
-def test_nothing_more_is_allowed_than_needed(resources, pod, container):
-    assert resources["ServiceAccount"]["metadata"]["name"] == pod["serviceAccountName"]
-    assert resources["ServiceAccount"]["automountServiceAccountToken"] is pod["automountServiceAccountToken"] is False
-    assert pod["enableServiceLinks"] is False
+def test_nothing_more_is_allowed_than_needed(found, pod, container, labels):
+    assert pod["automountServiceAccountToken"] is pod["enableServiceLinks"] is False
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert container["securityContext"] == {
@@ -197,30 +236,31 @@ def test_nothing_more_is_allowed_than_needed(resources, pod, container):
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    policy = resources["NetworkPolicy"]["spec"]
-    assert policy["policyTypes"] == ["Ingress", "Egress"]
-    assert not policy.get("egress")
+    policies = policies_of(found, labels)
+    assert ["Ingress", "Egress"] in [policy["spec"]["policyTypes"] for policy in policies]
+    assert not any(policy["spec"].get("egress") for policy in policies), "the server connects to nobody"
+    assert only(found, "NetworkPolicy", "workflow-nothing")["spec"]["podSelector"] == {}
 
 
 def test_the_image_runs_as_this_user_and_writes_to_scratch_only(pod, container):
     assert f"USER {pod['securityContext']['runAsUser']}" in DOCKERFILE.splitlines()
     scratch = next(mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "scratch")
-    caches = dict(re.findall(r"(HF_HOME|WORKFLOW_CACHE|TRITON_CACHE_DIR)=(\S+)", DOCKERFILE))
-    assert len(caches) == 3
-    assert all(path.startswith(f"{scratch}/") for path in caches.values())
+    caches = re.findall(r"(?:_HOME|_CACHE|_DIR|HOME)=(\S+)", DOCKERFILE.rpartition("\nFROM ")[2])
+    assert len(caches) >= 7
+    assert {PurePosixPath(path).parts[1] for path in caches} == {PurePosixPath(scratch).parts[1]}
 
 
 def test_weights_leave_room(container, settings):
+    limits = container["resources"]["limits"]
+    assert settings.models.device == ("cuda" if "nvidia.com/gpu" in limits else "auto")
+    assert container["resources"]["requests"]["memory"] == limits["memory"]
+    assert settings.models.memory_bytes > 0
+
+
+def test_the_base_s_weights_leave_room():
+    """Without a GPU, weights and work share one limit."""
+    _, deployment = yaml.safe_load_all((K8S / "base/serve/deployment.yaml").read_text(encoding="utf-8"))
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    (weights,) = [int(one["value"]) for one in container["env"] if one["name"] == PREFIX + "MEMORY_BYTES"]
     limit = container["resources"]["limits"]["memory"]
-    if "nvidia.com/gpu" not in container["resources"]["limits"]:
-        assert settings.models.device == "auto"
-        assert settings.models.memory_bytes <= 0.75 * int(limit[:-2]) * UNITS[limit[-2:]]
-    else:
-        assert settings.models.device == "cuda"
-        assert settings.models.preload
-    assert container["resources"]["requests"]["memory"] == limit
-    assert container["image"].startswith(("workflow", "registry.example.com/workflow:"))
-
-
-def test_the_training_job_renders():
-    assert [resource["kind"] for resource in render(K8S / "base")] == ["Job"]
+    assert weights <= 0.75 * int(limit[:-2]) * UNITS[limit[-2:]]

@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.conftest import ROOT, losses, metrics_lines, run_program, write_data
 from tests.training.rank_worker import run_group
@@ -181,19 +180,7 @@ def test_hierarchical_shares_change_no_number(flan_like, shared_mount, tmp_path)
 
 
 def test_the_documented_commands_hold_together():
-    """Every document's program takes its arguments; the Job's pods find each other by the service's name."""
+    """Every command's flags are understood."""
     text = (ROOT / "docs/many_nodes.md").read_text(encoding="utf-8")
-    (manifest,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    service, job = yaml.safe_load_all(manifest)
-    spec, pod = job["spec"], job["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    launched = container["command"][2]
-    assert pod["subdomain"] == service["metadata"]["name"]
-    assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
-    assert f"--rdzv_endpoint={job['metadata']['name']}-0.{pod['subdomain']}:" in launched
-    assert spec["completions"] == spec["parallelism"] == int(re.search(r"--nnodes=(\d+)", launched)[1])
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == re.search(r"--nproc_per_node=(\d+)", launched)[1]
-    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
     (train,) = re.findall(r"^seq2seq\.py .*$", text, re.MULTILINE)[:1]
-    for line in (train, launched[launched.index("seq2seq.py") :]):
-        parse(Seq2SeqSettings, shlex.split(line)[1:], prog="seq2seq.py", example="x")
+    parse(Seq2SeqSettings, shlex.split(train)[1:], prog="seq2seq.py", example="x")

@@ -17,6 +17,7 @@ FLOORS = {
     "seq2seq": 8,
     "clf": 8,
     "entry": 7,
+    "torchrun": 7,
     "server": 7,
     "sweep": 7,
     "recipe": 6,

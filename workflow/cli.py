@@ -75,6 +75,7 @@ COMMANDS = {
     "results": Command("Results", "tables of runs and studies; export and merge them", "commands.resulting:results"),
     "compare": Command("Results", "whether runs differ by more than chance", "commands.comparing:compare"),
     "leaderboard": Command("Results", "GLUE's test predictions, as the zip it takes", "commands.leading:leaderboard"),
+    "doctor": Command("Getting started", "what is wrong with this machine, and what to do", "commands.checking:doctor"),
     "quickstart": Command(
         "Getting started", "train and try the embedded tiny model in a few minutes", "commands.preparing:quickstart"
     ),

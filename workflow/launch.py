@@ -52,7 +52,14 @@ def start_again(module: str, argv: Sequence[str], reason: StartAgain) -> NoRetur
     print(f"notice: {reason}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", module, *argv])
+    os.execve(sys.executable, [sys.executable, "-m", module, *argv], {**os.environ, **same_package()})
+
+
+def same_package() -> dict[str, str]:
+    """The variable by which `python -m` finds this very package: a checkout's own scripts may be called from another folder."""
+    here = str(Path(__file__).resolve().parents[1])
+    others = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place and place != here]
+    return {"PYTHONPATH": os.pathsep.join([here, *others])}
 
 
 def launch(module: str, argv: Sequence[str], *, nproc: int, supervision: Supervision) -> int:
@@ -120,6 +127,7 @@ class _Group:
             "OMP_NUM_THREADS": threads,
             "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
             **os.environ,
+            **same_package(),
             PARENT_VARIABLE: str(os.getpid()),
             STATUS_VARIABLE: str(self.status),
             "RANK": str(rank),
