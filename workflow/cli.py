@@ -59,6 +59,9 @@ COMMANDS = {
         "`jobs render ...`: a run's flags as a job of Slurm, Kubernetes or ctl; `jobs status|cancel|logs DIR` of a study",
         "commands.jobs:jobs",
     ),
+    "results": Command("Results", "tables of runs and studies; export and merge them", "commands.resulting:results"),
+    "compare": Command("Results", "whether runs differ by more than chance", "commands.comparing:compare"),
+    "leaderboard": Command("Results", "GLUE's test predictions, as the zip it takes", "commands.leading:leaderboard"),
     "quickstart": Command(
         "Getting started", "train and try the embedded tiny model in a few minutes", "commands.preparing:quickstart"
     ),

@@ -125,3 +125,10 @@ def test_a_slice_of_a_run_is_a_result_of_its_own(tmp_path):
     found = read_results([folder])
     assert [result.record("mcc", "best").value for result in found] == [0.7, 0.3]
     assert len({result.identity for result in found}) == 2
+
+
+def test_settings_that_belong_to_a_task_or_change_no_number_are_no_label(tmp_path):
+    write_run(tmp_path, "a", {"mcc": 0.5}, data="cola", max_steps=100)
+    write_run(tmp_path, "b", {"mcc": 0.5}, data="rte", max_steps=200)
+    write_run(tmp_path, "c", {"mcc": 0.5}, data="rte", max_steps=200, seed=1, logging_steps=5, nproc=2)
+    assert all("setting" not in result.labels for result in read_results([tmp_path]))

@@ -17,6 +17,7 @@ from workflow.data.sources import Row
 from workflow.evaluation.calibration import Calibration, calibration_report, fit_calibration, split_rows
 from workflow.evaluation.evaluator import Evaluation, gathered, share_by_length, slices_of
 from workflow.evaluation.metrics import Floats, Metric, mean_metric
+from workflow.evaluation.score_forms import as_measured
 from workflow.evaluation.score_metrics import score_metrics
 from workflow.inference.batch import predictions, requests_of, score_all
 from workflow.inference.interface import Engine
@@ -147,12 +148,6 @@ def _chosen(calibration: Calibration | None, reported: dict[str, Metric], thresh
     found = {f"{name}_calibrated": reported[f"{name}{suffix}"] for name in ("ece", "brier", "log_loss")}
     name = f"{threshold_metric}_at_threshold"
     return found | ({name: reported[name]} if name in reported else {})
-
-
-def as_measured(problem: str, vectors: Floats) -> Floats:
-    """Vectors [rows, width] as metrics and calibration take them: the share of yes [rows], the number [rows], or whole."""
-    column = {"binary": 1, "regression": 0}.get(problem)
-    return vectors if column is None else vectors[:, column]
 
 
 def measure(problem: str, vectors: Floats, targets: Floats, *, unit: float = 1.0) -> dict[str, Metric]:

@@ -51,6 +51,12 @@ def forms(problem: str, predictions: Floats, targets: Floats, *, unit: float = 1
     return {name: found[name] for name in names}
 
 
+def as_measured(problem: str, vectors: Floats) -> Floats:
+    """Vectors [rows, width] as metrics and calibration take them: the share of yes [rows], the number [rows], or whole."""
+    column = {"binary": 1, "regression": 0}.get(problem)
+    return vectors if column is None else vectors[:, column]
+
+
 def _unusable(given: Floats, wanted: Floats) -> str | None:
     rows = len(wanted)
     if rows == 0:

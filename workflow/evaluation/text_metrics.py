@@ -7,7 +7,7 @@ them apart.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,65 +32,68 @@ def token_f1(prediction: str, reference: str) -> float:
     return 2.0 * common / (len(predicted) + len(expected))
 
 
-OF_ROWS: dict[str, Callable[[str, str], float]] = {
-    "exact_match": lambda text, want: float(text == want),
-    "token_f1": token_f1,
-}
-"""Metrics that are means of one value a row, from normalised texts."""
-
-
-def row_values(metric: str, references: Sequence[str], predictions: Sequence[Sequence[str]]) -> Floats:
-    """The value of a metric of `OF_ROWS` for each row [n]: a mean over the row's samples."""
-    of_texts = OF_ROWS[metric]
-    wanted = [normalise(text) for text in references]
-    given = [[normalise(text) for text in samples] for samples in predictions]
-    values = [[of_texts(text, want) for text in samples] for want, samples in zip(wanted, given, strict=True)]
-    return np.array([np.mean(row) for row in values])
-
-
 def text_metrics(
     references: Sequence[str], predictions: Sequence[Sequence[str]], *, seed: int = 0
 ) -> dict[str, Metric]:
     """Metrics of each row's predictions: exact match and token F1 are means over its samples, the others use the first."""
     wanted = [normalise(text) for text in references]
-    first = [normalise(samples[0]) for samples in predictions]
+    given = [[normalise(text) for text in samples] for samples in predictions]
+    first = [samples[0] for samples in given]
     return {
-        **{name: mean_metric(row_values(name, references, predictions), seed=seed) for name in OF_ROWS},
-        **_corpus_metrics(first, wanted, seed=seed),
+        "exact_match": mean_metric(exact_rows(given, wanted), seed=seed),
+        "token_f1": mean_metric(overlap_rows(given, wanted), seed=seed),
+        **{name: _corpus_metric(name, first, wanted, seed=seed) for name in ("bleu", "chrf")},
         **_rouge(first[:ROUGE_ROWS], wanted[:ROUGE_ROWS], seed=seed),
     }
 
 
-def _corpus_metrics(predictions: list[str], references: list[str], *, seed: int) -> dict[str, Metric]:
-    """BLEU and chrF by sacrebleu, on its scale of 0 to 100, resampled by rows from its own sufficient statistics."""
+def exact_rows(given: Sequence[Sequence[str]], wanted: Sequence[str]) -> Floats:
+    """The share of each row's samples that are its reference: [n]."""
+    return np.array([np.mean([text == want for text in samples]) for want, samples in zip(wanted, given, strict=True)])
+
+
+def overlap_rows(given: Sequence[Sequence[str]], wanted: Sequence[str]) -> Floats:
+    """The mean token F1 of each row's samples: [n]."""
+    return np.array(
+        [np.mean([token_f1(text, want) for text in samples]) for want, samples in zip(wanted, given, strict=True)]
+    )
+
+
+def corpus_statistics(name: str, predictions: list[str], references: list[str]) -> tuple[Any, Floats]:
+    """sacrebleu's scorer of BLEU or chrF, and its sufficient statistics of each row: [n, k]; they add up over rows."""
     from sacrebleu.metrics import BLEU, CHRF
 
-    return {
-        name: _corpus_metric(metric, predictions, references, seed=seed)
-        for name, metric in (("bleu", BLEU()), ("chrf", CHRF()))
-    }
+    scorer: Any = {"bleu": BLEU, "chrf": CHRF}[name]()
+    return scorer, np.array(scorer._extract_corpus_statistics(predictions, [references]), dtype=np.float64)
 
 
-def _corpus_metric(metric: Any, predictions: list[str], references: list[str], *, seed: int) -> Metric:
+def _corpus_metric(name: str, predictions: list[str], references: list[str], *, seed: int) -> Metric:
+    """BLEU or chrF by sacrebleu, on its scale of 0 to 100, resampled by rows from its own sufficient statistics."""
     # sacrebleu's own bootstrap mixes number types and fails on some scores; a test holds these two to corpus_score.
-    statistics = metric._extract_corpus_statistics(predictions, [references])
-    value = float(metric._aggregate_and_compute(statistics).score)
-    size = len(statistics)
+    scorer, table = corpus_statistics(name, predictions, references)
+    size = len(table)
+
+    def score(sums: Floats) -> float:
+        return float(scorer._compute_score_from_stats(sums.tolist()).score)
+
+    value = score(table.sum(axis=0))
     if size < 2:
         return Metric(value, None, None, size)
-    table = np.array(statistics, dtype=np.float64)
     rng = np.random.default_rng(seed)
-    sums = (table[rng.integers(0, size, size)].sum(axis=0) for _ in range(NUM_RESAMPLES))
-    scores = [float(metric._compute_score_from_stats(row.tolist()).score) for row in sums]
+    scores = [score(table[rng.integers(0, size, size)].sum(axis=0)) for _ in range(NUM_RESAMPLES)]
     low, high = np.percentile(scores, [2.5, 97.5])
     return Metric(value, float(low), float(high), size)
 
 
-def _rouge(predictions: list[str], references: list[str], *, seed: int) -> dict[str, Metric]:
-    """ROUGE-1, -2 and -L F-measures by rouge-score, without stemming."""
+def rouge_rows(names: Sequence[str], predictions: list[str], references: list[str]) -> dict[str, Floats]:
+    """ROUGE-1, -2 and -L F-measures of each row by rouge-score, without stemming: [n] each."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    names = ["rouge1", "rouge2", "rougeL"]
-    scorer = RougeScorer(names, use_stemmer=False)
+    scorer = RougeScorer(list(names), use_stemmer=False)
     scores = [scorer.score(want, text) for text, want in zip(predictions, references, strict=True)]
-    return {name: mean_metric(np.array([score[name].fmeasure for score in scores]), seed=seed) for name in names}
+    return {name: np.array([score[name].fmeasure for score in scores]) for name in names}
+
+
+def _rouge(predictions: list[str], references: list[str], *, seed: int) -> dict[str, Metric]:
+    found = rouge_rows(["rouge1", "rouge2", "rougeL"], predictions, references)
+    return {name: mean_metric(values, seed=seed) for name, values in found.items()}

@@ -22,9 +22,10 @@ from workflow.evaluation.ensembles import NO_PROBABILITIES, OF_ORDER, mean_ranks
 from workflow.evaluation.evaluator import check_slice_key, slices_of
 from workflow.evaluation.metrics import Floats, Metric
 from workflow.evaluation.plots import FIGURES, write_plots
-from workflow.evaluation.score_evaluator import as_measured, measure
+from workflow.evaluation.prediction_files import Measured, read_predictions
+from workflow.evaluation.score_evaluator import measure
+from workflow.evaluation.score_forms import as_measured
 from workflow.metric_names import SCORE_METRICS
-from workflow.recipe.evaluate_files import Measured, read_predictions
 from workflow.recipe.evaluate_tables import comparison_table, metric_table, rich_table, write_tables
 
 FEWEST_OF_A_SLICE = 2

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from workflow.results.sheets import Sheet
 
+LABEL = ' class="label"'
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -97,7 +98,10 @@ def html(sheets: Sequence[Sheet]) -> str:
 
 
 def _html(sheet: Sheet) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in sheet.head)
+    head = "".join(
+        f'<th scope="col"{LABEL if number < sheet.num_labels else ""}>{escape(name)}</th>'
+        for number, name in enumerate(sheet.head)
+    )
     rows = "\n".join(f"<tr>{_html_row(row, sheet.num_labels)}</tr>" for row in sheet.rows)
     notes = "".join(f"<p>{escape(note)}.</p>" for note in sheet.notes)
     return (

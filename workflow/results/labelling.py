@@ -11,13 +11,24 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from workflow.evaluation.report import Report
-from workflow.results.identity import hash_of, placeless
+from workflow.results.identity import OF_PLACE, hash_of
+from workflow.run_folder import FREE_TO_CHANGE
 
 if TYPE_CHECKING:
     from workflow.results.runs import Result
 
-NAMED_ALREADY = frozenset({"seed", "model_init_name", "model_init_path", "model_pretrain_name", "data_name"})
-"""Settings that have labels of their own."""
+UNNAMED = (
+    FREE_TO_CHANGE
+    | OF_PLACE
+    | {
+        "seed",
+        "model_init_name",
+        "model_init_path",
+        "model_pretrain_name",
+        "data_name",
+    }
+)
+"""Settings that change no numbers, and those that have labels of their own."""
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 MOST_NAMED = 4
 """More settings than these are too many to read: a label shows the first, and a hash of all."""
@@ -43,13 +54,13 @@ def _labels(data: str, model: str, settings: Mapping[str, Any]) -> dict[str, str
 def with_settings_labels(results: Sequence[Result]) -> list[Result]:
     """The results; finished runs without a "setting" get one where their settings differ, so that nobody takes them for seeds."""
     unnamed = [result for result in results if "setting" not in result.labels and not result.study and result.report]
-    values = [
-        {name: value for name, value in placeless(result.settings).items() if name not in NAMED_ALREADY}
-        for result in unnamed
-    ]
+    values = [{name: value for name, value in result.settings.items() if name not in UNNAMED} for result in unnamed]
+    # Only what differs between runs of one task and model: batches of unlike tasks are no choice to tell apart.
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for result, one in zip(unnamed, values, strict=True):
+        groups.setdefault((result.labels.get("task", ""), result.labels.get("model", "")), []).append(one)
     names = dict.fromkeys(name for one in values for name in one)
-    # Runs of clf.py and of seq2seq.py have unlike settings; what one kind lacks is no difference.
-    varied = [name for name in names if len({hash_of(one[name]) for one in values if name in one}) > 1]
+    varied = [name for name in names if any(_differs(group, name) for group in groups.values())]
     if not varied:
         return list(results)
     labels = {id(result): _told(one, varied) for result, one in zip(unnamed, values, strict=True)}
@@ -57,6 +68,11 @@ def with_settings_labels(results: Sequence[Result]) -> list[Result]:
         replace(result, labels={**result.labels, "setting": labels[id(result)]}) if id(result) in labels else result
         for result in results
     ]
+
+
+def _differs(settings: Sequence[Mapping[str, Any]], name: str) -> bool:
+    # A report of an earlier version lacks newer settings, which is no difference.
+    return len({hash_of(one[name]) for one in settings if name in one}) > 1
 
 
 def _told(settings: Mapping[str, Any], varied: Sequence[str]) -> str:

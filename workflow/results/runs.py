@@ -6,20 +6,27 @@ Knows nothing of tables. No run that a study asked for is dropped: one without a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from workflow.errors import ResultsError, did_you_mean
+from workflow.errors import ConfigError, ResultsError, did_you_mean
 from workflow.evaluation.report import Measured, MetricRecord, Report, read_report
 from workflow.files import read_json
 from workflow.metric_names import metric_of
 from workflow.paths import SETTINGS_NAMES, RunPaths
 from workflow.results.identity import identity_of
 from workflow.results.labelling import labels_of_report, labels_of_settings, with_settings_labels
+from workflow.results.settling import Prefer, settle
 
 STUDY_NAME = "study.json"
+ENTRIES_NAME = "entries"
+"""The folder that tells exported results."""
+LABELS = ("task", "model", "setting", "seed", "train", "eval")
+"""What a study labels its points by; it may have others."""
+REPEATS = "seed"
+"""The label whose values are repetitions."""
 Which = Literal["best", "final"]
 DONE, MISSING, FAILED = "done", "missing", "failed"
 _LAST_BYTES = 8192
@@ -74,33 +81,45 @@ class Result:
         return metrics.get(metric_of(metric))
 
 
-def read_results(places: Iterable[Path | str], *, models: Path | None = None) -> list[Result]:
-    """The results of studies, runs and folders of runs, each once; names alone are looked for under `models` too.
+def read_results(
+    places: Iterable[Path | str], *, models: Path | None = None, prefer: Prefer | None = None
+) -> list[Result]:
+    """The results of studies, runs, folders of runs and exported results, each once; plain names are of runs under `models`.
 
-    Raises ResultsError where there is nothing to read.
+    Raises ResultsError where there is nothing to read, and where one run has other numbers in two places (see `settle`).
     """
-    found: list[Result] = []
-    for place in places:
-        found += _results_at(_existing(Path(place), models))
-    return with_settings_labels(distinct(found))
+    return with_settings_labels(settle(read_raw(places, models=models), prefer=prefer))
 
 
-def distinct(results: Iterable[Result]) -> list[Result]:
-    """Each run once. A study's point stands for its run; else a later reading of the same folder or run replaces an earlier one."""
-    every = list(results)
-    points = {result.place.absolute() for result in every if result.study}
-    own = [result for result in every if result.study or result.place.absolute() not in points]
-    read_once = _last_of_each(own, lambda result: (result.place.absolute(), result.slice))
-    return _last_of_each(read_once, lambda result: result.identity)
+def read_raw(places: Iterable[Path | str], *, models: Path | None = None) -> list[Result]:
+    """The same as they are read, some perhaps twice."""
+    return [result for place in places for result in _results_at(str(place), models)]
 
 
-def _last_of_each(results: Iterable[Result], key: Callable[[Result], object]) -> list[Result]:
-    kept: dict[object, Result] = {}
-    for result in results:
-        before = kept.get(key(result))
-        if before is None or result.study or not before.study:
-            kept[key(result)] = result
-    return list(kept.values())
+def is_store(place: str) -> bool:
+    """Whether these are exported results: a URL, or a folder of entries."""
+    return "://" in place or (Path(place) / ENTRIES_NAME).is_dir()
+
+
+def picked(results: Sequence[Result], where: Mapping[str, str]) -> list[Result]:
+    """The results that have these labels. Raises ConfigError for labels and values that none has."""
+    check_labels(results, list(where))
+    for label, value in where.items():
+        known = dict.fromkeys(result.labels.get(label, "") for result in results)
+        if value not in known:
+            raise ConfigError(
+                f"--where {label}={value}: no such {label}{did_you_mean(value, known)}; there are {', '.join(known)}"
+            )
+    return [result for result in results if all(result.labels.get(label) == value for label, value in where.items())]
+
+
+def check_labels(results: Sequence[Result], given: Sequence[str]) -> None:
+    """Raises ConfigError for a label that no result has."""
+    known = dict.fromkeys([*LABELS, *(label for result in results for label in result.labels)])
+    for label in given:
+        if label not in known:
+            near = did_you_mean(label, known)
+            raise ConfigError(f"{label}: no label of these results{near}; there are {', '.join(known)}")
 
 
 def read_study(folder: Path) -> list[Result]:
@@ -143,10 +162,15 @@ def _existing(place: Path, models: Path | None) -> Path:
     if place.exists():
         raise ResultsError(f"{place}: is a file; name a study, a run, a folder of runs, or exported results")
     near = [path.name for path in (place.parent, models) if path and path.is_dir() for path in path.iterdir()]
-    raise ResultsError(f"{place}: no such folder, and no run of this name{did_you_mean(place.name, near)}")
+    raise ResultsError(f"{place}: no such file or folder, and no run of this name{did_you_mean(place.name, near)}")
 
 
-def _results_at(folder: Path) -> list[Result]:
+def _results_at(place: str, models: Path | None) -> list[Result]:
+    if is_store(place):
+        from workflow.results.store import read_store
+
+        return read_store(place)
+    folder = _existing(Path(place), models)
     if (folder / STUDY_NAME).is_file():
         return read_study(folder)
     if _is_run(folder):

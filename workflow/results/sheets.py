@@ -57,7 +57,9 @@ def details_sheet(table: Table) -> Sheet:
         for column in table.columns:
             if (cell := table.cells.get((row, column))) is not None:
                 rows += [(*row, *column, *_detail(cell, summary)) for summary in cell.summaries or (_NONE,)]
-    return Sheet("Details", head, tuple(rows), len(table.row_labels) + len(table.column_labels) + 1)
+    return Sheet(
+        f"Details, {table.which} evaluation", head, tuple(rows), len(table.row_labels) + len(table.column_labels) + 1
+    )
 
 
 _NONE = Summary(UNDEFINED, (), None, None)

@@ -13,12 +13,8 @@ import numpy as np
 
 from workflow.errors import ConfigError, did_you_mean
 from workflow.metric_names import metric_of
-from workflow.results.runs import DONE, Result, Which
+from workflow.results.runs import DONE, LABELS, REPEATS, Result, Which, check_labels
 
-LABELS = ("task", "model", "setting", "seed", "train", "eval")
-"""What a study labels its points by; it may have others."""
-REPEATS = "seed"
-"""The label whose values are repetitions: pooled in a cell unless it is asked for."""
 NUM_DRAWS = 10_000
 Key = tuple[str, ...]
 """A row's or a column's values of its labels."""
@@ -106,7 +102,7 @@ def make_table(
 
     Raises ConfigError for labels and metrics that no result has.
     """
-    _check_labels(results, (*rows, *columns))
+    _check_axes(results, (*rows, *columns))
     row_labels, column_labels = _axes(results, tuple(rows), tuple(columns))
     grouped: dict[tuple[Key, Key], list[Result]] = {}
     for result in results:
@@ -210,13 +206,8 @@ def _mixed(groups: Iterable[Sequence[Result]], shown: Key) -> tuple[str, ...]:
     )
 
 
-def _check_labels(results: Sequence[Result], given: Sequence[str]) -> None:
-    known = list(dict.fromkeys([*LABELS, *_labels_of(results)]))
-    for label in given:
-        if label not in known:
-            raise ConfigError(
-                f"{label}: no label of these results{did_you_mean(label, known)}; there are {', '.join(known)}"
-            )
+def _check_axes(results: Sequence[Result], given: Sequence[str]) -> None:
+    check_labels(results, given)
     if doubled := next((label for label in given if list(given).count(label) > 1), None):
         raise ConfigError(f"{doubled}: named twice in --rows and --columns; a label is of rows or of columns")
 

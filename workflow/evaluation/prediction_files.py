@@ -1,4 +1,4 @@
-"""What `workflow evaluate` measures: the prediction files, what their scores are, and the targets of their rows.
+"""What is measured of prediction files of scores: the files, what their scores are, and the targets of their rows.
 
 Knows nothing of metrics.
 """
@@ -50,19 +50,20 @@ class Measured:
 
 def read_predictions(given: Namespace, mount: Path) -> Measured:
     """Reads what the command line names. Raises ConfigError, DataError or ResultsError where it does not fit together."""
-    paths = [_prediction_file(name, mount) for name in given.predictions]
-    against = _prediction_file(given.against, mount) if given.against is not None else None
-    scoring = _scoring(given, [*paths, *([against] if against else [])])
+    paths = [prediction_file(name, mount) for name in given.predictions]
+    against = prediction_file(given.against, mount) if given.against is not None else None
+    asked = {name: getattr(given, name) for name in SAID if getattr(given, name) is not None}
+    scoring = scoring_of([*paths, *([against] if against else [])], asked)
     reader = scoring.targets(from_text=True)
     files = [read_scores(path, reader) for path in paths]
     other = read_scores(against, reader) if against else None
-    truth = _truth(given, files[0], reader, mount)
+    truth = truth_of(files[0], reader, given.data, mount)
     for file in (*files, *([other] if other else [])):
-        _check_same_rows(file, truth)
+        check_same_rows(file, truth)
     return Measured(paths, files, other, scoring, truth)
 
 
-def _prediction_file(name: str, mount: Path) -> Path:
+def prediction_file(name: str, mount: Path) -> Path:
     """A file, or a run's: its folder, or its name under the mount."""
     for path in (Path(name), mount / "models" / name):
         if path.is_file():
@@ -74,9 +75,8 @@ def _prediction_file(name: str, mount: Path) -> Path:
     raise ResultsError(f"{name}: no such prediction file, and no run of this name under {mount / 'models'}")
 
 
-def _scoring(given: Namespace, paths: Sequence[Path]) -> Scoring:
-    """What the scores are: as given, else as the files' runs say, all alike; else binary."""
-    asked = {name: getattr(given, name) for name in SAID if getattr(given, name) is not None}
+def scoring_of(paths: Sequence[Path], asked: dict[str, Any]) -> Scoring:
+    """What the scores are: as asked (by the names in SAID), else as the files' runs say, all alike; else binary."""
     said = {path: found for path in paths if (found := _said(path, asked)) is not None}
     first = next(iter(said), None)
     for path, found in said.items():
@@ -109,11 +109,11 @@ def _as_scoring(values: dict[str, Any]) -> Scoring:
     return Scoring(score.kind, score.labels, low, high)
 
 
-def _truth(given: Namespace, first: ScoreFile, reader: Targets, mount: Path) -> Truth:
+def truth_of(first: ScoreFile, reader: Targets, data: str | None, mount: Path) -> Truth:
     """The targets, from the records' own rows or from a data set's eval rows."""
     rows, label = first.rows, str(first.path)
-    if given.data is not None:
-        source = find_source(given.data, mount)
+    if data is not None:
+        source = find_source(data, mount)
         label = source.label
         rows = list(load_examples(source, ANY_ROW, names.cache_dir()).eval)
         if not rows:
@@ -133,9 +133,20 @@ def _truth(given: Namespace, first: ScoreFile, reader: Targets, mount: Path) -> 
     return Truth(rows, np.array(targets, dtype=np.float64))
 
 
-def _check_same_rows(file: ScoreFile, truth: Truth) -> None:
+def check_same_rows(file: ScoreFile, truth: Truth) -> None:
+    """Raises ResultsError where a file's records are of other rows, naming the first and what differs."""
     if len(file.vectors) != len(truth.rows):
         raise ResultsError(f"{file.path}: {len(file.vectors)} records for {len(truth.rows)} rows")
-    for number, (mine, other) in enumerate(zip(file.rows or (), truth.rows, strict=False)):
+    if different := other_row(file.rows or (), truth.rows):
+        raise ResultsError(f"{file.path}: {different} than in the other file or data set")
+
+
+def other_row(rows: Sequence[Row], others: Sequence[Row]) -> str | None:
+    """The first of `rows` that is another than in its place among `others`, told with the keys that differ; or None."""
+    for number, (mine, other) in enumerate(zip(rows, others, strict=False)):
         if mine != other:
-            raise ResultsError(f"{file.path}: record {number} is of another row than in the other file or data set")
+            keys = [key for key in dict.fromkeys([*mine, *other]) if mine.get(key) != other.get(key)]
+            return (
+                f"record {number} is of another row (its {', '.join(keys[:4])} differ{'s' if len(keys) == 1 else ''})"
+            )
+    return None

@@ -1,0 +1,106 @@
+"""`workflow leaderboard`.
+
+Knows nothing of tasks or files.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from workflow.commands.comparing import add_which
+from workflow.commands.parsing import add_mount, command_parser
+from workflow.errors import ConfigError
+
+DESCRIPTION = """Writes GLUE's leaderboard files (CoLA.tsv ... AX.tsv, index<TAB>prediction) and zips them, from scores of the test
+rows: RUN/test-TASK.jsonl of each task's best run on the dev rows, as `workflow score` writes it, or --predictions.
+Of two classes the second is answered where its score is at least 0.5, of several the likeliest; STS-B's numbers are
+clipped to [0, 5]. File names and numbers of rows are checked."""
+EXAMPLE = """workflow data make glue CoLA --glue_dir glue --split test --out cola-test
+  workflow score suite-CoLA-0 --data cola-test --out mount/models/suite-CoLA-0/test-CoLA.jsonl
+  workflow leaderboard runs/suite --out glue.zip --data glue --fill
+  workflow leaderboard --predictions CoLA=cola.jsonl MNLI-m=m.jsonl MNLI-mm=mm.jsonl --out glue.zip"""
+
+
+def leaderboard(argv: Sequence[str]) -> int:
+    """Writes the zip, and tells what stands in it."""
+    parser = command_parser("leaderboard", DESCRIPTION, EXAMPLE)
+    parser.add_argument("places", nargs="*", metavar="RUN", help="studies, runs, or folders of runs")
+    parser.add_argument("--out", required=True, type=Path, metavar="ZIP", help="file to write")
+    parser.add_argument(
+        "--predictions", nargs="+", default=[], metavar="TASK=FILE", help="scores of a task's test rows; these win"
+    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of GLUE, whose test files are checked against")
+    parser.add_argument("--fill", action="store_true", help="answer tasks without predictions with a constant")
+    parser.add_argument(
+        "--unofficial", action="store_true", help="accept test files of other than the official number of rows"
+    )
+    add_which(parser)
+    add_mount(parser)
+    given = parser.parse_args(argv)
+    if not given.places and not given.predictions:
+        raise ConfigError("workflow leaderboard: name runs, or --predictions TASK=FILE")
+    if given.out.suffix != ".zip":
+        raise ConfigError(f"--out {given.out}: ends in .zip")
+    if given.data is not None and not given.data.is_dir():
+        raise ConfigError(f"--data {given.data}: no such folder; name the one with CoLA/, MRPC/ ...")
+    return _write(given)
+
+
+def _write(given: Namespace) -> int:
+    from workflow.data.glue import TASKS
+    from workflow.errors import ResultsError
+    from workflow.paths import find_mount
+    from workflow.results.leaderboard import answers_of, placeholder
+    from workflow.results.leaderboard_files import check_rows, files_of_runs, missing_tasks, named_files, write_zip
+    from workflow.results.runs import read_results
+
+    named = named_files(given.predictions)
+    results = read_results(given.places, models=find_mount(given.mount) / "models") if given.places else []
+    of_runs, advice = files_of_runs(results, given.which)
+    files = {**of_runs, **named}
+    if not files:
+        told = "\n".join(f"  {line}" for line in advice) or "  no finished run is of a task of GLUE (by its label)"
+        raise ResultsError(f"no scores of test rows are there; make them first, GLUE being its folder:\n{told}")
+    every = {task.name: answers_of(task, files[task.name]) for task in TASKS.values() if task.name in files}
+    checked = {name: check_rows(found, given.data, unofficial=given.unofficial) for name, found in every.items()}
+    missing = missing_tasks(every)
+    if given.fill:
+        every |= {task.name: placeholder(task) for task in missing}
+    ordered = [every[name] for name in TASKS if name in every]
+    write_zip(given.out, ordered)
+    rows = tuple(
+        (
+            found.task.leaderboard,
+            str(len(found.answers)),
+            str(found.source or "-"),
+            found.rule,
+            found.shares,
+            checked.get(found.task.name, "filled"),
+        )
+        for found in ordered
+    )
+    _tell(given, rows, [task.leaderboard for task in missing], advice)
+    return 0
+
+
+def _tell(given: Namespace, rows: tuple[tuple[str, ...], ...], missing: list[str], advice: list[str]) -> None:
+    from workflow.console import make_console
+    from workflow.results.formats import rich_table
+    from workflow.results.sheets import Sheet
+
+    console = make_console()
+    head = ("file", "rows", "from", "rule", "answers", "checked against")
+    console.print(rich_table(Sheet(str(given.out), head, rows, len(head))))
+    if missing:
+        done = (
+            "FILLED with a constant, which is no result"
+            if given.fill
+            else "left out (--fill answers them with a constant)"
+        )
+        console.print(f"without predictions, {done}: {', '.join(missing)}", soft_wrap=True, markup=False)
+        if not given.fill:
+            console.print("the leaderboard takes all eleven files together", soft_wrap=True)
+    for line in advice:
+        console.print(f"to make them: {line}", soft_wrap=True, markup=False)
