@@ -19,9 +19,8 @@ from workflow.errors import ResultsError
 from workflow.evaluation.metrics import Floats
 from workflow.evaluation.repeated import MeanMeasure, Measure, Repeated, ScoreMeasure, repeated
 from workflow.evaluation.report import Measured, read_report
-from workflow.evaluation.score_evaluator import as_measured
 from workflow.evaluation.score_files import read_scores
-from workflow.evaluation.score_forms import forms
+from workflow.evaluation.score_forms import as_measured, forms
 from workflow.evaluation.text_metrics import exact_rows, normalise, overlap_rows
 from workflow.files import read_json
 from workflow.paths import RunPaths, predictions_name
