@@ -175,6 +175,11 @@ def test_schema_accepts_our_own_config_files():
     schema = json.loads(done.stdout)
     assert schema["additionalProperties"] is False
     assert {"training", "learning_rate", "data_name"} <= set(schema["properties"])
-    of_studies = ("transfer-example.json", "language-database-example.json")
+    of_studies = {
+        "transfer-example.json",
+        "language-database-example.json",
+        "suite-glue-small.json",
+        "ablation-cola.json",
+    }
     for path in (ROOT / "configs").glob("*.json"):
         assert path.name in of_studies or flags("--config", str(path), complete=False)

@@ -11,7 +11,6 @@ from workflow.evaluation.repeated import (
     ScoreMeasure,
     compare_repeated,
     exchange_rows,
-    holm,
     interval,
     paired_t,
     repeated,
@@ -46,15 +45,6 @@ def test_the_t_test_is_scipy_s():
     assert paired_t(np.zeros(5)) == 1.0
     assert paired_t(np.full(5, 0.1)) == 2 / 32
     assert paired_t(np.array([0.1])) is None
-
-
-def test_holm_by_hand():
-    assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": None}) == {
-        "a": pytest.approx(0.03),
-        "b": pytest.approx(0.06),
-        "c": pytest.approx(0.06),
-        "d": None,
-    }
 
 
 def test_an_honest_difference_is_found_and_none_is_not():

@@ -139,3 +139,19 @@ def test_the_figure():
     assert plot([], title="nothing", reference=None).startswith("<svg")
     assert plot([Bar("a", [0.5], 0.5, None, None)], title="one", reference=0.5).count("circle") == 2
     assert ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+
+
+def test_texts_are_read_by_row(place):
+    from workflow.sweep.ablation_runs import _read_texts
+
+    body = {**FILE, "entry": "seq2seq", "base": {"model_init_path": "m", "data_name": "d"}, "metric": "exact_match"}
+    file = given(place, **{key: value for key, value in body.items() if key != "entry"}, entry="seq2seq")
+    ablation = read_ablation(file, study="abl")
+    records = [
+        {"orig_d": {"prompt": "p", "completion": "a  b"}, "generations": [{"lm_postprocess": text} for text in texts]}
+        for texts in (["a b", "c"], ["c", "d"])
+    ]
+    read, value = _read_texts(write(place / "predictions.json", records), ablation)
+    assert read.values.tolist() == [0.5, 0.0]
+    assert value == 0.25
+    assert read.rows[0]["completion"] == "a  b"

@@ -69,6 +69,19 @@ def test_a_journal_that_was_cut_is_mended(place):
     assert [trial.points for trial in trials(place).all()] == [("a",), ("b",)]
 
 
+def test_a_database_may_hold_the_trials(place):
+    url = f"sqlite:///{place / 'search.db'}"
+    given = {"name": "study", "higher": True, "ranges": {"lr": Range(**LR)}, "choices": {}, "journal": place / "none"}
+    first = Trials(Search(kind="tpe"), storage=url, **given)
+    first.add({"lr": 0.01}, ["a"])
+    first.tell(0, 0.5)
+    second = Trials(Search(kind="tpe"), storage=url, **given)
+    assert [(trial.points, trial.value) for trial in second.all()] == [(("a",), 0.5)]
+    assert not (place / "none").exists()
+    with pytest.raises(ConfigError, match="cannot be used"):
+        Trials(Search(kind="tpe"), storage="nonsense", **given)
+
+
 def test_halving_leaves_the_worse_behind(place):
     found = trials(place, "halving")
     for index in range(9):

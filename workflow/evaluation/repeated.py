@@ -12,7 +12,7 @@ test, Berger 1982), which is valid whatever the two have to do with each other.
   because the rows are the same in all of them.
 
 Intervals are of a bootstrap of two levels, seeds and rows drawn with replacement (Davison and Hinkley 1997, section 3.8),
-with the same draws for both sides. Where many variants meet one baseline, `holm` corrects their p-values (Holm 1979).
+with the same draws for both sides. Where many variants meet one baseline, `comparison.holm` corrects their p-values.
 """
 
 from __future__ import annotations
@@ -205,14 +205,3 @@ def exchange_rows(pairs: Sequence[tuple[Floats, Floats]], measure: Measure, diff
         defined += len(usable)
         extreme += int((np.abs(usable) >= abs(difference) - _ROUNDING).sum())
     return (1 + extreme) / (1 + defined) if 2 * defined >= NUM_ROUNDS else None
-
-
-def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Holm's correction over the tests that have a p-value; it never falls as p rises."""
-    given = sorted((value, name) for name, value in p_values.items() if value is not None)
-    corrected: dict[str, float | None] = dict.fromkeys(p_values)
-    largest = 0.0
-    for index, (value, name) in enumerate(given):
-        largest = max(largest, min(1.0, value * (len(given) - index)))
-        corrected[name] = largest
-    return corrected

@@ -21,12 +21,14 @@ from workflow.evaluation.repeated import MeanMeasure, Measure, Repeated, ScoreMe
 from workflow.evaluation.report import Measured, read_report
 from workflow.evaluation.score_files import read_scores
 from workflow.evaluation.score_forms import as_measured, forms
-from workflow.evaluation.text_metrics import OF_ROWS, row_values
+from workflow.evaluation.text_metrics import exact_rows, normalise, overlap_rows
 from workflow.files import read_json
 from workflow.paths import RunPaths, predictions_name
 from workflow.sweep.ablation_file import Ablation
 from workflow.sweep.study import Study
 
+OF_ROWS = {"exact_match": exact_rows, "token_f1": overlap_rows}
+"""Metrics of texts that are means of one value a row."""
 NEAR = 1e-6
 """How far a metric from a prediction file may be from the report's: texts hold as many digits as numbers need."""
 
@@ -146,8 +148,8 @@ def _read_texts(file: Path, ablation: Ablation) -> tuple[Predictions, float | No
     if not isinstance(records, list):
         raise ResultsError(f"{file}: no such prediction file")
     rows = [record["orig_d"] for record in records]
-    texts = [[generation["lm_postprocess"] for generation in record["generations"]] for record in records]
-    values = row_values(ablation.metric, [str(row["completion"]) for row in rows], texts)
+    texts = [[normalise(part["lm_postprocess"]) for part in record["generations"]] for record in records]
+    values = OF_ROWS[ablation.metric](texts, [normalise(str(row["completion"])) for row in rows])
     return Predictions(values, rows), float(values.mean())
 
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workflow.evaluation.comparison import holm
 from workflow.evaluation.repeated import (
     MOST_FLIPPED,
     NUM_ROUNDS,
     Repeated,
     RepeatedComparison,
     compare_repeated,
-    holm,
     interval,
 )
 from workflow.files import whole_file, write_json
@@ -59,7 +59,9 @@ def rows_of(ablation: Ablation, found: Found) -> list[Row]:
         low, high = interval(given) if given else (None, None)
         compared = compare_repeated(given, baseline, found.measure) if given and baseline and not is_baseline else None
         rows.append(Row(name, is_baseline, given, low, high, compared))
-    corrected = holm({row.name: row.compared.p_value for row in rows if row.compared})
+    tested = [row for row in rows if row.compared]
+    p_values = holm([row.compared.p_value if row.compared else None for row in tested])
+    corrected = {row.name: p_value for row, p_value in zip(tested, p_values, strict=True)}
     return [dataclasses.replace(row, p_holm=corrected.get(row.name)) for row in rows]
 
 

@@ -44,7 +44,8 @@ def start(study: Study, options: Options, *, tables: Callable[[Study], None] | N
     summary = Summary(lambda: (tables or usual_tables)(study))
     if not options.submit:
         summary.at_last()
-        say("nothing was run; the same command with --submit runs these points")
+        how = "with --submit" if study.kind == "sweep" else "without --dry_run, on a cluster with --submit,"
+        say(f"nothing was run; the same command {how} runs these points")
         return 0
     if not isinstance(options.executor, LocalExecutor):
         return send(study, options, summary)

@@ -16,6 +16,7 @@ from workflow.config.sections import section_fields
 from workflow.errors import ConfigError
 from workflow.jobs.local import LocalExecutor
 from workflow.metric_names import higher_is_better, metric_of
+from workflow.run_folder import FREE_TO_CHANGE
 from workflow.sweep.driver import Summary, drive_queue, job_of, outcome_of
 from workflow.sweep.entries import Entry, checked_metric
 from workflow.sweep.grid import SEED, Grid, check_count, combinations, draft
@@ -144,7 +145,7 @@ def _described(sweep: Sweep, probe: Point) -> dict[str, Any]:
         "metric": probe.metrics[0],
         "ranges": {name: given.model_dump(exclude_none=True) for name, given in grid.ranges.items()},
         "choices": {name: list(values) for name, values in grid.axes.items()},
-        "settings": {name: value for name, value in probe.settings.items() if name not in varied},
+        "settings": {name: value for name, value in probe.settings.items() if name not in varied | FREE_TO_CHANGE},
     }
 
 
