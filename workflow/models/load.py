@@ -258,7 +258,7 @@ def quiet_transformers() -> None:
         os.environ["DS_ACCELERATOR"] = "cpu"  # transformers imports DeepSpeed, which else warns that it found no other
     from transformers.utils import logging
 
-    getLogger("bitsandbytes").setLevel(ERROR)  # which peft imports where it is installed: it misses kernels that nobody needs
+    getLogger("bitsandbytes").setLevel(ERROR)  # peft imports it; it misses kernels that nobody needs
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
