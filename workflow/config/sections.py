@@ -161,7 +161,6 @@ class TrainedSection(Section):
     lora_kind: Literal["lora", "rslora", "dora"] = setting(
         "lora", "plain, rank-stabilised, or weight-decomposed adapters (dora computes whole weights: slower)"
     )
-
     lora_base: Literal["full", "nf4"] = setting(
         "full",
         "how the frozen linear maps beside adapters are held: full, or in 4 bits (QLoRA: NF4 with double quantisation, about 0.52 bytes a number; "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -257,6 +258,7 @@ def quiet_transformers() -> None:
         os.environ["DS_ACCELERATOR"] = "cpu"  # transformers imports DeepSpeed, which else warns that it found no other
     from transformers.utils import logging
 
+    getLogger("bitsandbytes").setLevel(ERROR)  # peft imports it; it misses kernels that nobody needs
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 

@@ -144,4 +144,4 @@ def _base_text(task: Task[Any]) -> str:
         return ""
     before = sum(module.numel * module.dtype.itemsize for module in maps)
     after = sum(module.held_bytes for module in maps)
-    return f"; {len(maps)} frozen linear maps in NF4: {after / 1e6:,.1f} MB in the place of {before / 1e6:,.1f}"
+    return f"; {len(maps)} frozen linear maps in NF4: {after / 1e6:,.2f} MB in the place of {before / 1e6:,.2f}"
