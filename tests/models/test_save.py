@@ -13,7 +13,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassificati
 from workflow.models.classifier import LabelRows, load_classifier
 from workflow.models.load import load_seq2seq
 from workflow.models.save import in_shards, write_model
-from workflow.training.checkpoint import weight_files
+from workflow.training.checkpoint_reader import weight_files
 
 SHARD_BYTES = 20_000
 

@@ -233,7 +233,7 @@ def test_auto_asks_the_estimate(flan_like, mount):
     resolved = resolve(Seq2SeqSettings, [Layer("flag", values)])
     task = Seq2SeqTask(resolved, Place(Ranks(1, 4, 1), "cpu", mount, Console(quiet=True)))
     task.load_model(str(flan_like), trained=False)
-    lengths = SimpleNamespace(source_lengths=np.array([9, 30]), target_lengths=np.array([40, 8]))
+    lengths = SimpleNamespace(source_lengths=np.array([9, 30]), target_lengths=np.array([40, 8]), passes=1)
     plan = planned_backend(task)
     assert plan.name == "zero2"
     assert fitted_backend(task, plan, lengths) is plan, "on CPUs nothing changes"

@@ -80,6 +80,12 @@ def test_smoothed_labels_are_a_smoothed_target():
         smoothing.loss_form(score_loss("regression"), "regression")
 
 
+def test_without_dropout_there_is_nothing_to_agree_on():
+    dropped = RDrop(RDropSettings())
+    assert dropped.prepare_model(torch.nn.Sequential(torch.nn.Dropout(0.1)), seed=0) == []
+    assert "--dropout 0.1" in dropped.prepare_model(torch.nn.Sequential(torch.nn.Dropout(0.0)), seed=0)[0]
+
+
 def test_none_changes_nothing():
     assert Composed().loss_form(token_loss, TOKENS) is None
     assert Composed([LabelSmoothing(SmoothingSettings(epsilon=0))]).loss_form(token_loss, TOKENS) is None

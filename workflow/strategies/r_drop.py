@@ -5,6 +5,8 @@ Knows nothing of models: the two passes differ by their dropout alone.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from workflow.config.strategy_settings import RDrop as Settings
@@ -19,6 +21,12 @@ class RDrop(Strategy):
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+
+    def prepare_model(self, model: Any, *, seed: int) -> list[str]:  # noqa: ARG002
+        """Says where there is no dropout, which is all that the passes differ by."""
+        if any(module.p > 0 for module in model.modules() if isinstance(module, torch.nn.Dropout)):
+            return []
+        return ["r_drop: this model has a dropout of 0, so both passes are the same; pass --dropout 0.1"]
 
     def loss(self, inner: LogitLoss, problem: str) -> LogitLoss:
         """As the paper's code has it: a mean of the losses (its formula, a sum, is this one doubled, with twice the alpha)."""
