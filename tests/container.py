@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -95,11 +96,11 @@ def make_container(folder: Path) -> Container:
 
 
 def children(pid: int) -> list[int]:
-    """All processes below one."""
-    try:
-        own = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
+    """All processes below one; any of its threads may have started them."""
+    own = []
+    for thread in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(OSError):
+            own += [int(child) for child in (thread / "children").read_text().split()]
     return [*own, *(deeper for child in own for deeper in children(child))]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -208,3 +209,16 @@ def test_every_command_leads_to_a_function():
     for command in COMMANDS.values():
         module, function = command.function.split(":")
         assert callable(getattr(importlib.import_module(f"workflow.{module}"), function))
+
+
+def test_ranks_are_of_the_launcher_s_package(tmp_path):
+    """A checkout's seq2seq.py may be called from another folder, where `-m workflow` would find an installed package or none."""
+    script = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from workflow.launch import *; "
+        "launch('workflow', ['--version'], nproc=1, supervision=Supervision())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.startswith("workflow "), done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -214,6 +215,7 @@ def check_server(container, volumes, serving: list[str], port: int) -> None:
     if "--port" not in given:
         given += ["--port", str(port)]
     process = container.start(*given, volumes=volumes)
+    entry = first_process(process.pid)
     try:
         wait_until_ready(process, port)
         assert ask(port, "score", {"model": "scorer", "input": "reverse red"})[0] == 200
@@ -222,11 +224,13 @@ def check_server(container, volumes, serving: list[str], port: int) -> None:
         for thread in threads:
             thread.start()
         time.sleep(2)
-        os.kill(first_process(process.pid), signal.SIGTERM)
+        os.kill(entry, signal.SIGTERM)
         for thread in threads:
             thread.join(timeout=60)
         process.communicate(timeout=60)
     finally:
+        with contextlib.suppress(ProcessLookupError):  # it lives only where something above failed
+            os.kill(entry, signal.SIGKILL)
         process.kill()
     assert process.returncode == 0
     assert answers.count(200) > 6

@@ -43,7 +43,7 @@ def cluster_tool(name: str) -> str:
         return str(found)
     if beside := tool(name) if name != "python" else None:
         return beside
-    pytest.skip(f"{name} is not installed (make cluster-tools, WORKFLOW_CLUSTER_TOOLS=.venv-cluster)")
+    pytest.skip(f"{name} is not installed (make cluster-tools, WORKFLOW_CLUSTER_TOOLS=.venv-kube)")
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
