@@ -7,7 +7,7 @@ them apart.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,12 +63,6 @@ OF_ROWS: dict[str, Callable[[Sequence[Sequence[str]], Sequence[str]], Floats]] =
     "token_f1": overlap_rows,
 }
 """Metrics that are means of one value a row, from normalised texts."""
-
-
-def row_values(metric: str, references: Sequence[str], predictions: Sequence[Sequence[str]]) -> Floats:
-    """The value of a metric of `OF_ROWS` for each row [n]: a mean over the row's samples."""
-    given = [[normalise(text) for text in samples] for samples in predictions]
-    return OF_ROWS[metric](given, [normalise(text) for text in references])
 
 
 def corpus_statistics(name: str, predictions: list[str], references: list[str]) -> tuple[Any, Floats]:

@@ -21,14 +21,13 @@ from workflow.evaluation.repeated import MeanMeasure, Measure, Repeated, ScoreMe
 from workflow.evaluation.report import Measured, read_report
 from workflow.evaluation.score_files import read_scores
 from workflow.evaluation.score_forms import as_measured, forms
-from workflow.evaluation.text_metrics import exact_rows, normalise, overlap_rows
+from workflow.evaluation.text_metrics import OF_ROWS, normalise
 from workflow.files import read_json
 from workflow.paths import RunPaths, predictions_name
 from workflow.sweep.ablation_file import Ablation
 from workflow.sweep.study import Study
 
-OF_ROWS = {"exact_match": exact_rows, "token_f1": overlap_rows}
-"""Metrics of texts that are means of one value a row."""
+
 NEAR = 1e-6
 """How far a metric from a prediction file may be from the report's: texts hold as many digits as numbers need."""
 
