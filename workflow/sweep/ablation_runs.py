@@ -27,7 +27,6 @@ from workflow.paths import RunPaths, predictions_name
 from workflow.sweep.ablation_file import Ablation
 from workflow.sweep.study import Study
 
-
 NEAR = 1e-6
 """How far a metric from a prediction file may be from the report's: texts hold as many digits as numbers need."""
 
