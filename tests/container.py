@@ -130,5 +130,6 @@ def without_privileges() -> list[str]:
 
 
 def give_away(*places: Path) -> None:
-    """Makes files and folders another user's."""
+    """Makes files and folders another user's, readable for all, as in an image."""
+    subprocess.run(["chmod", "-R", "a+rX", *map(str, places)], check=True)
     subprocess.run(["chown", "-R", "10001:10001", *map(str, places)], check=True)
