@@ -115,5 +115,5 @@ def _overview() -> str:
         ]
     return (
         "\n".join(lines)
-        + "example:\n  workflow seq2seq --model_init_path google/flan-t5-small --data_name data --max_steps 1000"
+        + "\nexample:\n  workflow seq2seq --model_init_path google/flan-t5-small --data_name data --max_steps 1000"
     )
