@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from workflow.jobs.ctl import CtlExecutor
 from workflow.jobs.job import Executor, Job, JobRecord, Status
 from workflow.jobs.local import LocalExecutor
 from workflow.sweep.driver import Needs, Outcome, Progress, Summary, drive, jobs_of, outcome
@@ -102,10 +103,12 @@ def _left(study: Study, name: str, jobs: Mapping[str, Job]) -> str:
     """What a cluster still has, and how to hear of it; nothing where it has nothing."""
     counts = Counter(job.record().status for job in jobs.values())
     there = ", ".join(f"{counts[status]} {status}" for status in THERE if counts[status])
-    collect = (
-        f"`workflow jobs status {study.folder}`, or the same command (with --wait to the end), collects what is done"
+    how = (
+        f"the same command makes the tables of the reports that come to {study.mount / 'models'}"
+        if name == CtlExecutor.name  # which is asked nothing
+        else f"`workflow jobs status {study.folder}`, or the same command (with --wait to the end), collects what is done"
     )
-    return f"{name} has {there}; {collect}" if there else ""
+    return f"{name} has {there}; {how}" if there else ""
 
 
 def show(study: Study, scripts: list[Path]) -> None:
