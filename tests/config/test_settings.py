@@ -13,8 +13,19 @@ from workflow.config.cascade import Layer, resolve
 from workflow.config.flags import parse
 from workflow.config.sections import field_aliases, section_fields
 from workflow.config.settings import Seq2SeqSettings
+from workflow.data.registry import read_registry
 from workflow.errors import ConfigError
+from workflow.sweep.ablation_file import read_ablation
+from workflow.sweep.suite_file import read_suite
+from workflow.sweep.transfer_file import read_transfer
 
+STUDIES = {
+    "transfer-example.json": read_transfer,
+    "language-database-example.json": read_registry,
+    "suite-glue-small.json": read_suite,
+    "ablation-cola.json": lambda path: read_ablation(path, study="study"),
+}
+"""The files under configs/ that are no settings, and what reads them."""
 NEEDED = ("--model_init_path", "m", "--data", "d")
 
 
@@ -175,11 +186,11 @@ def test_schema_accepts_our_own_config_files():
     schema = json.loads(done.stdout)
     assert schema["additionalProperties"] is False
     assert {"training", "learning_rate", "data_name"} <= set(schema["properties"])
-    of_studies = {
-        "transfer-example.json",
-        "language-database-example.json",
-        "suite-glue-small.json",
-        "ablation-cola.json",
-    }
     for path in (ROOT / "configs").glob("*.json"):
-        assert path.name in of_studies or flags("--config", str(path), complete=False)
+        if path.name not in STUDIES:
+            assert flags("--config", str(path), complete=False)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_our_own_files_of_studies_are_what_their_readers_take(name):
+    assert STUDIES[name](ROOT / "configs" / name)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo")
@@ -108,6 +110,24 @@ class SlurmNode:
         Where the job is requeued before scancel has its answer, it asks for a minute whether it may signal again.
         """
         self._begin(["scancel", "--batch", "--signal=USR1", job_id])
+
+    @classmethod
+    @contextlib.contextmanager
+    def running(cls, folder: Path) -> Iterator[SlurmNode]:
+        """One that this process and its children find while the block lasts."""
+        node = cls(folder)
+        before = {name: os.environ.get(name) for name in node.environment}
+        os.environ.update(node.environment)
+        try:
+            node.start()
+            yield node
+        finally:
+            node.stop()
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
     def _begin(self, command: list[str]) -> None:
         with (self.folder / f"{command[0]}.out").open("wb") as out:

@@ -275,8 +275,12 @@ def test_an_indexed_job_of_many(tmp_path, stand_in, monkeypatch):
     pods = [pod(0, "Succeeded", 0), pod(1, "Running", None), pod(2, "Failed", 2)]
     (folder / "get-job").write_text(json.dumps(job))
     (folder / "get-pods").write_text(json.dumps({"items": pods}))
-    found = executor.status(jobs)
+    found = KubernetesExecutor(study).status(
+        jobs
+    )  # as of `jobs status`, which is told no namespace: the manifest says it
     assert [(one.status, one.exit_code) for one in found.values()] == [("done", 0), ("running", None), ("failed", 2)]
+    asked = [json.loads(line)[1:] for line in (folder / "calls").read_text().splitlines()][1:]
+    assert [call[-1] for call in asked] == ["--namespace=ns"] * 2
     executor.cancel(jobs)
     assert [job.record().status for job in jobs] == ["done", "cancelled", "failed"]
     last = json.loads((folder / "calls").read_text().splitlines()[-1])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from tests.jobs.slurm_node import SlurmNode, missing, until
@@ -22,19 +20,8 @@ SCRIPT = Template("program.sh", "#!/bin/bash\ncd {directory}\nexec bash {script}
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
-    node = SlurmNode(tmp_path_factory.mktemp("slurm"))
-    before = {name: os.environ.get(name) for name in node.environment}
-    os.environ.update(node.environment)
-    try:
-        node.start()
+    with SlurmNode.running(tmp_path_factory.mktemp("slurm")) as node:
         yield node
-    finally:
-        node.stop()
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @pytest.fixture

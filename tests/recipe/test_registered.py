@@ -90,5 +90,10 @@ def test_glue(place, capsys):
     assert json.loads((place / "test.json").read_text()) == {
         "eval": [{"input": "One 0", "input_pair": "Two", "language": "english", "index": "0"}]
     }
+    for more in ((), ("--split", "test")):  # a data set each, of its own name
+        assert workflow(["data", "make", "glue", "RTE", "--glue_dir", "GLUE", *more]) == 0
+    assert (place / "mount/data/rte-test.json").read_bytes() == (place / "test.json").read_bytes()
+    with pytest.raises(ConfigError, match="--out NAME"):
+        workflow(["data", "make", "language-database.json", "english"])
     with pytest.raises(DataError, match="no folder CoLA for CoLA"):
         workflow(["data", "show", "glue", "CoLA", "--glue_dir", "GLUE"])

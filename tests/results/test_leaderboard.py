@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -182,6 +184,54 @@ def test_a_suites_best_runs_answer_and_missing_files_are_told_with_their_command
     assert set(found["CoLA.tsv"].splitlines()[1].split("\t")) == {"0", "1"}  # row 0, answered by the better run
     assert found["AX.tsv"].splitlines()[-1] == "1103\tcontradiction"
     assert "to make them: MNLI-mm: workflow data make glue MNLI-mm" in capsys.readouterr().out
+
+
+def test_test_files_are_scored_by_each_task_s_best_run(tmp_path, suite, capfd, monkeypatch):
+    (tmp_path / "glue" / "CoLA").mkdir(parents=True)
+    (tmp_path / "glue" / "CoLA" / "test.tsv").write_text("index\tsentence\n0\tOne.\n1\tTwo.\n")
+    ran = []
+
+    def score(command, *, check):
+        ran.append(command)
+        rows = json.loads(Path(command[command.index("--data") + 1]).read_text())["eval"]
+        assert [row["input"] for row in rows] == ["One.", "Two."]
+        write_scores(Path(command[-1]), [0.9] * len(rows))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("workflow.commands.leading.subprocess.run", score)
+    given = ("--data", tmp_path / "glue", "--score", "--unofficial", "--out", tmp_path / "z.zip")
+    leaderboard(suite, *given)
+    (command,) = ran
+    assert command[3:5] == ["score", str(tmp_path / "models" / "s-CoLA-1")]  # the better one
+    assert read_zip(tmp_path / "z.zip") == {"CoLA.tsv": "index\tprediction\n0\t1\n1\t1\n"}
+    assert "MNLI is not scored" in capfd.readouterr().err  # it has no test file
+    leaderboard(suite, *given)
+    assert len(ran) == 1
+    (tmp_path / "models" / "s-CoLA-1" / "test-CoLA.jsonl").unlink()
+    monkeypatch.setattr(
+        "workflow.commands.leading.subprocess.run", lambda command, **_: subprocess.CompletedProcess(command, 2)
+    )
+    with pytest.raises(ResultsError, match="CoLA: scoring ended with 2"):
+        leaderboard(suite, *given)
+    with pytest.raises(ConfigError, match="with --data the folder of GLUE"):
+        leaderboard(suite, "--score", "--out", tmp_path / "z.zip")
+
+
+def test_the_fitted_threshold_of_the_tasks_metric_where_asked(tmp_path, capsys):
+    file = write_scores(tmp_path / "s.jsonl", [0.6, 0.8], scoring={})
+    record = tmp_path / "s.jsonl.scoring.json"
+    command = ("--predictions", f"CoLA={file}", "--out", tmp_path / "z.zip", "--unofficial")
+    answers = []
+    for fitted in (None, {"mcc": 0.7, "accuracy": 0.9}):
+        if fitted:
+            record.write_text(json.dumps({**json.loads(record.read_text()), "thresholds": fitted}))
+        for flag in ((), ("--fitted_threshold",)):
+            leaderboard(*command, *flag)
+            answers.append(read_zip(tmp_path / "z.zip")["CoLA.tsv"].splitlines()[1:])
+    assert answers == [["0\t1", "1\t1"]] * 3 + [["0\t0", "1\t1"]]
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "no threshold" in told
+    assert "0.7" in told
 
 
 def test_real_test_files_have_the_numbers_that_are_built_in(tmp_path):

@@ -51,6 +51,8 @@ def test_a_broken_report_is_a_failure_that_says_so(tmp_path, study):
 def test_a_job_that_ended_well_without_a_report_failed(study):
     write_job(study, "new", "bye\n", status="done", exit_code=0)
     assert {r.name: (r.status, r.reason) for r in read_study(study)}["study-new"] == ("failed", "bye")
+    (study / "points" / "new" / "log.txt").unlink()  # as of a cluster whose files are elsewhere
+    assert "ended well, but" in {r.name: r.reason for r in read_study(study)}["study-new"]
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "{", '{"name": "x", "mount": ".", "points": [{}]}'])

@@ -54,15 +54,10 @@ def _given(command: str, text: str, argv: Sequence[str]) -> tuple[list[Job], Pat
 
 
 def _executors(jobs: Sequence[Job], folder: Path, namespace: str | None) -> list[tuple[Executor, list[Job]]]:
-    """Who runs which of the jobs, by their records."""
-    from workflow.jobs.executors import make_executor
+    from workflow.jobs.executors import by_executor
     from workflow.jobs.fields import Site
 
-    site = Site(named={"namespace": namespace} if namespace else {})
-    groups: dict[str, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(job.record().executor or "local", []).append(job)
-    return [(make_executor(name, folder, site=site), group) for name, group in groups.items()]
+    return by_executor(jobs, folder, site=Site(named={"namespace": namespace} if namespace else {}))
 
 
 def _ask(jobs: Sequence[Job], folder: Path, namespace: str | None) -> dict[str, JobRecord]:
@@ -73,9 +68,18 @@ def _ask(jobs: Sequence[Job], folder: Path, namespace: str | None) -> dict[str, 
 
 
 def _status(argv: Sequence[str]) -> int:
-    """A table, and how many stand how. Exit code 0 whatever it says."""
-    jobs, folder, _, namespace = _given("status", "How the jobs of a study stand.", argv)
-    _show(_ask(jobs, folder, namespace))
+    """A table, and how many stand how; tables of results as far as clusters have come. Exit code 0 whatever it says."""
+    jobs, folder, _, namespace = _given(
+        "status", "How the jobs of a study stand. Tables of a study on a cluster are made anew.", argv
+    )
+    records = _ask(jobs, folder, namespace)
+    _show(records)
+    if any(record.executor not in (None, "local") for record in records.values()):
+        from workflow.sweep.study import read_study
+        from workflow.sweep.summaries import make_files
+
+        make_files(read_study(folder))
+        print(f"table: {folder / 'table.md'}")
     return 0
 
 

@@ -61,13 +61,16 @@ def _make_parser() -> CommandParser:
         "data make",
         'Writes the data file {"train": [...], "eval": [...]} of registered data sets, for --data_name.',
         "workflow data make language-database.json english/sentiment spanish/sentiment --out tweets\n"
-        "  workflow data make glue CoLA --glue_dir /data/glue --out cola\n"
+        "  workflow data make glue CoLA MRPC STS-B --glue_dir /data/glue\n"
         "  workflow data make glue CoLA --glue_dir /data/glue --split test --out cola-test",
     )
     parser.add_argument("registry", help="a registry file, or glue")
     parser.add_argument("entries", nargs="+", metavar="ENTRY", help=f"{ENTRY_HELP}; several are joined")
     parser.add_argument(
-        "--out", required=True, metavar="NAME|FILE", help="NAME becomes mount/data/NAME.json; a FILE ends in .json"
+        "--out",
+        metavar="NAME|FILE",
+        help="NAME becomes mount/data/NAME.json; a FILE ends in .json; without it each task of glue becomes a data set of its own "
+        "(cola, mrpc, ...)",
     )
     parser.add_argument(
         "--eval", nargs="+", metavar="ENTRY", help="take the eval rows of these instead, e.g. of another language"

@@ -5,6 +5,7 @@ Knows nothing of how results are read or summed up.
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,6 +61,7 @@ def _table(given: Namespace) -> int:
     from workflow.results.runs import picked, read_results
     from workflow.results.tables import make_table
 
+    _ask_slurm(given.places)
     found = read_results(given.places, models=find_mount(given.mount) / "models", prefer=given.prefer)
     if given.out is not None:
         found = joined(given.out, found, prefer=given.prefer)
@@ -93,6 +95,22 @@ def _table(given: Namespace) -> int:
     if given.out is not None:
         console.print(f"written to {given.out}: {len(found)} runs", soft_wrap=True, markup=False)
     return 0
+
+
+def _ask_slurm(places: Sequence[str]) -> None:
+    """How jobs of these studies ended that Slurm still has by their records; nothing is asked where there are none."""
+    from workflow.errors import JobError, ResultsError
+    from workflow.jobs.executors import by_executor
+    from workflow.jobs.study import jobs_of
+
+    for folder in map(Path, places):
+        if (folder / "study.json").is_file():
+            try:
+                for executor, jobs in by_executor(jobs_of(folder), folder):
+                    if executor.name == "slurm":
+                        executor.status(jobs)
+            except (JobError, ResultsError) as error:
+                print(f"notice: {folder}: jobs stand as they were last recorded: {error}", file=sys.stderr)
 
 
 def _bring_together(command: str, argv: Sequence[str]) -> int:

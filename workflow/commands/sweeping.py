@@ -196,6 +196,9 @@ def _add_study_flags(parser: CommandParser) -> None:
     parser.add_argument("--jobs", type=_count, default=1, metavar="N", help="runs at a time (default: 1)")
     parser.add_argument("--retry_failed", action="store_true", help="run what failed or was cancelled again")
     parser.add_argument(
+        "--wait", action="store_true", help="with --submit on a cluster: until all is over (here a study always waits)"
+    )
+    parser.add_argument(
         "--max_points", type=_count, default=MAX_POINTS, metavar="N", help=f"refuse more points (default: {MAX_POINTS})"
     )
     add_mount(parser)
@@ -218,18 +221,24 @@ def _count(text: str) -> int:
 
 
 def _options(given: Namespace, *, submit: bool) -> Options:
-    """What runs the study. Here runs find the study's mount, and share the GPUs; elsewhere they find their own place's."""
+    """What runs the study. Here and on Slurm runs find the study's mount, elsewhere their own place's; here they share the GPUs."""
     from workflow.jobs.executors import make_executor
     from workflow.jobs.local import LocalExecutor
+    from workflow.jobs.slurm import SlurmExecutor
     from workflow.paths import find_mount
     from workflow.sweep.driver import Needs
     from workflow.sweep.start import Options
 
     gpus, cpus, memory_gb, timeout_s = needs_of(given)
     executor = make_executor(given.executor, given.out, site=site_of(given), template=given.template)
-    mount = given.mount.absolute() if given.mount is not None else None
+    if given.wait and (not submit or executor.name == "ctl"):
+        raise ConfigError(
+            "--wait: is for what --submit sends to Slurm or Kubernetes; ctl is asked nothing after sending"
+        )
+    shares_files = isinstance(executor, LocalExecutor | SlurmExecutor)
+    mount = find_mount(given.mount).absolute() if shares_files or given.mount is not None else None
     if isinstance(executor, LocalExecutor):
-        mount = find_mount(given.mount).absolute()
         gpus = gpus if given.gpus is not None else min(1, len(executor.rules.gpu_ids))
         cpus = given.cpus or 1  # as many threads as there are cores, shared out
-    return Options(executor, Needs(gpus, cpus, memory_gb, timeout_s, mount), given.jobs, submit, given.retry_failed)
+    needs = Needs(gpus, cpus, memory_gb, timeout_s, mount)
+    return Options(executor, needs, given.jobs, submit, given.retry_failed, given.wait)

@@ -74,7 +74,17 @@ class KubernetesExecutor:
         found = self.status(jobs)
         open_ = [job for job in jobs if not found[job.name].status.is_over]
         for name in dict.fromkeys(id_.partition("/")[0] for job in open_ if (id_ := found[job.name].job_id)):
-            ask(["kubectl", "delete", "job,configmap", name, "--ignore-not-found", "--wait=false", *self._namespace()])
+            ask(
+                [
+                    "kubectl",
+                    "delete",
+                    "job,configmap",
+                    name,
+                    "--ignore-not-found",
+                    "--wait=false",
+                    *self._namespace(name),
+                ]
+            )
         for job in open_:
             found[job.name].but(status=Status.CANCELLED, ended_at=now()).write(job.folder)
 
@@ -82,7 +92,7 @@ class KubernetesExecutor:
         """What the job's newest pod said."""
         name, _, index = (job.record().job_id or "").partition("/")
         selector = f"batch.kubernetes.io/job-name={name},batch.kubernetes.io/job-completion-index={index}"
-        return ask(["kubectl", "logs", f"--selector={selector}", "--tail=-1", *self._namespace()])
+        return ask(["kubectl", "logs", f"--selector={selector}", "--tail=-1", *self._namespace(name)])
 
     def _groups(self, jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:
         """(name, jobs with the same needs and environment). The name holds a number that no earlier Indexed Job has."""
@@ -129,16 +139,27 @@ class KubernetesExecutor:
             file.write(self.template.fill(fields, given=self.site.given - {"gpus", "cpus", "memory"}))
         return manifest
 
-    def _namespace(self) -> list[str]:
-        name = self.site.named.get("namespace")
+    def _namespace(self, sent: str | None = None) -> list[str]:
+        """The namespace that is asked for, else that which the manifest of what was sent says."""
+        name = self.site.named.get("namespace") or (self._manifest_namespace(sent) if sent is not None else None)
         return [f"--namespace={name}"] if name else []
 
+    def _manifest_namespace(self, sent: str) -> str | None:
+        import yaml
+
+        try:
+            documents = [*yaml.safe_load_all((self.folder / f"{sent}.yaml").read_text(encoding="utf-8"))]
+        except (OSError, yaml.YAMLError):
+            return None
+        found = (one["metadata"].get("namespace") for one in documents if isinstance(one, dict) and "metadata" in one)
+        return next(filter(None, found), None)
+
     def _ask_about(self, name: str) -> dict[str, Any]:
-        text = ask(["kubectl", "get", "job", name, "--ignore-not-found", "--output=json", *self._namespace()])
+        text = ask(["kubectl", "get", "job", name, "--ignore-not-found", "--output=json", *self._namespace(name)])
         if not text.strip():
             return {}
         selector = f"--selector=batch.kubernetes.io/job-name={name}"
-        pods = ask(["kubectl", "get", "pods", selector, "--output=json", *self._namespace()])
+        pods = ask(["kubectl", "get", "pods", selector, "--output=json", *self._namespace(name)])
         return {"job": json.loads(text), "pods": json.loads(pods)["items"]}
 
 

@@ -19,7 +19,9 @@ def jobs_of(folder: Path, names: Sequence[str] = ()) -> list[Job]:
     if study is None:
         raise ConfigError(f"{folder}: no study here (no study.json); `workflow sweep` and `workflow suite` make them")
     try:
-        points = {str(point["name"]): str(point.get("entry", ENTRIES[0])) for point in study["points"]}
+        # Points that are parts of one run share the first one's job.
+        first = {point.get("run", point["name"]): point for point in reversed(study["points"])}.values()
+        points = {str(point["name"]): str(point.get("entry", ENTRIES[0])) for point in reversed(first)}
     except (AttributeError, KeyError, TypeError):
         raise ResultsError(f"{folder / 'study.json'}: not a study's list of points") from None
     if unknown := [name for name in names if name not in points]:

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from workflow import paths as names
 from workflow.console import make_console
-from workflow.data.glue import TASKS, glue_task
+from workflow.data.glue import TASKS, glue_task, plain
 from workflow.data.made_files import Made, make, write_eval, write_once
 from workflow.data.registry import BUILT_IN, Entry, Registry, glue_entry, glue_registry, read_registry
 from workflow.data.registry_rows import Survey, survey, unlabelled_rows
@@ -87,7 +87,9 @@ def _split_table(found: Survey) -> Table:
 
 
 def make_data(given: Namespace) -> int:
-    """Writes the data file, or the rows of one split without targets."""
+    """Writes the data file, or the rows of one split without targets; of GLUE's tasks a file each where no --out joins them."""
+    if given.out is None:
+        return _make_each(given)
     console = make_console()
     path = out_file(given.out, names.find_mount(given.mount))
     entries = [_entry(given, wanted) for wanted in given.entries]
@@ -104,6 +106,16 @@ def make_data(given: Namespace) -> int:
     rows = [sum(found.splits[place].rows for found in part) for place, part in enumerate((made.train, made.eval))]
     console.print(f"{path}: {rows[0]:,} train and {rows[1]:,} eval rows{state}", markup=False, highlight=False)
     console.print(f"use it: python3 clf.py --data_name {given.out}{_flags(made)}", markup=False, highlight=False)
+    return 0
+
+
+def _make_each(given: Namespace) -> int:
+    if given.registry != BUILT_IN:
+        raise ConfigError("--out NAME: a registry's entries are joined into one data set; name it")
+    entries = [_entry(given, wanted) for wanted in given.entries]  # every name is looked at before anything is written
+    for entry, wanted in zip(entries, given.entries, strict=True):
+        name = plain(entry.name) + (f"-{given.split}" if given.split is not None else "")
+        make_data(Namespace(**{**vars(given), "entries": [wanted], "out": name}))
     return 0
 
 

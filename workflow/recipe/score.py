@@ -252,9 +252,14 @@ class _Job:
         with whole_file(self.out) as file:
             write_records(file, records(), as_lines=self.out.suffix == ".jsonl")
             assert count == num_rows, f"{count} records of {num_rows} rows"
-        write_json(self.record, self.description)
+        write_json(self.record, {**self.description, **self._thresholds()})
         shutil.rmtree(self.parts)
         self.place.console.print(f"{count} rows scored: {self.out}", soft_wrap=True)
+
+    def _thresholds(self) -> dict[str, Any]:
+        """Those that the checkpoint's evaluation fitted for the plain score, by metric, for whoever decides by it."""
+        found = self.scorer.calibration
+        return {"thresholds": dict(found.thresholds)} if found and found.thresholds and not found.reason else {}
 
 
 def _read(file: Path) -> dict[str, Any] | None:

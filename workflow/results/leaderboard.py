@@ -1,8 +1,8 @@
 """A task's answers for GLUE's leaderboard, from a file of scores of its test rows.
 
 Knows nothing of where files are looked for (`leaderboard_files`). The rules, which the command tells with each task: of two
-classes the second one where its score is at least 0.5, else the first; of several the likeliest (of equal ones the
-first); STS-B's numbers clipped to [0, 5].
+classes the second one where its score is at least 0.5, or the threshold that was fitted on dev rows, else the first; of
+several the likeliest (of equal ones the first); STS-B's numbers clipped to [0, 5].
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from workflow.files import read_json
 from workflow.paths import SCORING_NAME, SETTINGS_NAMES
 
 INDEX_KEYS = ("index", "idx")
+HALF = 0.5
 HEAD = "index\tprediction\n"
 
 
@@ -50,15 +51,19 @@ class Answers:
         return ", ".join(f"{label} {counts[label]}" for label in self.task.labels if counts[label])
 
 
-def answers_of(task: GlueTask, path: Path) -> Answers:
-    """Reads a file of scores of the task's test rows. Raises ResultsError where it is none of this task."""
+def answers_of(task: GlueTask, path: Path, *, fitted: bool = False) -> Answers:
+    """Reads a file of scores of the task's test rows. Raises ResultsError where it is none of this task.
+
+    `fitted`: two classes are told apart by the threshold that the scored checkpoint has for the task's first metric.
+    """
     scoring = _scoring(task, path)
     file = read_scores(path, scoring.targets(from_text=True))
     order = _order(file)
     if task.problem == "regression":
         numbers, rule = _numbers(scoring, file)
         return Answers(task, tuple(task.answer(numbers[row]) for row in order), path, rule)
-    classes, rule = _classes(task, scoring, file)
+    threshold, kind = _threshold(task, path) if fitted else (HALF, "")
+    classes, rule = _classes(task, scoring, file, threshold, kind)
     return Answers(task, tuple(task.answer(classes[row]) for row in order), path, rule)
 
 
@@ -95,11 +100,20 @@ def _numbers(scoring: Scoring, file: ScoreFile) -> tuple[Sequence[float], str]:
     return np.clip(file.vectors[:, 0], low, high).tolist(), f"numbers, clipped to [{low:g}, {high:g}]"
 
 
-def _classes(task: GlueTask, scoring: Scoring, file: ScoreFile) -> tuple[list[int], str]:
+def _threshold(task: GlueTask, path: Path) -> tuple[float, str]:
+    """(the threshold that scoring wrote beside its file, what to tell of it); 0.5 where none was fitted."""
+    record = read_json(path.with_name(f"{path.name}.{SCORING_NAME}"))
+    found = record.get("thresholds") if isinstance(record, dict) else None
+    metric = task.metrics[0]
+    value = found.get(metric) if isinstance(found, dict) else None
+    return (float(value), f", fitted for {metric}") if value is not None else (HALF, ": no threshold was fitted")
+
+
+def _classes(task: GlueTask, scoring: Scoring, file: ScoreFile, threshold: float, kind: str) -> tuple[list[int], str]:
     places = _places(task, scoring.labels)
     vectors = file.vectors
-    chosen = (vectors[:, 1] >= 0.5).astype(int) if scoring.problem == "binary" else vectors.argmax(axis=1)
-    rule = f"{scoring.labels[1]} from 0.5 on" if scoring.problem == "binary" else "likeliest class"
+    chosen = (vectors[:, 1] >= threshold).astype(int) if scoring.problem == "binary" else vectors.argmax(axis=1)
+    rule = f"{scoring.labels[1]} from {threshold:.4g} on{kind}" if scoring.problem == "binary" else "likeliest class"
     answers = [task.labels[place] for place in places]
     if answers != list(scoring.labels):
         rule += f" ({', '.join(f'{own} is {answer}' for own, answer in zip(scoring.labels, answers, strict=True))})"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from workflow.data.glue import TASKS, TEST, GlueTask, glue_task
@@ -43,14 +44,36 @@ def named_files(given: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def files_of_runs(results: Sequence[Result], which: Which) -> tuple[dict[str, Path], list[str]]:
-    """Each task's file of test predictions, and what to do for tasks whose best run has none.
+@dataclass(frozen=True)
+class Unscored:
+    """A task whose best run has no scores of its test rows; `file` is where they belong."""
+
+    task: GlueTask
+    run: Path
+
+    @property
+    def file(self) -> Path:
+        """Where the scores are looked for."""
+        return self.run / f"test-{stem_of(self.task)}{SUFFIXES[0]}"
+
+    @property
+    def advice(self) -> str:
+        """The commands that make them."""
+        data = f"{stem_of(self.task)}-test"
+        return (
+            f"{stem_of(self.task)}: workflow data make glue {self.task.name} --glue_dir GLUE --split test --out {data} && "
+            f"workflow score {self.run} --data {data} --out {self.file}"
+        )
+
+
+def files_of_runs(results: Sequence[Result], which: Which) -> tuple[dict[str, Path], list[Unscored]]:
+    """Each task's file of test predictions, and the tasks whose best run has none.
 
     Of several runs of a task that have one, the best on the dev rows counts (of equal ones the first).
     """
     done = [result for result in results if result.report is not None]
     found: dict[str, Path] = {}
-    advice: list[str] = []
+    unscored: list[Unscored] = []
     for task in TASKS.values():
         runs = [result for result in done if _task_of(result) == (task.trained_on or task.name)]
         runs.sort(key=lambda result: -_merit(result, which))
@@ -58,8 +81,8 @@ def files_of_runs(results: Sequence[Result], which: Which) -> tuple[dict[str, Pa
         if files:
             found[task.name] = files[0]
         if runs and not _test_file(runs[0], task):  # not even where a worse run has one, which then counts
-            advice.append(_advice(task, runs[0]))
-    return found, advice
+            unscored.append(Unscored(task, runs[0].place))
+    return found, unscored
 
 
 def check_rows(answers: Answers, glue_dir: Path | None, *, unofficial: bool) -> str:
@@ -126,11 +149,3 @@ def _merit(result: Result, which: Which) -> float:
 def _test_file(result: Result, task: GlueTask) -> Path | None:
     files = (result.place / f"test-{stem_of(task)}{suffix}" for suffix in SUFFIXES)
     return next((file for file in files if file.is_file()), None)
-
-
-def _advice(task: GlueTask, best: Result) -> str:
-    stem = stem_of(task)
-    return (
-        f"{stem}: workflow data make glue {task.name} --glue_dir GLUE --split test --out {stem}-test && "
-        f"workflow score {best.place} --data {stem}-test --out {best.place / f'test-{stem}.jsonl'}"
-    )

@@ -225,6 +225,8 @@ def _unfinished(result: Result, point: Path, reason: str | None) -> Result:
     if status == DONE or reason:  # it ended well, and yet there is no report that can be read
         status = FAILED
     last = reason or job.get("last_line") or _last_line(point / "log.txt")
+    if not last and job.get("status") == DONE:
+        last = f"its job ended well, but {result.place} has no report.json"
     code = f"exit code {job['exit_code']}" if job.get("exit_code") else ""
     told = ": ".join(part for part in (code, str(last or "")) if part)
     return replace(result, status=status, reason=told or "not started")

@@ -11,8 +11,9 @@ from workflow.errors import ResultsError
 from workflow.sweep.ablation_file import read_ablation
 from workflow.sweep.ablation_tables import write_ablation
 from workflow.sweep.grid import check_count
-from workflow.sweep.start import Options, say, start, usual_tables
+from workflow.sweep.start import Options, start
 from workflow.sweep.study import Study, study_name
+from workflow.sweep.summaries import say
 
 
 def run_ablation(file: Path, folder: Path, mount: Path, options: Options, *, max_points: int) -> int:
@@ -23,7 +24,7 @@ def run_ablation(file: Path, folder: Path, mount: Path, options: Options, *, max
     extra = {"ablation": {"baseline": ablation.baseline, "metric": ablation.metric, "evaluation": ablation.which}}
     study = Study(folder, "ablate", mount, points, extra)
     try:
-        return start(study, options, tables=lambda study: usual_tables(study, ablation.which))
+        return start(study, options)
     finally:
         if (folder / "study.json").is_file() and any(map(study.finished, points)):
             try:

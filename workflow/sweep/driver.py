@@ -7,7 +7,7 @@ whoever locks its job, and a driver ends when no point is left to anybody.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -194,7 +194,7 @@ def outcome_of(study: Study, needs: Needs) -> Outcome:
     return outcome(study, jobs_of(study, needs))
 
 
-def outcome(study: Study, jobs: dict[str, Job]) -> Outcome:
+def outcome(study: Study, jobs: Mapping[str, Job]) -> Outcome:
     """How a study stands."""
     points = {point.name: point for point in study.points}
     records = {name: job.record() for name, job in jobs.items() if not study.finished(points[name])}

@@ -15,8 +15,9 @@ from workflow.config.cascade import Layer, read_settings_file
 from workflow.errors import ConfigError
 from workflow.sweep.entries import Entry, nested
 from workflow.sweep.grid import SEED, Grid, check_count, combinations, draft
-from workflow.sweep.start import Options, say, start
+from workflow.sweep.start import Options, start
 from workflow.sweep.study import Study, open_study
+from workflow.sweep.summaries import say
 from workflow.sweep.transfer import plan_matrix
 from workflow.sweep.transfer_file import Languages, TransferFile, read_transfer
 

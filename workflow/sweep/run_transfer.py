@@ -1,4 +1,4 @@
-"""Makes a transfer matrix from its file: data sets, study, runs, tables.
+"""Makes a transfer matrix from its file: data sets, study, runs.
 
 Knows nothing of arguments' texts or of how points run.
 """
@@ -8,13 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from workflow.console import make_console
-from workflow.errors import ResultsError
 from workflow.sweep.grid import check_count
 from workflow.sweep.start import Options, start
 from workflow.sweep.study import Study, open_study
 from workflow.sweep.transfer import plan_matrix
 from workflow.sweep.transfer_file import read_transfer
-from workflow.sweep.transfer_tables import write_matrix
 
 
 def run_transfer(file: Path, folder: Path, mount: Path, options: Options, *, pairs: bool, max_points: int) -> int:
@@ -30,11 +28,4 @@ def run_transfer(file: Path, folder: Path, mount: Path, options: Options, *, pai
     open_study(study)  # first, so that a folder of another study leaves no data sets behind
     matrix.write_data(mount)
     console.print(f"{runs} runs on {len(matrix.data)} data sets fill {len(matrix.points)} cells", highlight=False)
-
-    def tables(found: Study) -> None:
-        try:
-            write_matrix(found.folder, which=given.report)
-        except ResultsError as error:  # a report of another version, say: the runs go on, the tables are made later
-            console.print(f"notice: no table was made: {error}", markup=False, highlight=False)
-
-    return start(study, options, tables=tables)
+    return start(study, options)

@@ -19,10 +19,11 @@ from workflow.paths import run_name
 from workflow.sweep.grid import check_count
 from workflow.sweep.keep import keep_best
 from workflow.sweep.points import Draft, Point, make_points
-from workflow.sweep.start import Options, say, start, usual_tables
+from workflow.sweep.start import Options, start
 from workflow.sweep.study import STUDY_FILE, Study, study_name
 from workflow.sweep.suite_checks import Problem, check_suite
 from workflow.sweep.suite_file import SuiteFile, Task
+from workflow.sweep.summaries import make_files, say
 from workflow.sweep.sweep import Sweep, run_sweep
 
 NOT_TAKEN = (
@@ -69,7 +70,7 @@ def run_suite(suite: Suite, options: Options) -> int:
     study = Study(suite.folder, "suite", suite.mount, points, {"swept": _searched_names(suite)})
 
     def tables(study: Study) -> None:
-        usual_tables(study)
+        make_files(study)
         if suite.keep == "best" and (dropped := keep_best(study)):
             say(f"checkpoints removed: {', '.join(dropped)}")
 

@@ -22,8 +22,9 @@ from workflow.sweep.entries import Entry, checked_metric
 from workflow.sweep.grid import SEED, Grid, check_count, combinations, draft
 from workflow.sweep.points import Draft, Point, make_points
 from workflow.sweep.search import Bounds, SearchQueue, corners
-from workflow.sweep.start import Options, headline, start, tell, usual_tables
+from workflow.sweep.start import Options, start, tell
 from workflow.sweep.study import Study, open_study, study_name
+from workflow.sweep.summaries import headline, make_files
 from workflow.sweep.trials import Trials
 
 OUTWEIGHED = {"num_epochs": "max_steps", "warmup_steps": "warmup_ratio"}
@@ -126,7 +127,7 @@ def _search(sweep: Sweep, options: Options, bounds: Bounds, storage: str | None)
         options.executor,
         iter(queue),
         at_once=options.at_once,
-        summary=Summary(lambda: usual_tables(study)),
+        summary=Summary(lambda: make_files(study)),
         describe=lambda point: headline(study, point),
         should_stop=queue.should_stop if search.kind == "halving" else None,
     )
