@@ -197,6 +197,10 @@ class Backend:
         """(name, whole fp32 weight) one after the other; a collective call: every rank must exhaust it."""
         for name, parameter in self.module.named_parameters():
             yield name, self.full_weight(parameter)
+        yield from self.quantised_weights()
+
+    def quantised_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What frozen maps in 4 bits stand for, which are no parameters; the same on every rank."""
         for name, module in quantised_maps(self.module):
             yield f"{name}.weight", module.dense().float()
 

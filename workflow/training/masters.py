@@ -101,6 +101,7 @@ class Masters:
         """`Backend.weights` with pieces like those of the masters in their place; a collective call like it."""
         for name, parameter in self.backend.module.named_parameters():
             yield name, self.whole(name, pieces[name]) if name in pieces else self.backend.full_weight(parameter)
+        yield from self.backend.quantised_weights()
 
     @contextlib.contextmanager
     def replaced(self, pieces: Mapping[str, torch.Tensor]) -> Iterator[None]:
