@@ -180,6 +180,7 @@ def test_schema_accepts_our_own_config_files():
         "language-database-example.json",
         "suite-glue-small.json",
         "ablation-cola.json",
+        "ablation-cola-t5.json",
     }
     for path in (ROOT / "configs").glob("*.json"):
         assert path.name in of_studies or flags("--config", str(path), complete=False)
