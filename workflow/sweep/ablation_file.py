@@ -20,8 +20,6 @@ from workflow.sweep.points import Draft, Point, make_points
 from workflow.sweep.suite_file import explained
 
 DEFAULT_SEEDS = (0, 1, 2, 3, 4)
-AVERAGES = ("swa", "ema")
-"""Strategies whose average stands in a report beside the model itself."""
 
 
 class AblationBody(BaseModel):
@@ -133,7 +131,7 @@ def _averages(path: Path, body: AblationBody, variants: Mapping[str, tuple[Point
     found, problems = {}, []
     for name, points in variants.items():
         assert points[0].resolved is not None
-        made = [of for of in AVERAGES if getattr(points[0].resolved.settings.strategies, of) is not None]
+        made = points[0].resolved.settings.strategies.averages
         wanted = body.weights.get(name, made[0] if made else "own")
         where = f'{path}: "weights" of "{name}"'
         if name not in body.weights and len(made) > 1:
