@@ -74,9 +74,21 @@ def test_averages_are_models_and_runs_go_on(mount, bert_like):
 
 
 AVERAGED = {
-    **{"max_steps": 24, "eval_steps": 12, "save_steps": 4, "save_total_limit": 2, "nproc": 2, "deepspeed": "zero2"},
-    **{"lora_r": 4, "lora_targets": "all", "lora_dropout": 0.1, "max_new_tokens": 4, "lr": 3e-2},
-    **{"layerwise_lrd.decay": 0.8, "r_drop.alpha": 1.0, "swa.start": 6, "ema.decay": 0.9},
+    "max_steps": 24,
+    "eval_steps": 12,
+    "save_steps": 4,
+    "save_total_limit": 2,
+    "nproc": 2,
+    "deepspeed": "zero2",
+    "lora_r": 4,
+    "lora_targets": "all",
+    "lora_dropout": 0.1,
+    "max_new_tokens": 4,
+    "lr": 3e-2,
+    "layerwise_lrd.decay": 0.8,
+    "r_drop.alpha": 1.0,
+    "swa.start": 6,
+    "ema.decay": 0.9,
 }
 
 

@@ -129,7 +129,8 @@ def _what(facts: CardFacts) -> str:
 
 def _metrics(facts: CardFacts) -> str:
     if facts.metrics is None:
-        return f"The {'average' if facts.average else 'model'} of step {facts.step} was not evaluated: there were no eval rows, or no evaluation was due at this step."
+        which = "average" if facts.average else "model"
+        return f"The {which} of step {facts.step} was not evaluated: there were no eval rows, or no evaluation was due at this step."
     lines = ["| metric | value | 95 % interval | rows |", "|---|---|---|---|"]
     for name, found in facts.metrics.items():
         interval = f"{measured(found.low)} to {measured(found.high)}" if found.low is not None else "-"
