@@ -53,6 +53,23 @@ def test_a_run_folder_means_its_best_checkpoint(tmp_path):
     assert model_folder(tmp_path) == tmp_path / "checkpoint-best-ckpt"
 
 
+def test_parts_of_a_setting_that_are_new_are_no_difference(tmp_path):
+    """A run of a version in which SWA had no `every` goes on; what was set then still counts."""
+    root = tmp_path / "models/run"
+    averaged = settings(swa={"start": 5})
+    os.close(claim(root, averaged, data_hash="h", overwrite=False).lock)
+    (root / "checkpoint-5").mkdir()
+    write_json(root / "checkpoint-5/training_state/state.json", {})
+    file = RunPaths(root).settings
+    record = json.loads(file.read_text())
+    record["settings"]["swa"] = {"start": 5}
+    write_json(file, record)
+    os.close(claim(root, averaged, data_hash="h", overwrite=False).lock)
+    for other in ({"start": 5, "every": 2}, {}):
+        with pytest.raises(RunExistsError, match="swa"):
+            claim(root, settings(swa=other), data_hash="h", overwrite=False)
+
+
 def test_claims(tmp_path):
     root = tmp_path / "models/run"
     first = claim(root, settings(), data_hash="h", overwrite=False)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.conftest import lines_without_times, run_program
+from tests.training_program import Training, finished
 
 pytestmark = pytest.mark.slow
 
@@ -67,6 +71,54 @@ def test_averages_are_models_and_runs_go_on(mount, bert_like):
     other = clf(mount, bert_like, *FLAGS, "--swa.start", 4)
     assert other.returncode == 2
     assert '"start": 4.0' in other.stderr
+
+
+AVERAGED = {
+    "max_steps": 24,
+    "eval_steps": 12,
+    "save_steps": 4,
+    "save_total_limit": 2,
+    "nproc": 2,
+    "deepspeed": "zero2",
+    "lora_r": 4,
+    "lora_targets": "all",
+    "lora_dropout": 0.1,
+    "max_new_tokens": 4,
+    "lr": 3e-2,
+    "layerwise_lrd.decay": 0.8,
+    "r_drop.alpha": 1.0,
+    "swa.start": 6,
+    "ema.decay": 0.9,
+}
+
+
+def test_killed_between_saves_averages_of_adapters_are_the_same(mount, flan_like):
+    """On two ranks, to the last bit; and an average, merged into a plain model, is what was evaluated."""
+    with Training(mount, flan_like, **AVERAGED) as run:
+        run.reaches(10)
+        run.send(signal.SIGKILL)
+    folder = mount / "models/run"
+    assert not (folder / "report.json").exists()
+    again = finished(mount, flan_like, **AVERAGED)
+    assert "continued after step" in again.output
+    folder.rename(mount / "models/killed")
+    whole = finished(mount, flan_like, **AVERAGED)
+    assert "continued" not in whole.output
+    for name in ("swa", "ema"):
+        kept = load_file(folder / f"checkpoint-{name}/model.safetensors")
+        same = load_file(mount / f"models/killed/checkpoint-{name}/model.safetensors")
+        assert all(torch.equal(same[key], weight) for key, weight in kept.items()), name
+        assert kept.keys() == load_file(flan_like / "model.safetensors").keys()
+        assert not torch.equal(kept[QUERY], load_file(folder / "checkpoint-24/model.safetensors")[QUERY])
+        assert "no checkpoint of the training but" in (folder / f"checkpoint-{name}/README.md").read_text()
+    model = ("--model_init_path", folder / "checkpoint-swa", "--data_name", "toy", "--mount", mount)
+    told = run_program(*model, "--no_train", "--pred_dir", "swa", "--max_new_tokens", 4, cwd=mount)
+    assert told.returncode == 0, told.stderr
+    found = read(mount / "preds/swa/metrics.json")["metrics"]["eval_loss"]["value"]
+    assert found == pytest.approx(whole.report().averages["swa"].metrics["eval_loss"].value, rel=1e-4)
+
+
+QUERY = "decoder.block.0.layer.0.SelfAttention.q.weight"
 
 
 def test_a_pruned_model_stays_sparse_or_is_refused(mount, flan_like):

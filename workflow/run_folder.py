@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workflow.config.cascade import Resolved
+from workflow.config.cascade import Resolved, with_defaults
 from workflow.errors import RunExistsError
 from workflow.files import write_json
 from workflow.paths import SETTINGS_NAMES, RunPaths
@@ -97,7 +97,7 @@ def claim(
     finished, notes, data_changed = paths.report.is_file(), [], False
     try:
         if _has_work(paths):
-            before = _before(paths)
+            before = _before(paths, resolved)
             notes = _check_same(paths, before, record, allow_changed_data=allow_changed_data)
             data_changed = before["data_hash"] != data_hash
             if data_changed and not finished:
@@ -167,11 +167,12 @@ def _record(resolved: Resolved[Any], data_hash: str, inputs: Mapping[str, str]) 
     }
 
 
-def _before(paths: RunPaths) -> dict[str, Any]:
-    """The record that the run began with."""
+def _before(paths: RunPaths, resolved: Resolved[Any]) -> dict[str, Any]:
+    """The record that the run began with; parts of settings that did not exist then are at their defaults."""
     try:
         old: dict[str, Any] = json.loads(paths.settings.read_text(encoding="utf-8"))
-        return {**old, "settings": dict(old["settings"]), "data_hash": str(old["data_hash"])}
+        settings = with_defaults(dict(old["settings"]), resolved.settings)
+        return {**old, "settings": settings, "data_hash": str(old["data_hash"])}
     except (OSError, ValueError, KeyError, TypeError):
         raise RunExistsError(
             f"{paths.root} holds checkpoints but no readable {paths.settings.name}; choose another --training_run_name"

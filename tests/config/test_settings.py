@@ -23,7 +23,7 @@ STUDIES = {
     "transfer-example.json": read_transfer,
     "language-database-example.json": read_registry,
     "suite-glue-small.json": read_suite,
-    "ablation-cola.json": lambda path: read_ablation(path, study="study"),
+    **dict.fromkeys(("ablation-cola.json", "ablation-cola-t5.json"), lambda path: read_ablation(path, study="study")),
 }
 """The files under configs/ that are no settings, and what reads them."""
 NEEDED = ("--model_init_path", "m", "--data", "d")

@@ -11,14 +11,21 @@ from huggingface_hub import ModelCard
 
 from tests.conftest import score_rows
 from tests.recipe.conftest import write_scorer
+from workflow.config.strategy_settings import Swa as SwaSettings
 from workflow.data.scoring import Scoring
 from workflow.evaluation.metrics import Metric
-from workflow.inference.batch import score_all
+from workflow.inference.batch import generate_all, score_all
+from workflow.inference.engine import T5Engine
 from workflow.inference.head_engine import score_engine
 from workflow.inference.interface import EngineLimits
+from workflow.inference.requests import GenerateRequest
+from workflow.inference.sampling import SamplingParams
+from workflow.models.load import load_seq2seq
+from workflow.models.save import write_model
 from workflow.pages.card import CardFacts, card
 from workflow.recipe.cards import scorer_facts
 from workflow.recipe.scorers import load_scorer, score_requests
+from workflow.strategies.weight_averaging import Swa
 
 TEXT = score_rows(3)[2]["input"]
 FACTS = {
@@ -93,6 +100,53 @@ def test_the_code_of_scorers_gives_the_engines_scores(kind, scoring, request, tm
         assert found["score"] == pytest.approx(probabilities, abs=1e-5)
     else:
         assert found["score"] == pytest.approx(dict(zip(scoring.labels, probabilities, strict=True)), abs=1e-5)
+
+
+PAIR = {"input": "reverse red left", "input_pair": "left green one two"}
+
+
+def test_the_code_of_pairs(bert_like, flan_like, tmp_path):
+    """A BERT takes two texts; a T5 reads them as one, as the card says."""
+    for kind, start in (("head", bert_like), ("labels", flan_like)):
+        folder = write_scorer(tmp_path / kind, start, Scoring(max_length=64))
+        scorer = load_scorer(str(folder))
+        text = card(CardFacts(**FACTS, **scorer_facts(scorer.loaded, scorer.scoring, 32, None)))
+        first, second = PAIR.values()
+        said = first
+        if kind == "head":
+            text = text.replace('"Your input", None', f'"Your input", "{second}"')
+        else:
+            said = re.search(r"written as `(.*?)`", text)[1].replace("...", "{}").format(first, second)
+        engine = score_engine(scorer.loaded, limits=EngineLimits.at_least(rows=2, tokens=64))
+        (logits,) = score_all(engine, score_requests(scorer, [PAIR]), width=scorer.loaded.width)
+        expected = scorer.scoring.targets().prediction(_softmax(logits))
+        assert run_code(text, folder, said=said)["score"] == pytest.approx(expected, abs=1e-5), kind
+        assert run_code(text, folder, said="one")["score"] != pytest.approx(expected, abs=1e-5), kind
+
+
+def test_the_code_of_models_that_answer(flan_like, tmp_path):
+    """What the engine writes for the same prompt."""
+    loaded = load_seq2seq(str(flan_like))
+    write_model(tmp_path / "model", loaded.model, loaded.tokenizer, loaded.model.state_dict(), max_new_tokens=9)
+    prompt = "reverse red left one"
+    found = run_code(card(CardFacts(**FACTS, kind="texts", max_new_tokens=9)), tmp_path / "model", said=prompt)
+    engine = T5Engine(loaded.model.eval(), loaded.tokenizer, limits=EngineLimits(max_rows=1))
+    params = SamplingParams(max_new_tokens=9, temperature=0.0)
+    (answer,) = generate_all(engine, [GenerateRequest(loaded.tokenizer(prompt).input_ids, params, seed=0)])
+    assert found["ids"][0].tolist()[1:] == [*answer.generations[0].token_ids]  # without the start token
+    assert found["answer"] == answer.generations[0].text
+
+
+def test_an_average_says_what_it_is():
+    about = Swa(SwaSettings(start=3, every=2))
+    about.plan(7)
+    text = card(CardFacts(**FACTS, kind="texts", average=about.about(7)))
+    assert "# a\\_run, averaged to step 7" in text
+    assert (
+        "no checkpoint of the training but the mean (stochastic weight averaging) of the weights after every 2 updates "
+        "from update 3 to 7" in text
+    )
+    assert "no checkpoint" not in card(CardFacts(**FACTS, kind="texts"))
 
 
 def _softmax(logits):

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from tests.pages.made_runs import NASTY, STEPS, scored_run, settings_of, text_run, write_lines
 from workflow import cli
 from workflow.errors import ConfigError, ResultsError
-from workflow.evaluation.report import read_report
+from workflow.evaluation.report import Measured, MetricRecord, read_report, write_report
 from workflow.evaluation.text_metrics import token_f1
 from workflow.files import write_json
 from workflow.pages import report_page
@@ -131,6 +131,21 @@ def test_the_result_table_is_the_report(scored):
     slices = outline.table("By kind")
     assert [row[0] for row in slices[1:]] == ["<0>", "<1>"]
     assert slices[1][3].startswith(f"{report.final.slices['<0>']['auc'].value:.3f}")
+
+
+def test_averages_have_their_columns(tmp_path):
+    root = scored_run(tmp_path / "run")
+    report = read_report(root / "report.json")
+    averaged = Measured(step=20, metrics={"auc": MetricRecord(value=0.123, n=60)})
+    write_report(root / "report.json", report.model_copy(update={"averages": {"swa": averaged}}))
+    _, outline = page_of(root)
+    head, *rows = outline.table("Metrics with 95 % intervals")
+    assert head[-1] == "average (SWA)step 20"
+    assert {row[0]: row[-1] for row in rows}["auc"] == "0.123"
+    _, outline = page_of(root, scored_run(tmp_path / "other"))
+    head, *rows = outline.table("Metrics of each run")
+    assert head == ["metric", "runstep 10", "run, average (SWA)step 20", "otherstep 10"]
+    assert {row[0]: row[2] for row in rows}["auc"] == "0.123"
 
 
 def test_the_curves_are_metrics_jsonl(scored):

@@ -76,6 +76,19 @@ def test_what_is_given_is_kept_to(capsys):
     assert fp32["plans"][0]["hours"] is None
 
 
+def test_strategies_are_counted(capsys):
+    """R-Drop's second pass, and an fp32 average, which ZeRO shares out."""
+    large = ("--model_init_path", "google/flan-t5-large", "--gpus", 2, "--max_steps", 10, "--deepspeed", "zero2")
+    plain, more = planned(capsys, *large), planned(capsys, *large, "--r_drop", "--swa", "--ema")
+    assert (more["passes"], more["averages"]) == (2, 2)
+    assert more["work"]["flops"] == 2 * plain["work"]["flops"]
+    assert more["work"]["tokens"] == plain["work"]["tokens"]
+    (one,), (other,) = plain["plans"], more["plans"]
+    one, other = one["pick"], other["pick"]
+    assert other["optimizer_bytes"] - one["optimizer_bytes"] == 2 * 4 * plain["parameters"] // 2
+    assert 1.8 < other["activations_bytes"] / one["activations_bytes"] <= 2
+
+
 def test_a_file_of_ones_own(capsys, tmp_path):
     file = tmp_path / "mine.json"
     file.write_text(json.dumps({"zero_optimization": {"stage": 3, "reduce_bucket_size": 1000}}))
@@ -244,6 +257,11 @@ def test_auto_asks_the_estimate(flan_like, mount):
     narrow = choose_backend(task, plan, lengths, memory=80 * 10**9)
     assert (narrow.name, narrow.stage, narrow.config["zero_optimization"]["stage"]) == ("zero3", 3, 3)
     assert "zero2 would not fit" in narrow.why
+    long = {"source_lengths": np.array([900]), "target_lengths": np.array([400])}
+    once, twice = (
+        choose_backend(task, plan, SimpleNamespace(**long, passes=passes), memory=80 * 10**9) for passes in (1, 2)
+    )
+    assert once.why != twice.why, "R-Drop's second pass takes memory"
     none = choose_backend(task, plan, lengths, memory=40 * 10**9)
     assert none.name == "zero3"
     assert "will not fit" in none.why

@@ -38,6 +38,7 @@ def report(
     model="tiny",
     best_metric=None,
     slices=None,
+    averages=None,
     finished="2024-05-01T10:00:00+0000",
     **settings,
 ):
@@ -53,6 +54,7 @@ def report(
         initial=None,
         final=measured(20, final or best, slices),
         best=measured(10, best, slices),
+        averages={name: measured(20, of) for name, of in (averages or {}).items()},
         final_train_loss=0.5,
         steps=20,
         examples=320,

@@ -66,6 +66,17 @@ def test_choices_by_label(tmp_path, capsys):
         results(study, "--where", "task=MRPCC")
 
 
+def test_averages_of_weights(tmp_path, capsys):
+    write_run(tmp_path / "a", "one", {"mcc": 0.5}, model="averaged", averages={"swa": {"mcc": 0.75}})
+    write_run(tmp_path / "a", "two", {"mcc": 0.25}, model="plain")
+    results(tmp_path / "a", "--average", "swa", "--format", "md")
+    out = capsys.readouterr().out
+    assert "swa evaluation" in out
+    assert "| averaged | 75.00 |" in out
+    assert "the run has no swa evaluation" in out
+    assert "25.00" not in out
+
+
 def test_names_are_escaped_everywhere(tmp_path, capsys):
     write_run(tmp_path / "a", "one", {"mcc": 0.5}, model="<b>50%_&|[red]é")
     for name, wanted in (

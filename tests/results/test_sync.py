@@ -24,6 +24,7 @@ def study(tmp_path):
     folder = write_study(tmp_path / "study", tmp_path, points)
     run = write_run(tmp_path / "models", "study-0", {"mcc": 0.5})
     (run / "preds.json").write_text('[{"pred_score": 0.5}]')
+    (run / "swa-checkpoint-9-preds.json").write_text('[{"pred_score": 0.6}]')
     write_job(folder, "1", "no luck\n", status="failed", exit_code=1)
     return folder
 
@@ -43,6 +44,7 @@ def test_an_export_is_read_like_the_study(tmp_path, study, capsys):
     kept = Store(str(tmp_path / "kept")).kept()
     done = next(one for one in kept if one.result.report)
     assert done.files["preds.json"]() == b'[{"pred_score": 0.5}]'
+    assert done.files["swa-checkpoint-9-preds.json"]() == b'[{"pred_score": 0.6}]'
     assert json.loads(done.files["study.json"]())["name"] == "study"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -12,7 +14,9 @@ from workflow.config.strategy_settings import StaticSparsity as SparsitySettings
 from workflow.config.strategy_settings import Swa as SwaSettings
 from workflow.errors import ConfigError
 from workflow.models.pruning import prune, share_of_zeros
+from workflow.recipe.averages import Averages
 from workflow.strategies.base import Piece
+from workflow.strategies.composed import Composed
 from workflow.strategies.reinit import Reinit
 from workflow.strategies.static_sparsity import StaticSparsity
 from workflow.strategies.weight_averaging import Ema, Swa
@@ -180,3 +184,12 @@ def test_more_layers_than_there_are():
         Reinit(ReinitSettings(layers=5)).prepare_model(bert(), seed=0)
     with pytest.raises(ConfigError, match="no pooler"):
         Reinit(ReinitSettings(layers=0)).prepare_model(t5(), seed=0)
+
+
+def test_a_run_that_ends_before_its_average_begins_says_so():
+    swa = Swa(SwaSettings(start=0.5))
+    swa.plan(100)
+    averages = Averages(SimpleNamespace(strategies=Composed([swa])), None, None, None)
+    (told,) = averages.never_begun(49)
+    assert "--swa: the run ended after update 49, and the average begins with update 50" in told
+    assert averages.never_begun(50) == []

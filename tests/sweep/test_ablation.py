@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.conftest import ROOT
 from tests.sweep.conftest import command, finished, options, starts, write
 from workflow.errors import ConfigError
+from workflow.strategies.listing import STRATEGIES
 from workflow.sweep.ablation import run_ablation
 from workflow.sweep.ablation_file import read_ablation
 from workflow.sweep.ablation_plot import Bar, plot, ticks
@@ -45,6 +47,11 @@ def ablate(place, file, **more):
         ({"variants": {"plain": {}, "odd": {"lrr": 1}}}, 'variants.odd: unknown key "lrr"; did you mean "lr"?'),
         ({"metric": "acuracy"}, "'acuracy' is not measured here; did you mean \"accuracy\"?"),
         ({"seeds": [1, 1]}, '"seeds" must differ'),
+        ({"variants": {"plain": {}, "swa": {"swa": {"strat": 2}}}}, 'unknown key "swa.strat"'),
+        ({"variants": {"plain": {}, "both": {"swa": True, "ema": True}}}, '"both": it makes two averages'),
+        ({"variants": {"plain": {}, "swa": {"swa": True}}, "which": "best"}, "no best step is chosen by averages"),
+        ({"weights": {"higher lr": "ema"}}, 'of "higher lr": it makes no such average'),
+        ({"weights": {"higher": "own"}}, '"higher" is none of the variants; did you mean "higher lr"?'),
         ({"variant": {}}, 'unknown key "variant"; did you mean "variants"?'),
     ],
 )
@@ -62,6 +69,37 @@ def test_points_come_seed_by_seed(place):
         ("<much> lower & slower", 0),
         ("plain", 1),
     ]
+
+
+@pytest.mark.parametrize("name", ["ablation-cola.json", "ablation-cola-t5.json"])
+def test_the_examples_compare_strategies(name):
+    found = read_ablation(ROOT / "configs" / name, study="a")
+    turned_on = {
+        variant: {of for of in STRATEGIES if getattr(points[0].resolved.settings.strategies, of) is not None}
+        for variant, points in found.variants.items()
+    }
+    alone = [{"layerwise_lrd"}, {"reinit"}, {"r_drop"}, {"swa"}]
+    assert [*turned_on.values()] == [set(), *alone, set().union(*alone)]
+    assert turned_on[found.baseline] == set()
+    assert len(found.seeds) == 5
+    assert found.averages == {"SWA": "swa", "all": "swa"}
+
+
+@pytest.mark.slow
+def test_of_an_average_its_own_predictions_count(place):
+    file = given(place, variants={"plain": {}, "averaged": {"swa": True}}, seeds=[0, 1])
+    assert ablate(place, file) == 0
+    found = json.loads((place / "abl/ablation.json").read_text())["variants"]
+    assert found["averaged"]["weights"] == "swa"
+    assert found["averaged"]["mean"] != found["plain"]["mean"]
+    for seed, value in found["averaged"]["values"].items():
+        (run,) = place.glob(f"mount/models/abl-averaged-seed-{seed}-*")
+        records = json.loads((run / "swa-checkpoint-9-preds.json").read_text())
+        right = [(one["pred_score"] >= 0.5) == (one["orig_d"]["target"] >= 0.5) for one in records]
+        assert value == pytest.approx(np.mean(right))
+    assert "averaged weights are measured, which they are about: averaged (swa)" in (
+        place / "abl/ablation.md"
+    ).read_text().replace("\n", " ")
 
 
 @pytest.mark.slow

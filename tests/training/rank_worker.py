@@ -280,15 +280,17 @@ def train(job: dict) -> dict:
         found["embeddings"] = weights["embeddings"].detach().float().flatten()[::89].tolist()
         found["own_head"] = weights["head"] is not weights["embeddings"]
     if job.get("strategies"):
-        found |= of_strategies(trainer)
+        found |= of_strategies(trainer, loaded.adapters)
     found["state_names"] = sorted({key.rpartition("/")[0] for key, _ in backend.optimizer_state()})
     backend.destroy()
     return found
 
 
-def of_strategies(trainer) -> dict:
+def of_strategies(trainer, adapters) -> dict:
     """Norms of all weights and averages, how many zeros there are, and whether an average leaves all as it was."""
     import torch
+
+    from workflow.training.merging import adapters_merged
 
     backend, masters, strategies = trainer.backend, trainer.masters, trainer.strategies
 
@@ -298,7 +300,7 @@ def of_strategies(trainer) -> dict:
     found = {"weights": norms(backend.weights()), "figures": strategies.figures(masters)}
     found["zeros"] = {name: int((weight == 0).sum()) for name, weight in backend.weights()}
     found["averages"] = {one.name: norms(masters.weights(one.average())) for one in strategies.averages()}
-    found["average_losses"] = {}
+    found["average_losses"], found["merged_losses"] = {}, {}
     rows = [0, 1, 2] if trainer.ranks.is_first else []
     backend.module.eval()
 
@@ -310,6 +312,8 @@ def of_strategies(trainer) -> dict:
     for one in strategies.averages():
         with masters.replaced(one.average()):
             found["average_losses"][one.name] = loss()
+            with adapters_merged(backend, adapters):
+                found["merged_losses"][one.name] = loss()
     same = all(map(torch.equal, before, (weight for _, weight in backend.weights())))
     found["untouched"] = same and plain == loss()
     return found

@@ -43,8 +43,9 @@ def test_before_a_run(tmp_path, monkeypatch):
     paths, free = RunPaths(tmp_path / "models/run"), 0
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, free))
 
-    def check(limit=None):
-        return check_before_run(paths, CheckpointSize(1_000_000, 2_000_000), num_saves=4, limit=limit, num_states=2)
+    def check(limit=None, **more):
+        size = CheckpointSize(1_000_000, 2_000_000)
+        return check_before_run(paths, size, num_saves=4, limit=limit, num_states=2, **more)
 
     with pytest.raises(
         CheckpointError, match=r"not even one checkpoint fits: about 3\.0 MB are needed.*0\.0 MB are free"
@@ -55,6 +56,7 @@ def test_before_a_run(tmp_path, monkeypatch):
     assert "that --save_total_limit 1 keeps will take about 7.0 MB more" in check(limit=1)
     free = 7_000_000
     assert check(limit=1) is None
+    assert "will take about 9.0 MB more" in check(limit=1, num_averages=2)
     paths.checkpoint(1).mkdir(parents=True)
     (paths.checkpoint(1) / "model.safetensors").write_bytes(bytes(2_000_000))
     free = 5_000_000

@@ -27,6 +27,7 @@ SETTINGS = {
 }
 ALL = {name: values for name, values in SETTINGS.items() if name != "grouped_layerwise_lrd"}
 CASES = {**{name: {name: values} for name, values in SETTINGS.items()}, "all": ALL}
+WITH_ADAPTERS = {name: values for name, values in ALL.items() if name not in ("reinit", "static_sparsity")}
 STEPS, SAVED = 4, 2
 TASKS = {"flan_like": {}, "bert_like": {"task": "clf"}}
 SCORED = ("reinit", "layerwise_lrd", "label_smoothing", "r_drop", "all")
@@ -56,6 +57,11 @@ def jobs(request, shared_mount, tmp_path_factory):
                 "strategies": strategies,
                 "prune": "static_sparsity" in strategies,
             }
+    for model, kind in (("flan_like", "lora"), ("bert_like", "dora")):
+        job = found[model, "all"]
+        no_head = {"freeze": {"head": 0, "every": 1}} if model == "flan_like" else {}
+        strategies = {**WITH_ADAPTERS, **no_head}
+        found[model, "adapters"] = {**job, "strategies": strategies, "prune": False, "lora": kind}
     return found
 
 
@@ -69,8 +75,12 @@ def references(jobs, tmp_path_factory):
 def test_golden_losses(references, jobs, tmp_path):
     """Each strategy's numbers. To accept a change on purpose: WORKFLOW_ACCEPT=1 make test-one T=test_strategy_ranks."""
     found = {f"{model} {name}": one["losses"] for (model, name), one in references.items()}
-    dropped = run_group(1, [{**jobs[model, "r_drop"], "dropout": 0.2} for model in TASKS], tmp_path)
-    found |= {f"{model} r_drop with dropout": one["losses"] for model, one in zip(TASKS, dropped, strict=True)}
+    plain = {model: {**jobs[model, "r_drop"], "strategies": {}} for model in TASKS}
+    more = {f"{model} plain": job for model, job in plain.items()}
+    more |= {f"{model} plain with dropout": {**job, "dropout": 0.2} for model, job in plain.items()}
+    more |= {f"{model} r_drop with dropout": {**jobs[model, "r_drop"], "dropout": 0.2} for model in TASKS}
+    found |= {name: one["losses"] for name, one in zip(more, run_group(1, [*more.values()], tmp_path), strict=True)}
+    check_something_happens(found, references)
     if os.environ.get("WORKFLOW_ACCEPT") == "1":
         GOLDEN.write_text(
             json.dumps({name: [round(loss, 7) for loss in of] for name, of in found.items()}, indent=1) + "\n"
@@ -79,6 +89,20 @@ def test_golden_losses(references, jobs, tmp_path):
     assert [*found] == [*golden]
     for name, losses in found.items():
         assert losses == pytest.approx(golden[name], rel=1e-4), f"the losses of {name} moved"
+
+
+def check_something_happens(losses, references):
+    """A strategy that is silently left out has the losses, or the weights, of a plain run."""
+    plain = losses["flan_like plain"]
+    for name in set(SETTINGS) - {"r_drop", "ema", "static_sparsity"}:
+        assert losses[f"flan_like {name}"] != pytest.approx(plain, rel=1e-4), name
+    for model in TASKS:
+        assert losses[f"{model} r_drop with dropout"] != pytest.approx(losses[f"{model} plain with dropout"], rel=1e-4)
+    for name in ("swa", "ema"):
+        reference = references["flan_like", name]
+        assert reference["averages"][name] != pytest.approx(reference["weights"], rel=1e-4), name
+    zeros = references["flan_like", "static_sparsity"]["zeros"]
+    assert zeros["decoder.block.0.layer.0.SelfAttention.q.weight"] == 32 * 32 // 2
 
 
 def compare(found, expected, what):
@@ -90,6 +114,8 @@ def compare(found, expected, what):
     for average, norms in expected["averages"].items():
         assert found["averages"][average] == pytest.approx(norms, rel=1e-5, abs=1e-5), (what, average)
     assert found["average_losses"] == pytest.approx(expected["average_losses"], rel=1e-5), what
+    for average, merged in found["merged_losses"].items():
+        assert merged == pytest.approx(found["average_losses"][average], rel=1e-4), (what, average)
     assert found["untouched"], f"{what}: evaluating an average changed the run"
     assert found["figures"] == pytest.approx(expected["figures"], rel=1e-3), what
 
@@ -104,12 +130,18 @@ def test_numbers_do_not_depend_on_ranks_or_stages(jobs, references, tmp_path):
 
 def test_runs_go_on_elsewhere(jobs, references, tmp_path):
     """2 updates on two ranks under ZeRO-3, then 2 on one under ZeRO-1: losses, weights and averages are those of 4."""
-    some = {key: job for key, job in jobs.items() if key[1] == "all" or key == ("flan_like", "swa")}
+    some = {key: job for key, job in jobs.items() if key[1] in ("all", "adapters") or key == ("flan_like", "swa")}
     folders = {key: tmp_path / "-".join(key) for key in some}
     first = [{**job, "deepspeed": "zero3", "save": str(folders[key]), "save_at": SAVED} for key, job in some.items()]
     run_group(2, first, tmp_path / "first")
     then = [
-        {**job, "deepspeed": "zero1", "model": str(folders[key]), "resume": str(folders[key]), "prune": False}
+        {
+            **job,
+            "deepspeed": "zero1",
+            "model": job["model"] if "lora" in job else str(folders[key]),
+            "resume": str(folders[key]),
+            "prune": False,
+        }
         for key, job in some.items()
     ]
     for key, one in zip(some, run_group(1, then, tmp_path / "then"), strict=True):

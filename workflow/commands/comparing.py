@@ -114,3 +114,6 @@ def add_which(parser: CommandParser) -> None:
     group.add_argument(
         "--final", dest="which", action="store_const", const="final", help="a run's last evaluation instead"
     )
+    group.add_argument(
+        "--average", dest="which", choices=("swa", "ema"), help="the last one of a run's averaged weights instead"
+    )

@@ -7,7 +7,7 @@ Knows nothing of argv (`flags`).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -50,6 +50,20 @@ class Resolved(Generic[S]):
 def flatten(settings: BaseModel) -> dict[str, Any]:
     """Flat name -> JSON-ready value of each setting."""
     return {name: value for section in settings.model_dump(mode="json").values() for name, value in section.items()}
+
+
+def with_defaults(values: Mapping[str, Any], settings: BaseModel) -> dict[str, Any]:
+    """Flat values, in which settings with parts that say nothing of a part that `settings` have say its default."""
+    parts = {
+        name: type(value)().model_dump(mode="json")
+        for section in (getattr(settings, of) for of in type(settings).model_fields)
+        for name in type(section).model_fields
+        if isinstance(value := getattr(section, name), BaseModel)
+    }
+    return {
+        name: {**parts[name], **value} if name in parts and isinstance(value, dict) else value
+        for name, value in values.items()
+    }
 
 
 def resolve(

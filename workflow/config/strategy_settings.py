@@ -14,6 +14,8 @@ from workflow.config.sections import Section, setting
 
 TOP_LR, GROUPED_LR = 3.5e-6, 1e-6
 """Rates of the presets where --lr is not set."""
+AVERAGES = ("swa", "ema")
+"""Strategies whose average is a model beside the run's own."""
 
 
 def steps_of(value: float, max_steps: int) -> int:
@@ -139,6 +141,16 @@ class StrategiesSection(Section):
                 "layerwise_lrd and grouped_layerwise_lrd both set the layers' rates; pass one of them (--layerwise_lrd false turns one off)"
             )
         return self
+
+    @property
+    def passes(self) -> int:
+        """How often each row passes through the model in an update."""
+        return 1 if self.r_drop is None else 2
+
+    @property
+    def averages(self) -> tuple[str, ...]:
+        """The averages of weights that a run makes."""
+        return tuple(name for name in AVERAGES if getattr(self, name) is not None)
 
 
 def preset_values(name: Any, given: Mapping[str, Any]) -> dict[str, Any]:

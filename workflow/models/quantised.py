@@ -137,6 +137,12 @@ def quantised_maps(model: torch.nn.Module) -> Iterator[tuple[str, QuantisedLinea
     return ((name, module) for name, module in model.named_modules() if isinstance(module, QuantisedLinear))
 
 
+def dense_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """What a model's quantised maps stand for, fp32, by the names that weights would have: they are no parameters."""
+    for name, module in quantised_maps(model):
+        yield f"{name}.weight", module.dense().float()
+
+
 def num_weights(model: torch.nn.Module) -> int:
     """Numbers of all parameters (also of those that ZeRO-3 has sharded), and of what is quantised."""
     plain = sum(int(getattr(parameter, "ds_numel", parameter.numel())) for parameter in model.parameters())

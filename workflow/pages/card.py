@@ -64,6 +64,8 @@ class CardFacts:
     keep: str = "end"
     max_new_tokens: int = 0
     has_adapters: bool = False
+    average: str = ""
+    """What these weights are the average of, where they are one."""
     calibration: str = ""
     version: str = ""
 
@@ -71,7 +73,7 @@ class CardFacts:
 def card(facts: CardFacts) -> str:
     """The whole file."""
     parts = [
-        f"# {_plain(facts.run)}, step {facts.step}",
+        f"# {_plain(facts.run)}, {'averaged to ' if facts.average else ''}step {facts.step}",
         _what(facts),
         "## Metrics\n\n" + _metrics(facts),
         "## How to load it\n\n" + _loading(facts),
@@ -115,9 +117,10 @@ def _what(facts: CardFacts) -> str:
         if facts.has_adapters
         else ""
     )
+    average = f"\nThese weights are no checkpoint of the training but {facts.average}." if facts.average else ""
     training = ", ".join(f"{name} {_value(value)}" for name, value in facts.training.items())
     return (
-        f"A {facts.family} model of {facts.size}, fine-tuned with `workflow` {facts.version}. {does}{adapters}\n\n"
+        f"A {facts.family} model of {facts.size}, fine-tuned with `workflow` {facts.version}. {does}{adapters}{average}\n\n"
         f"- Started from: {_code(facts.start)}\n"
         f"- Data: {_code(facts.data)} ({rows}), hash `{facts.data_hash}`\n"
         f"- Training: {training}"
@@ -126,7 +129,8 @@ def _what(facts: CardFacts) -> str:
 
 def _metrics(facts: CardFacts) -> str:
     if facts.metrics is None:
-        return f"The model of step {facts.step} was not evaluated: there were no eval rows, or no evaluation was due at this step."
+        which = "average" if facts.average else "model"
+        return f"The {which} of step {facts.step} was not evaluated: there were no eval rows, or no evaluation was due at this step."
     lines = ["| metric | value | 95 % interval | rows |", "|---|---|---|---|"]
     for name, found in facts.metrics.items():
         interval = f"{measured(found.low)} to {measured(found.high)}" if found.low is not None else "-"
@@ -135,7 +139,8 @@ def _metrics(facts: CardFacts) -> str:
         lines.append(f"| {shown} | {value} | {interval} | {found.n:,} |")
     return (
         "\n".join(lines)
-        + f"\n\nOn the eval rows, after {facts.step} updates; {facts.best_metric} chooses the best step."
+        + f"\n\nOn the eval rows, after {facts.step} updates; {facts.best_metric} chooses the best step"
+        + (", among those of the training's own weights." if facts.average else ".")
     )
 
 

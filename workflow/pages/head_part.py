@@ -94,7 +94,7 @@ def result_part(runs: Sequence[RunFiles]) -> str:
     if len(runs) > 1:
         return _compared(runs)
     run = runs[0]
-    columns = [(name, part) for name, part in _stages(run) if part]
+    columns = [*((name, part) for name, part in _stages(run) if part), *_averages(run)]
     if not columns:
         return note("Nothing was evaluated.")
     baseline = run.report.baseline if run.report else {}
@@ -119,12 +119,22 @@ def _stages(run: RunFiles) -> list[tuple[str, Measured | None]]:
     return [("before training", run.initial), ("best", run.best), (last, run.latest)]
 
 
+def _averages(run: RunFiles) -> list[tuple[str, Measured]]:
+    return [(f"average ({name.upper()})", part) for name, part in run.averages.items()]
+
+
 def _compared(runs: Sequence[RunFiles]) -> str:
     found = [run for run in runs if run.best]
     if not found:
         return note("None of the runs was evaluated after step 0.")
-    stages = [run.best for run in found if run.best]
-    head = ["metric", *(f"{text(run.name)}<br>step {run.best.step:,}" for run in found if run.best)]
+    columns = [
+        column
+        for run in found
+        if run.best
+        for column in [(run.name, run.best), *((f"{run.name}, {name}", part) for name, part in _averages(run))]
+    ]
+    stages = [part for _, part in columns]
+    head = ["metric", *(f"{text(name)}<br>step {part.step:,}" for name, part in columns)]
     chosen = runs[0].best_metric
     rows = [[_marked(name, chosen), *(metric(part.metrics.get(name)) for part in stages)] for name in _names(stages)]
     return table("Metrics of each run's best step, with 95 % intervals", head, rows)

@@ -54,6 +54,8 @@ class RunFiles:
     initial: Measured | None = None
     best: Measured | None = None
     latest: Measured | None = None
+    averages: Mapping[str, Measured] = field(default_factory=dict)
+    """Newest metrics of averaged weights, by strategy."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -115,6 +117,7 @@ def read_run(root: Path, *, report: Report | None = None) -> RunFiles:
         initial=found.initial if found else _measured(state, "initial"),
         best=found.best if found else _measured(state, "best"),
         latest=found.final if found else _measured(state, "latest"),
+        averages=found.averages if found else _averages(state),
         notes=tuple(notes),
     )
 
@@ -144,6 +147,12 @@ def _measured(state: Mapping[str, Any], name: str) -> Measured | None:
         return Measured.model_validate(state[name]) if name in state else None
     except ValidationError:
         return None
+
+
+def _averages(state: Mapping[str, Any]) -> dict[str, Measured]:
+    given = state.get("averages")
+    names = given if isinstance(given, dict) else {}
+    return {name: found for name in names if (found := _measured(names, name))}
 
 
 def _lines(root: Path, notes: list[str]) -> list[dict[str, Any]]:

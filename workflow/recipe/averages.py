@@ -18,6 +18,7 @@ from workflow.models.save import Weights
 from workflow.paths import RunPaths
 from workflow.recipe.task import Evaluates, Task
 from workflow.strategies.composed import Composed
+from workflow.strategies.weight_averaging import WeightAverage
 from workflow.training.checkpoint import TrainState
 from workflow.training.checkpoint_reader import CheckpointReader
 from workflow.training.masters import Masters
@@ -101,6 +102,14 @@ class Averages:
 
     def _write_model(self, folder: Path, weights: Weights, *, step: int, of: str) -> None:
         self.task.write_model(folder, weights, step, of=of)
+
+    def never_begun(self, step: int) -> list[str]:
+        """Of a run that ended at `step`: why an average is missing."""
+        return [
+            f"--{strategy.name}: the run ended after update {step}, and the average begins with update {strategy.first}: there is none"
+            for strategy in self.task.strategies.strategies
+            if isinstance(strategy, WeightAverage) and step < strategy.first
+        ]
 
     def state(self) -> MoreState | None:
         """For a checkpoint."""

@@ -55,7 +55,7 @@ def choose_backend(task: Task[Any], plan: BackendPlan, objective: Objective, *, 
     longest = int(np.argmax(sources.astype(np.int64) + targets))
     job = Job(
         shape,
-        (objective.passes * int(sources[longest]), objective.passes * int(targets[longest])),
+        (int(sources[longest]), int(targets[longest])),
         plan.precision,
         "cuda",
         shape.dropout,
@@ -63,6 +63,8 @@ def choose_backend(task: Task[Any], plan: BackendPlan, objective: Objective, *, 
         scores_only=task.name == "clf",
         num_adapters=_num_adapters(task),
         num_quantised=sum(module.numel for _, module in quantised_maps(task.loaded.model)),
+        passes=objective.passes,
+        num_averages=len(task.settings.strategies.averages),
     )
     zero, why = auto_stage(
         job, world_size=task.place.ranks.world_size, memory=memory, checkpointing=model.gradient_checkpointing

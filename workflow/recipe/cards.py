@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from workflow.recipe.task import Task
 
 
-def write_card(task: Task[Any], folder: Path, step: int, found: Evaluation | None, **own: Any) -> None:
-    """Writes the card of the checkpoint after `step` updates; `own` are the facts that the kind of task adds. Raises OSError."""
+def write_card(task: Task[Any], folder: Path, step: int, found: Evaluation | None, *, of: str = "", **own: Any) -> None:
+    """Writes the card of the checkpoint after `step` updates, or of an average then; `own` are the facts that the kind of task adds. Raises OSError."""
     data, config, start = task.data, task.loaded.model.config, task.model_label
     splits = {"train": data.train, "eval": data.eval, "calibration": data.calibration}
     facts = CardFacts(
@@ -43,6 +43,7 @@ def write_card(task: Task[Any], folder: Path, step: int, found: Evaluation | Non
         truncated=_truncated(splits),
         training=_training(task),
         keep=task.settings.data.keep_source,
+        average=task.strategies.about_average(of, step) if of else "",
         has_adapters=task.loaded.adapters is not None,
         version=__version__,
         **own,

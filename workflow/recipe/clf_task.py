@@ -231,7 +231,7 @@ class ClfTask(Task[ClfSettings]):
         found = self.evaluated_at(step, of)
         if isinstance(found, ScoreEvaluation) and found.calibration is not None:
             self._write_calibration(folder / names.CALIBRATION_NAME, found)
-        write_card(self, folder, step, found, **scorer_facts(self.loaded, self.scoring, self.max_length, found))
+        write_card(self, folder, step, found, of=of, **scorer_facts(self.loaded, self.scoring, self.max_length, found))
 
     def _write_calibration(self, file: Path, found: ScoreEvaluation) -> None:
         assert found.calibration is not None

@@ -77,7 +77,7 @@ def _tested(task: Task[Any], plan: BackendPlan, given: Namespace, out: Path) -> 
     circumstances = circumstances_of(task.device, place.ranks, plan, checkpointing=checkpointing)
     sizes = MicroBatchSizes(names.RunPaths(out), circumstances, place.ranks)
     try:
-        trial = partial(micro_batch_trial, backend, objective) if task.device.type == "cuda" else None
+        trial = partial(micro_batch_trial, task, backend, objective) if task.device.type == "cuda" else None
         micro_batches = sizes.plan(
             settings.training, padded=task.why_padded is not None, passes=objective.passes, trial=trial
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from workflow.config.clf_settings import ClfSettings
 from workflow.console import make_console
@@ -98,7 +98,8 @@ def make_plan(settings: Settings, machine: Machine, *, mfu: float, needs_data: b
 
 def _job(settings: Settings, model: Model, machine: Machine, lengths: Lengths) -> Job:
     training, trained, longest = settings.training, settings.trained, lengths.longest
-    copies = [training.micro_batch_size or 0, (training.micro_batch_tokens or 0) // max(1, sum(longest))]
+    passes = settings.strategies.passes
+    copies = [training.micro_batch_size or 0, (training.micro_batch_tokens or 0) // max(1, passes * sum(longest))]
     return Job(
         model.shape,
         longest,
@@ -110,6 +111,8 @@ def _job(settings: Settings, model: Model, machine: Machine, lengths: Lengths) -
         max(1, min((number for number in copies if number), default=1)),
         adapter_numbers(model.shape, trained.lora_r, everywhere=trained.targets != ("attention",)),
         linear_numbers(model.shape) if trained.lora_base != "full" else 0,
+        passes,
+        len(settings.strategies.averages),
     )
 
 
@@ -166,7 +169,8 @@ def _work(settings: Settings, model: Model, lengths: Lengths) -> Work | None:
     is_t5_scorer = isinstance(settings, ClfSettings) and isinstance(model.shape, T5Shape)
     outputs = len(settings.score.labels) if isinstance(settings, ClfSettings) and is_t5_scorer else None
     dimensions = dimensions_of_shape(model.shape, num_outputs=outputs)
-    return work_of(dimensions, lengths.sources, lengths.targets, steps=steps, update_size=update_size)
+    once = work_of(dimensions, lengths.sources, lengths.targets, steps=steps, update_size=update_size)
+    return replace(once, flops_per_update=settings.strategies.passes * once.flops_per_update)
 
 
 def _refusal(found: Plan) -> str:

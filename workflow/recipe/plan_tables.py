@@ -27,7 +27,10 @@ def show(plan: Plan, console: Console) -> None:
     console.print(
         f"model     {escape(plan.model.name)}: {job.num_parameters / 1e6:,.1f} M parameters; {_precision(plan)}, {job.optimizer}{_quantised(job)}"
     )
-    console.print(f"rows      {escape(plan.lengths.note)}; the longest has {job.longest[0]} + {job.longest[1]} tokens")
+    passes = f", and passes {job.passes} times" if job.passes > 1 else ""
+    console.print(
+        f"rows      {escape(plan.lengths.note)}; the longest has {job.longest[0]} + {job.longest[1]} tokens{passes}"
+    )
     first = plan.options[0].estimates[0][0]
     console.print(
         f"memory    {plan.machine.memory / 1e9:.1f} GB ({escape(plan.machine.label)}), of which {first.room / 1e9:.1f} are planned with"
@@ -143,6 +146,8 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "quantised_parameters": job.num_quantised,
         "longest_row": {"source_tokens": job.longest[0], "target_tokens": job.longest[1]},
         "rows_at_once": job.copies,
+        "passes": job.passes,
+        "averages": job.num_averages,
         "lengths": plan.lengths.note,
         "device": plan.machine.device,
         "memory_bytes": plan.machine.memory,

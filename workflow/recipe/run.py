@@ -210,7 +210,11 @@ class Run:
             best=measured_in(state, "best"),
             averages={name: Measured.model_validate(of) for name, of in state.measured.get(MEASURED, {}).items()},
             baseline=records(self.task.baseline()),
-            notes=[*self._why_ended(state), *self.task.result_notes(self.paths, state)],
+            notes=[
+                *self._why_ended(state),
+                *self.averages.never_begun(state.step),
+                *self.task.result_notes(self.paths, state),
+            ],
             final_train_loss=state.loss,
             steps=state.step,
             examples=state.examples,

@@ -172,6 +172,7 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
             folder,
             step,
             self.evaluated_at(step, of),
+            of=of,
             kind="texts",
             max_length=self.settings.data.max_source_length,
             max_new_tokens=self.sampling.max_new_tokens,

@@ -34,7 +34,6 @@ from workflow.recipe.trained import check_base, load_to_train, trained_text
 from workflow.run_folder import Claim, claim
 from workflow.runtime import keep_freed_memory, on_first
 from workflow.strategies.base import Group
-from workflow.strategies.weight_averaging import WeightAverage
 from workflow.training.backend import Backend
 from workflow.training.budget import CudaMeter, find_tokens
 from workflow.training.checkpoint import KEEP_STATES, TrainState
@@ -127,7 +126,7 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan, expo
                 num_steps=state.step - state.skipped,
                 empty_loss=lambda: objective.loss_sum(backend.wrapped, ()),
             )
-        trial = partial(micro_batch_trial, backend, objective) if task.device.type == "cuda" else None
+        trial = partial(micro_batch_trial, task, backend, objective) if task.device.type == "cuda" else None
         padded = task.why_padded is not None
         micro_batches = sizes.plan(settings.training, padded=padded, passes=objective.passes, trial=trial)
         place.console.print(f"memory    {micro_batches}")
@@ -153,9 +152,10 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan, expo
         backend.destroy()
 
 
-def micro_batch_trial(backend: Backend, objective: Objective, limits: MicroBatchLimits) -> int:
+def micro_batch_trial(task: Task[Any], backend: Backend, objective: Objective, limits: MicroBatchLimits) -> int:
     """The tokens of a micro-batch that a GPU has room for; a collective call."""
-    return find_tokens(backend, objective, CudaMeter(backend.device, backend.bytes_to_come()), limits)
+    to_come = backend.bytes_to_come(num_averages=len(task.settings.strategies.averages))
+    return find_tokens(backend, objective, CudaMeter(backend.device, to_come), limits)
 
 
 def _start(task: Task[Any], source: Source, held: Claim) -> Start:
@@ -169,11 +169,13 @@ def _check_room(task: Task[Any], paths: RunPaths, steps: Steps, state: TrainStat
     """Says where the disk is too small for what will be kept. Raises CheckpointError where it is for any checkpoint."""
     if state.step >= steps.max_steps:  # only the report is missing
         return
-    num_averages = sum(isinstance(strategy, WeightAverage) for strategy in task.strategies.strategies)
+    num_averages = len(task.settings.strategies.averages)
     size = checkpoint_size(task.loaded.model, task.settings.optim.optimizer, num_averages=num_averages)
     num_saves = -(-steps.max_steps // steps.save_steps) - state.step // steps.save_steps
     limit = task.settings.training.save_total_limit
-    note = check_before_run(paths, size, num_saves=num_saves, limit=limit, num_states=KEEP_STATES)
+    note = check_before_run(
+        paths, size, num_saves=num_saves, limit=limit, num_states=KEEP_STATES, num_averages=num_averages
+    )
     if note is not None:
         task.place.console.print(f"  [yellow]note[/]  {escape(note)}")
 

@@ -27,7 +27,7 @@ LABELS = ("task", "model", "setting", "seed", "train", "eval")
 """What a study labels its points by; it may have others."""
 REPEATS = "seed"
 """The label whose values are repetitions."""
-Which = Literal["best", "final"]
+Which = Literal["best", "final", "swa", "ema"]
 DONE, MISSING, FAILED = "done", "missing", "failed"
 _LAST_BYTES = 8192
 _MOVED_ASIDE = re.compile(r".*\.old-\d{8}-\d{6}x*")
@@ -67,9 +67,11 @@ class Result:
         return self.metrics or ((self.report.best_metric,) if self.report else ())
 
     def measured(self, which: Which) -> Measured | None:
-        """The evaluation of the best step, or of the last one."""
+        """The evaluation of the best step, of the last one, or of an average's weights."""
         if self.report is None:
             return None
+        if which in ("swa", "ema"):
+            return self.report.averages.get(which)
         return self.report.best if which == "best" else self.report.final
 
     def record(self, metric: str, which: Which) -> MetricRecord | None:

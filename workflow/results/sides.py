@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from workflow.errors import ConfigError, ResultsError
-from workflow.paths import SCORES_NAME, RunPaths, predictions_name
+from workflow.paths import SCORES_NAME, RunPaths, predictions_name, prefixed
 from workflow.results.runs import REPEATS, Result, Which, check_labels, picked, read_results
 
 
@@ -81,19 +81,19 @@ def _side(name: str, results: Sequence[Result], which: Which) -> Side:
 
 
 def prediction_file_of(result: Result, which: Which) -> Path:
-    """The prediction file of a run's best or final step. Raises ResultsError where it is gone."""
+    """The prediction file of a run's best or final step, or of its average. Raises ResultsError where it is gone."""
     assert result.report is not None
     found = result.measured(which)
     if found is None:
         raise ResultsError(f"{result.place}: the run has no {which} evaluation")
-    paths = RunPaths(result.place)
+    paths, of = RunPaths(result.place), which if which in ("swa", "ema") else ""
     if result.report.task == "clf":
         final = result.report.final is not None and result.report.final.step == found.step
-        names = [paths.step_scores(found.step), *([paths.scores] if final else [])]
+        names = [paths.step_scores(found.step, of), *([paths.scores] if final and not of else [])]
     else:
         settings = result.report.settings
         one = predictions_name(temperature=settings["temperature"], n_samples=settings["n_samples"], step=found.step)
-        names = [result.place / one]
+        names = [result.place / prefixed(one, of)]
     for path in names:
         if path.is_file():
             return path

@@ -18,6 +18,8 @@ PREDICTIONS = (
     SCORES_NAME,
     f"checkpoint-*-{SCORES_NAME}",
     "temperature=*_n=*_step=*.json",
+    "swa-*.json",
+    "ema-*.json",
     "test-*.json",
     "test-*.jsonl",
 )

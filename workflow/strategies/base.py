@@ -113,6 +113,10 @@ class Strategy:
         """Weights to evaluate and save beside the model's own, in pieces by name; nothing where there are none (yet)."""
         return {}
 
+    def about(self, step: int) -> str:  # noqa: ARG002
+        """What the average after `step` updates is, for people."""
+        return ""
+
     def state(self) -> dict[str, int]:
         """Numbers to go on with; what `average` holds is saved besides."""
         return {}

@@ -84,6 +84,10 @@ class Composed:
         """Those that have an average now."""
         return [strategy for strategy in self.strategies if strategy.average()]
 
+    def about_average(self, name: str, step: int) -> str:
+        """What an average is, for people."""
+        return next(strategy.about(step) for strategy in self.strategies if strategy.name == name)
+
     def state(self) -> dict[str, Mapping[str, int]]:
         """By name of strategy."""
         return {strategy.name: state for strategy in self.strategies if (state := strategy.state())}

@@ -26,7 +26,9 @@ class RDrop(Strategy):
         """Says where there is no dropout, which is all that the passes differ by."""
         if any(module.p > 0 for module in model.modules() if isinstance(module, torch.nn.Dropout)):
             return []
-        return ["r_drop: this model has a dropout of 0, so both passes are the same; pass --dropout 0.1"]
+        return [
+            "r_drop: this model has a dropout of 0, so both passes are the same (but for --lora_dropout); pass --dropout 0.1"
+        ]
 
     def loss(self, inner: LogitLoss, problem: str) -> LogitLoss:
         """As the paper's code has it: a mean of the losses (its formula, a sum, is this one doubled, with twice the alpha)."""

@@ -31,6 +31,15 @@ class WeightAverage(Strategy):
         """Of the newest weights."""
         raise NotImplementedError
 
+    def about(self, step: int) -> str:
+        """What the average after `step` updates is, for people."""
+        times = f"every {self.every} updates" if self.every > 1 else "each update"
+        return f"{self.what()} of the weights after {times} from update {self.first} to {step}"
+
+    def what(self) -> str:
+        """Which average."""
+        raise NotImplementedError
+
     def plan(self, max_steps: int) -> None:
         """Raises ConfigError where no update would count."""
         self.first = max(1, steps_of(self.start, max_steps))
@@ -75,6 +84,10 @@ class Swa(WeightAverage):
         super().__init__(start=settings.start, every=settings.every)
         self.lr = settings.lr
 
+    def what(self) -> str:
+        """The mean."""
+        return "the mean (stochastic weight averaging)"
+
     def share(self) -> float:
         """The mean's."""
         return 1.0 / (self.count + 1)
@@ -94,6 +107,10 @@ class Ema(WeightAverage):
     def __init__(self, settings: EmaSettings) -> None:
         super().__init__(start=settings.start)
         self.decay = settings.decay
+
+    def what(self) -> str:
+        """With its decay."""
+        return f"an exponential moving average (decay {self.decay:g}, less in the first updates)"
 
     def share(self) -> float:
         """1 - decay, with a decay of at most (1 + n) / (10 + n) after n updates."""

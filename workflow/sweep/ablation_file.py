@@ -34,6 +34,7 @@ class AblationBody(BaseModel):
     seeds: tuple[int, ...] = Field(DEFAULT_SEEDS, min_length=1)
     metric: str | None = None
     which: Literal["final", "best"] = "final"
+    weights: dict[str, Literal["own", "swa", "ema"]] = {}
 
     @model_validator(mode="after")
     def _check_together(self) -> AblationBody:
@@ -41,6 +42,9 @@ class AblationBody(BaseModel):
             raise ValueError(
                 f'"baseline": "{self.baseline}" is none of the variants{did_you_mean(self.baseline, self.variants)}'
             )
+        for name in self.weights:
+            if name not in self.variants:
+                raise ValueError(f'"weights": "{name}" is none of the variants{did_you_mean(name, self.variants)}')
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError('"seeds" must differ')
         return self
@@ -48,7 +52,10 @@ class AblationBody(BaseModel):
 
 @dataclass(frozen=True)
 class Ablation:
-    """An ablation, checked. `which` evaluation of a run counts: the last one, or that of its best checkpoint."""
+    """An ablation, checked. `which` evaluation of a run counts: the last one, or that of its best checkpoint.
+
+    `averages` names the average that is measured in a variant's place of its own weights, for those that make one.
+    """
 
     path: Path
     entry: Entry
@@ -57,6 +64,7 @@ class Ablation:
     seeds: tuple[int, ...]
     metric: str
     which: Literal["final", "best"]
+    averages: Mapping[str, str]
 
     @property
     def points(self) -> list[Point]:
@@ -88,7 +96,8 @@ def read_ablation(path: Path, *, study: str) -> Ablation:
     by_label = {(str(point.labels["setting"]), int(point.labels["seed"])): point for point in points}
     variants = {name: tuple(by_label[name, seed] for seed in body.seeds) for name in body.variants}
     _check_distinct(path, variants)
-    found = Ablation(path, entry, variants, body.baseline, body.seeds, points[0].metrics[0], body.which)
+    averages = _averages(path, body, variants)
+    found = Ablation(path, entry, variants, body.baseline, body.seeds, points[0].metrics[0], body.which, averages)
     checked_metric(found.metric, entry.metrics(found.settings), where=f'{path}: "metric"')
     return found
 
@@ -115,3 +124,26 @@ def _check_distinct(path: Path, variants: Mapping[str, tuple[Point, ...]]) -> No
             problems.append(f'{path}: variants "{other}" and "{name}" are the same settings; leave one out')
     if problems:
         raise ConfigError(*problems)
+
+
+def _averages(path: Path, body: AblationBody, variants: Mapping[str, tuple[Point, ...]]) -> dict[str, str]:
+    """What a variant averages is what it is there for: its average is measured unless "weights" says otherwise."""
+    found, problems = {}, []
+    for name, points in variants.items():
+        assert points[0].resolved is not None
+        made = points[0].resolved.settings.strategies.averages
+        wanted = body.weights.get(name, made[0] if made else "own")
+        where = f'{path}: "weights" of "{name}"'
+        if name not in body.weights and len(made) > 1:
+            problems.append(f"{where}: it makes two averages; say which is measured: own, {' or '.join(made)}")
+        elif wanted not in ("own", *made):
+            problems.append(f'{where}: it makes no such average; turn "{wanted}" on there, or leave it out')
+        elif wanted != "own" and body.which == "best":
+            problems.append(
+                f'{where}: no best step is chosen by averages; pass "which": "final", or "weights": {{"{name}": "own"}}'
+            )
+        elif wanted != "own":
+            found[name] = wanted
+    if problems:
+        raise ConfigError(*problems)
+    return found

@@ -23,7 +23,7 @@ from workflow.evaluation.score_files import read_scores
 from workflow.evaluation.score_forms import as_measured, forms
 from workflow.evaluation.text_metrics import OF_ROWS, normalise
 from workflow.files import read_json
-from workflow.paths import RunPaths, predictions_name
+from workflow.paths import RunPaths, predictions_name, prefixed
 from workflow.sweep.ablation_file import Ablation
 from workflow.sweep.study import Study
 
@@ -75,15 +75,20 @@ def _reported(study: Study, ablation: Ablation, name: str) -> dict[int, float]:
     found = {}
     for seed, point in zip(ablation.seeds, ablation.variants[name], strict=True):
         if study.finished(point):
-            record = _evaluation(study.run_paths(point), ablation).metrics.get(ablation.metric)
+            record = _evaluation(study.run_paths(point), ablation, name).metrics.get(ablation.metric)
             if record is not None and record.value is not None:
                 found[seed] = record.value
     return found
 
 
-def _evaluation(run: RunPaths, ablation: Ablation) -> Measured:
+def _evaluation(run: RunPaths, ablation: Ablation, name: str) -> Measured:
+    """The one that counts, of the variant's average where that is measured. Raises ResultsError."""
     report = read_report(run.report)
     found = report.best if ablation.which == "best" else report.final
+    if (of := ablation.averages.get(name)) is not None:
+        found = report.averages.get(of)
+        if found is None or report.final is None or found.step != report.final.step:
+            raise ResultsError(f"{run.report}: no final evaluation of the {of} average")
     if found is None:
         raise ResultsError(
             f"{run.report}: no {ablation.which} evaluation; the settings leave it out, or there are no eval rows"
@@ -104,14 +109,14 @@ def _read(study: Study, ablation: Ablation, name: str, seed: int) -> Predictions
     """One run's predictions at the evaluation that counts; they must give what its report says."""
     point = ablation.variants[name][ablation.seeds.index(seed)]
     run = study.run_paths(point)
-    found = _evaluation(run, ablation)
+    found, of = _evaluation(run, ablation, name), ablation.averages.get(name, "")
     record = found.metrics[ablation.metric]
     if ablation.entry.name == "clf":
-        read, value = _read_scores(run.step_scores(found.step), ablation)
+        read, value = _read_scores(run.step_scores(found.step, of), ablation)
     else:
         settings = point.resolved.settings.evaluation if point.resolved else ablation.settings.evaluation
         file = predictions_name(temperature=settings.temperature, n_samples=settings.n_samples, step=found.step)
-        read, value = _read_texts(run.root / file, ablation)
+        read, value = _read_texts(run.root / prefixed(file, of), ablation)
     if value is None or record.value is None or abs(value - record.value) > NEAR * max(1.0, abs(record.value)):
         raise ResultsError(
             f"{run.root}: {ablation.metric} is {record.value} in report.json, but {value} by the predictions of step {found.step}"

@@ -150,6 +150,9 @@ def _notes(ablation: Ablation, found: Found, rows: list[Row]) -> list[str]:
         )
     else:
         notes.append(f"p: {over_seeds}; eval rows cannot be resampled, since {found.why}")
+    if ablation.averages:
+        told = ", ".join(f"{name} ({of})" for name, of in ablation.averages.items())
+        notes.append(f"of these variants the averaged weights are measured, which they are about: {told}")
     notes.append("p (Holm): corrected for the number of comparisons (Holm 1979)")
     seeds = len(ablation.seeds)
     if 1 < seeds <= MOST_FLIPPED and 2.0 ** (1 - seeds) > 0.05:
@@ -182,7 +185,10 @@ def as_json(ablation: Ablation, rows: list[Row]) -> dict[str, Any]:
         "best_when": "high" if higher_is_better(ablation.metric) else "low",
         "evaluation": ablation.which,
         "baseline": ablation.baseline,
-        "variants": {row.name: {**_numbers(row), "values": _by_seed(row)} for row in rows},
+        "variants": {
+            row.name: {**_numbers(row), "weights": ablation.averages.get(row.name, "own"), "values": _by_seed(row)}
+            for row in rows
+        },
     }
 
 

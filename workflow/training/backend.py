@@ -18,13 +18,13 @@ import torch.distributed as dist
 from workflow.errors import BackendError
 from workflow.inference.interface import Together
 from workflow.models.load import guarded_weights
-from workflow.models.quantised import quantised_maps
+from workflow.models.quantised import dense_weights
 from workflow.training.ds_config import BackendPlan
 from workflow.training.optim import Multiplier, set_lr
 from workflow.training.zero_overflow import leaving_out
 from workflow.training.zero_start import initialize, settle
 
-ADAM_BYTES = 8
+ADAM_BYTES, AVERAGE_BYTES = 8, 4
 ADAM_KEYS = ("exp_avg", "exp_avg_sq")
 SAMPLE_SIZE = 4096
 
@@ -108,12 +108,11 @@ class Backend:
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         return [bool(flag) for flag in flags.tolist()]
 
-    def bytes_to_come(self) -> int:
-        """What the first step will allocate for good on this rank: Adam's two moments in fp32, shared by ZeRO."""
-        if self.optimizer.state:
-            return 0
+    def bytes_to_come(self, *, num_averages: int = 0) -> int:
+        """What steps will allocate for good on this rank, shared by ZeRO: Adam's two moments, averages of weights; fp32."""
         count: int = sum(getattr(weight, "ds_numel", weight.numel()) for _, weight in self.trainable())
-        return ADAM_BYTES * count // (1 if self.plan.stage == 0 else self.world_size)
+        each = AVERAGE_BYTES * num_averages + (0 if self.optimizer.state else ADAM_BYTES)
+        return each * count // (1 if self.plan.stage == 0 else self.world_size)
 
     # ---- one update
 
@@ -197,8 +196,7 @@ class Backend:
         """(name, whole fp32 weight) one after the other; a collective call: every rank must exhaust it."""
         for name, parameter in self.module.named_parameters():
             yield name, self.full_weight(parameter)
-        for name, module in quantised_maps(self.module):
-            yield f"{name}.weight", module.dense().float()
+        yield from dense_weights(self.module)
 
     def optimizer_state(self) -> Iterator[tuple[str, torch.Tensor]]:
         """("NAME/KEY", whole fp32 state) one after the other; a collective call like `weights`."""

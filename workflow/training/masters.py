@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from workflow.models.quantised import dense_weights
 from workflow.strategies.base import Piece
 from workflow.training.backend import Backend, part_of
 
@@ -101,6 +102,7 @@ class Masters:
         """`Backend.weights` with pieces like those of the masters in their place; a collective call like it."""
         for name, parameter in self.backend.module.named_parameters():
             yield name, self.whole(name, pieces[name]) if name in pieces else self.backend.full_weight(parameter)
+        yield from dense_weights(self.backend.module)
 
     @contextlib.contextmanager
     def replaced(self, pieces: Mapping[str, torch.Tensor]) -> Iterator[None]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from workflow.models.model_shape import ModelShape, T5Shape, num_factored, num_parameters
 from workflow.training.activations import Activations, Kinds, Rows, activations
-from workflow.training.model_states import OFFLOADS, STAGES, States, Zero, host_bytes, model_states
+from workflow.training.model_states import OFFLOADS, STAGES, States, Zero, host_bytes, model_states, with_averages
 
 USABLE = 0.88
 """What a pass may fill of the memory that is left; the rest goes to fragments and to what was not counted."""
@@ -44,6 +44,10 @@ class Job:
     """Numbers of adapters, beside which all of the model's are frozen."""
     num_quantised: int = 0
     """Numbers of the frozen that are held in 4 bits."""
+    passes: int = 1
+    """How often each row stands in a batch."""
+    num_averages: int = 0
+    """Averages of what trains, kept in fp32."""
 
     @property
     def num_parameters(self) -> int:
@@ -52,12 +56,13 @@ class Job:
 
     @property
     def row_tokens(self) -> int:
-        """Of the longest row."""
-        return max(1, sum(self.longest))
+        """Of the longest row, as often as it stands in a batch."""
+        return max(1, self.passes * sum(self.longest))
 
     def activations(self, count: int, *, checkpointing: bool) -> Activations:
         """Of a pass over `count` copies of the longest row, the worst there is: attention takes most there."""
-        rows, kinds = Rows.alike(count, *self.longest), Kinds.of(self.precision, self.device, dropout=self.dropout)
+        rows = Rows.alike(count * self.passes, *self.longest)
+        kinds = Kinds.of(self.precision, self.device, dropout=self.dropout)
         return activations(self.shape, rows, kinds, checkpointing=checkpointing, scores_only=self.scores_only)
 
 
@@ -121,8 +126,9 @@ def room_of(memory: int, device: str) -> int:
 def estimate(job: Job, zero: Zero, *, world_size: int, memory: int, checkpointing: bool) -> Estimate:
     """One way to train, on GPUs of `memory` bytes each."""
     numbers = num_factored(job.shape) if job.optimizer == "adafactor" else None
+    num_trained = job.num_adapters or job.num_parameters
     states = model_states(
-        job.num_adapters or job.num_parameters,
+        num_trained,
         zero,
         precision=job.precision,
         world_size=world_size,
@@ -130,6 +136,7 @@ def estimate(job: Job, zero: Zero, *, world_size: int, memory: int, checkpointin
         num_frozen=job.num_parameters if job.num_adapters else 0,
         num_quantised=job.num_quantised,
     )
+    states = with_averages(states, job.num_averages * num_trained, zero, world_size=world_size)
     room = room_of(memory, job.device)
     row = job.activations(job.copies, checkpointing=checkpointing).peak
     return Estimate(

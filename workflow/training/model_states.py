@@ -159,6 +159,14 @@ def _with_frozen(
     return replace(states, weights=states.weights + size * share)
 
 
+def with_averages(states: States, numbers: int, zero: Zero, *, world_size: int) -> States:
+    """With fp32 averages of `numbers` weights in all, which lie where the masters do."""
+    size = FP32 * (numbers if zero.stage == 0 else math.ceil(numbers / world_size))
+    if zero.offloads_optimizer:
+        return replace(states, host=states.host + size)
+    return replace(states, optimizer=states.optimizer + size)
+
+
 def host_bytes(num_parameters: int, states: States, *, ranks_here: int) -> int:
     """Of a machine, at the most: as if every rank held a copy of the whole fp32 model while it loads, which mapped files spare it;
     later the first one gathers it for each checkpoint."""

@@ -84,17 +84,20 @@ def check_before_save(folder: Path, needed: int) -> None:
 
 
 def check_before_run(
-    paths: RunPaths, size: CheckpointSize, *, num_saves: int, limit: int | None, num_states: int
+    paths: RunPaths, size: CheckpointSize, *, num_saves: int, limit: int | None, num_states: int, num_averages: int = 0
 ) -> str | None:
-    """What to tell the user of disk space before a run, if anything. CheckpointError where not one checkpoint fits."""
-    free = free_bytes(paths.root)
+    """What to tell the user of disk space before a run, if anything. CheckpointError where not one checkpoint fits.
+
+    Each of `num_averages` has a model of its own beside the checkpoints, in place of the one before.
+    """
+    free, of_averages = free_bytes(paths.root), num_averages * size.model
     if free < size.whole:
         raise CheckpointError(
             f"{paths.root}: not even one checkpoint fits: about {_text(size.whole)} are needed (weights and optimizer state in "
             f"fp32), {_text(free)} are free; free some space there, or choose another --mount"
         )
     there = sum(of.stat().st_size for _, path in paths.checkpoints() for of in path.rglob("*") if of.is_file())
-    needed = kept_at_most(size, num_saves=num_saves, limit=limit, num_states=num_states)
+    needed = of_averages + kept_at_most(size, num_saves=num_saves, limit=limit, num_states=num_states)
     if limit is not None:
         needed -= there  # they will be dropped for newer ones
     if free >= needed:
