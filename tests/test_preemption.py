@@ -113,7 +113,7 @@ def test_a_stop_within_an_evaluation(mount, flan_like, alone, tmp_path, stage):
 
 def test_a_stop_within_a_save(mount, flan_like, alone, tmp_path):
     """The save ends first, and no further update is made."""
-    with Training(mount, flan_like, environment=slowed(tmp_path, "workflow.training.checkpoint:save_file:2")) as run:
+    with Training(mount, flan_like, environment=slowed(tmp_path, "workflow.training.saving:save_file:2")) as run:
         run.waits_for(lambda: (tmp_path / "entered").exists())
         run.send(TERM)
         assert "after step 10" in run.ends(75)
@@ -135,7 +135,7 @@ def test_a_stop_while_loading(mount, flan_like, tmp_path, nproc):
 
 
 def test_a_second_signal_ends_at_once(mount, flan_like, tmp_path):
-    with Training(mount, flan_like, environment=slowed(tmp_path, "workflow.training.checkpoint:save_file:60")) as run:
+    with Training(mount, flan_like, environment=slowed(tmp_path, "workflow.training.saving:save_file:60")) as run:
         run.waits_for(lambda: (tmp_path / "entered").exists())
         run.send(INT)
         time.sleep(0.5)
@@ -145,7 +145,7 @@ def test_a_second_signal_ends_at_once(mount, flan_like, tmp_path):
 
 
 def test_ranks_that_do_not_stop_are_killed_after_the_grace(mount, flan_like, tmp_path):
-    environment = slowed(tmp_path, "workflow.training.checkpoint:save_file:60")
+    environment = slowed(tmp_path, "workflow.training.saving:save_file:60")
     with Training(mount, flan_like, nproc=2, grace_s=2, environment=environment) as run:
         run.waits_for(lambda: (tmp_path / "entered").exists())
         run.send(TERM)

@@ -69,6 +69,7 @@ def test_the_run_folder(finished):
     expected = {
         "training_args.json",
         "metrics.jsonl",
+        "param_groups.json",
         "report.html",
         "report.json",
         "tensorboard",
