@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
+from prometheus_client import generate_latest
 
 from tests.conftest import ROOT
 from tests.manifests import K8S, OVERLAYS, TRAINING, only, rendered, resources, settings_of, trainer
+from tests.test_many_nodes import free_port
 from workflow import __version__
 from workflow.errors import BackendError, ConfigError, DataError, ModelError, RunExistsError, StartAgain, Stopped
 from workflow.launch import LAST_WORDS_S
 from workflow.paths import run_name
+from workflow.training.exporter import Exporter
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
@@ -168,3 +172,39 @@ def test_images_are_this_version_s(name):
     found = re.findall(r"image: (\S+)", rendered(name))
     assert found
     assert set(found) == {f"registry.example.com/workflow:{__version__}"}
+
+
+def test_what_is_monitored_is_what_a_run_tells():
+    """Port and names of figures are the program's; only who watches may reach the port."""
+    found = resources("train")
+    _, pod, words = trainer("train")
+    settings = settings_of(words).tracking
+    (port,) = pod["containers"][0]["ports"]
+    assert (settings.metrics_port, settings.metrics_host) == (port["containerPort"], "0.0.0.0")
+    monitor = only(found, "PodMonitor")["spec"]
+    assert [(end["port"], end["path"]) for end in monitor["podMetricsEndpoints"]] == [(port["name"], "/metrics")]
+    labels = only(found, "Job")["spec"]["template"]["metadata"]["labels"]
+    policy = only(found, "NetworkPolicy", "workflow-train-monitoring")["spec"]
+    for chosen in (monitor["selector"], policy["podSelector"]):
+        assert chosen["matchLabels"].items() <= labels.items()
+    (rule,) = policy["ingress"]
+    assert [one["port"] for one in rule["ports"]] == [port["containerPort"]]
+    board = (K8S / "components/train-monitoring/dashboard.json").read_text(encoding="utf-8")
+    assert only(found, "ConfigMap")["data"]["dashboard.json"] == board
+    queries = [target["expr"] for panel in json.loads(board)["panels"] for target in panel["targets"]]
+    shown = {name for query in queries for name in re.findall(r"workflow_training_\w+", query)}
+    assert shown == told()
+
+
+def told() -> set[str]:
+    """Every name of a sample that a run tells, once each has been used."""
+    exporter = Exporter(free_port(), "127.0.0.1", {"run": "r", "task": "clf"})
+    try:
+        exporter.log(1, dict.fromkeys(("loss", "lr", "grad_norm", "tokens_per_s", "examples"), 1.0), "train")
+        exporter.log(1, {"auc": 0.5}, "eval")
+        exporter.log(1, {}, "checkpoint")
+        text = generate_latest(exporter.registry).decode()
+    finally:
+        exporter.close(finished=True)
+    found = set(re.findall(r"^(workflow_training_\w+)(?:\{| )", text, re.MULTILINE))
+    return {name for name in found if not name.endswith("_created")}

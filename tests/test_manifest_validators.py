@@ -21,6 +21,7 @@ OWN_SCHEMAS = {
     "HTTPRoute",
     "ScaledObject",
     "ServiceMonitor",
+    "PodMonitor",
     "InferenceService",
     "TrainJob",
     "TrainingRuntime",
