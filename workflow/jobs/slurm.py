@@ -20,6 +20,8 @@ from workflow.jobs.logs import last_line
 from workflow.jobs.template import Template, check_shell
 from workflow.jobs.tools import ask
 
+CANCELLED = "cancelled"
+"""The file by which a task learns that it was cancelled, however Slurm's signals reach its shell and its program."""
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING")
 ACTIVE = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING", "PREEMPTED")
 LOST = "Slurm knows it no more, and it left no word of its end (killed with its node, or beyond its limits?)"
@@ -61,6 +63,7 @@ class SlurmExecutor:
             for script, group in zip(self.write(waiting), _groups(waiting), strict=True):
                 for job in group:
                     _ended_file(job).unlink(missing_ok=True)
+                    (job.folder / CANCELLED).unlink(missing_ok=True)
                 limit = f"--array=0-{len(group) - 1}%{at_once}"
                 array = ask(["sbatch", "--parsable", limit, str(script)]).strip().split(";")[0]
                 for index, job in enumerate(group):
@@ -84,6 +87,8 @@ class SlurmExecutor:
         found = self.status(jobs)
         open_ = [job for job in jobs if not found[job.name].status.is_over]
         if ids := [id_ for job in open_ if (id_ := found[job.name].job_id)]:
+            for job in open_:
+                (job.folder / CANCELLED).touch()
             ask(["scancel", *ids])
         for job in open_:
             found[job.name].but(status=Status.CANCELLED, ended_at=now()).write(job.folder)

@@ -34,7 +34,8 @@ while [ -n "$heard" ]; do  # a trapped signal ends a wait early; what bash knows
     [ "$ended" -lt 0 ] || [ "$ended" -eq 127 ] || code=$ended
 done
 
-# The same task again, but not one that somebody cancelled.
+# The same task again, but not one that somebody cancelled: the program may end before this shell hears of it.
+[ ! -e "$folder/cancelled" ] || cancelled=cancelled
 if [ "$code" -eq 75 ] && [ -z "$cancelled" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ]; then
     scontrol requeue "$SLURM_JOB_ID" && {{ sleep 60; exit 75; }}  # Slurm ends this shell within that time
 fi
