@@ -47,22 +47,29 @@ def program(models, *flags, code: str | None = None):
     """The process and a client of it."""
     start = ["-c", code] if code else ["-m", "workflow"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORKFLOW_SERVE_PORT": "0"}
-    process = subprocess.Popen(
-        [sys.executable, *start, "serve", "--models", str(models), "--device", "cpu", *flags],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+    log = models.parent / "serve.log"  # no pipe: a full one that nobody reads would block the server
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, *start, "serve", "--models", str(models), "--device", "cpu", *flags],
+            stderr=stderr,
+            env=environment,
+        )
     try:
-        assert process.stderr is not None
-        line = {}
-        while "port" not in line:
-            line = json.loads(process.stderr.readline())
-        with httpx.Client(base_url=f"http://127.0.0.1:{line['port']}", timeout=60) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port_of(process, log)}", timeout=60) as client:
             yield process, client
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+
+
+def port_of(process, log) -> int:
+    """The port that the server says in its log, once it does."""
+    while process.poll() is None:
+        for line in log.read_text().splitlines(keepends=True):
+            if line.endswith("\n") and "port" in (said := json.loads(line)):
+                return said["port"]
+        time.sleep(0.05)
+    raise AssertionError(log.read_text())
 
 
 def ask(client, **more):
@@ -147,9 +154,9 @@ def test_memory_stays_flat_under_bad_input(models):
                 for route in ("/generate", "/score", "/v1/completions"):
                     assert 400 <= client.post(route, content=body, headers=json_type).status_code < 500
 
-        one_round()
-        first = resident_kb(process)
-        for _ in range(3):
+        sizes = []
+        while len(sizes) < 4 or sizes[-1] - sizes[-4] > 20_000:  # the first rounds fill the allocator's arenas
+            assert len(sizes) < 15, f"grows without end (kB): {sizes}"
             one_round()
-        assert resident_kb(process) - first < 60_000
+            sizes.append(resident_kb(process))
         ask(client).raise_for_status()

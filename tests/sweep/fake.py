@@ -73,6 +73,8 @@ def main() -> None:
                 json.dumps({"step": step, "eval_loss": 1 - value, "accuracy": value * step / evaluations}) + "\n"
             )
             metrics.flush()
+    if value < float(os.environ.get("FAKE_LINGERS_BELOW", "0")):  # as long as it takes to be stopped
+        time.sleep(120)
     records = {
         "accuracy": {"value": value, "low": value - 0.01, "high": value + 0.01, "n": 11},
         "eval_loss": {"value": 1 - value, "n": 11},

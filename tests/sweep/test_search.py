@@ -95,6 +95,15 @@ def test_halving_leaves_the_worse_behind(place):
     assert found.all()[3].state == "PRUNED"
 
 
+def test_halving_compares_like_evaluations_however_seldom_it_is_asked(place):
+    found = trials(place, "halving", reduction_factor=2)
+    for index in range(3):
+        found.add({"lr": 0.001 * (index + 1)}, [f"p{index}"])
+    assert not found.report(0, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
+    assert not found.report(1, [0.15, 0.3])
+    assert found.report(2, [0.12, 0.9])
+
+
 def test_evaluations_are_read_while_they_are_written(tmp_path):
     file = tmp_path / "metrics.jsonl"
     assert evaluations(file, "accuracy") == []
@@ -182,16 +191,19 @@ def test_two_processes_and_a_killed_one_share_a_search(place):
 
 @pytest.mark.slow
 def test_pruned_runs_are_stopped_and_said_to_be(place, monkeypatch):
-    monkeypatch.setenv("FAKE_S", "0.4")
+    monkeypatch.setenv("FAKE_LINGERS_BELOW", "0.65")
     planned = sweep(
         place,
         search={"kind": "halving", "parameters": {"lr": [1e-3, 1e-1, 0.9, 1e-7]}, "reduction_factor": 2},
         base={"max_steps": 9},
     )
-    assert run(planned, place, n_trials=4, at_once=4) == 0
-    records = [json.loads(path.read_text()) for path in place.glob("study/points/*/job.json")]
-    statuses = sorted(record["status"] for record in records)
-    assert statuses.count("pruned") >= 1
-    assert statuses.count("done") >= 1
-    assert set(statuses) == {"done", "pruned"}
+    assert run(planned, place, n_trials=4, at_once=1) == 0
+    records = {path.parent.name: json.loads(path.read_text()) for path in place.glob("study/points/*/job.json")}
+    ended = [(name.removeprefix("study-lr-"), records[name.removeprefix("study-")]["status"]) for name in starts(place)]
+    assert ended == [
+        ("0.1-79bea4", "done"),
+        ("0.001-532c12", "done"),
+        ("0.9-b83d51", "pruned"),
+        ("1e-07-db0a9d", "pruned"),
+    ]
     assert json.loads((place / "study" / "best.json").read_text())["lr"] == 1e-3

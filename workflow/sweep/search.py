@@ -149,6 +149,8 @@ class SearchQueue:
                 self.trials.prune(trial.number)
                 self._leave_out(mine)
             elif not mine or all(self._is_over(point) for point in mine):
+                if mine:
+                    self._report(trial, mine[0])  # later trials are compared with all of it
                 self.trials.tell(trial.number, self._mean(mine))
 
     def _leave_out(self, points: Sequence[Point]) -> None:
@@ -184,8 +186,10 @@ class SearchQueue:
             if trial.points.index(job.name) > 0:  # evaluations of one seed are compared with those of one seed
                 return None
             point = next(point for point in self.study.points if point.name == job.name)
-            values = evaluations(self.study.run_paths(point).metrics, self.metric)
-            return Status.PRUNED if self.trials.report(trial.number, values) else None
+            return Status.PRUNED if self._report(trial, point) else None
+
+    def _report(self, trial: Trial, point: Point) -> bool:
+        return self.trials.report(trial.number, evaluations(self.study.run_paths(point).metrics, self.metric))
 
     def _mean(self, points: Sequence[Point]) -> float | None:
         """The mean of the best values over seeds; None where one of them has none."""

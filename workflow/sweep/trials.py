@@ -148,7 +148,11 @@ class Trials:
         )
 
     def report(self, number: int, values: Sequence[float]) -> bool:
-        """Tells the values of a trial's evaluations, the first one's first; whether it is not worth going on with."""
+        """Tells the values of a trial's evaluations, the first one's first; whether it is not worth going on with.
+
+        Each is judged before the next is told, as if its trial had been asked then: the pruner compares the latest
+        value that it knows, and of runs that are looked at now and then these would be of unlike evaluations.
+        """
         trial = self._running(number)
         if trial is None:
             return True
@@ -156,6 +160,8 @@ class Trials:
         for index, value in enumerate(values, start=1):
             if index not in known:
                 trial.report(value, index)
+                if trial.should_prune():
+                    return True
         return bool(values) and trial.should_prune()
 
     def tell(self, number: int, value: float | None) -> None:
