@@ -18,20 +18,27 @@ from tests.conftest import ROOT
 IMAGE = "localhost/workflow:test"
 BASE = "localhost/base:bookworm"
 TOOLS = ("buildah", "mmdebstrap")
+LIMIT_S = 1800
+"""What is not done within this time hangs."""
 
 
 class Container:
     """A container of the image; commands run in it as its own user, after its entry point, in its working directory."""
 
     def __init__(self, store: Path) -> None:
-        self.buildah = [
-            "buildah", "--root", str(store / "root"), "--runroot", str(store / "run"), "--storage-driver", "vfs",
-        ]  # fmt: skip
         self.store = store
+        self.buildah = self._on("overlay")
+        if subprocess.run([*self.buildah, "info"], capture_output=True, check=False, timeout=LIMIT_S).returncode:
+            self.buildah = self._on("vfs")  # each container is a copy: slow and large, and possible everywhere
         self.name = ""
 
+    def _on(self, driver: str) -> list[str]:
+        places = ("--root", str(self.store / driver), "--runroot", str(self.store / f"{driver}-run"))
+        return ["buildah", *places, "--storage-driver", driver]
+
     def call(self, *arguments: object) -> str:
-        done = subprocess.run([*self.buildah, *map(str, arguments)], capture_output=True, text=True, check=False)
+        command = [*self.buildah, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_S)
         assert done.returncode == 0, f"{arguments}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
         return done.stdout
 
@@ -43,7 +50,7 @@ class Container:
         base.mkdir(parents=True, exist_ok=True)
         packages = "ca-certificates,python3,python3-venv,tini"
         command = ["mmdebstrap", "--variant=minbase", f"--include={packages}", "bookworm", str(base / "rootfs.tar")]
-        subprocess.run(command, check=True, capture_output=True, text=True)
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=LIMIT_S)
         (base / "Dockerfile").write_text("FROM scratch\nADD rootfs.tar /\n")
         kind = ("--isolation", "chroot", "--layers=false", "--format", "docker", "--quiet")
         self.call("bud", *kind, "-t", BASE, base)
@@ -74,16 +81,16 @@ def fetch_wheels(folder: Path) -> None:
     """What the image installs, each checked by its hash but the build of torch."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
     locked = [word for name in ("build", "image") for word in ("-r", str(ROOT / f"requirements/{name}.txt"))]
-    subprocess.run([*pip, "--require-hashes", *locked], check=True, capture_output=True, text=True)
+    subprocess.run([*pip, "--require-hashes", *locked], check=True, capture_output=True, text=True, timeout=LIMIT_S)
     torch = ["-c", str(ROOT / "constraints.txt"), "torch"]
-    subprocess.run([*pip, *torch], check=True, capture_output=True, text=True)
+    subprocess.run([*pip, *torch], check=True, capture_output=True, text=True, timeout=LIMIT_S)
 
 
 def make_container(folder: Path) -> Container:
     """A container of the image, built in the folder that WORKFLOW_TEST_IMAGE names, which keeps it for the next time."""
     kept = os.environ.get("WORKFLOW_TEST_IMAGE")
     if not kept:
-        pytest.skip("building the image takes about ten minutes and 7 GB: WORKFLOW_TEST_IMAGE=FOLDER builds it there")
+        pytest.skip("building the image takes some minutes and 3 GB: WORKFLOW_TEST_IMAGE=FOLDER builds it there")
     if missing := [tool for tool in TOOLS if not shutil.which(tool)]:
         pytest.skip(f"not installed: {', '.join(missing)}")
     if os.geteuid() != 0:

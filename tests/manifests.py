@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,17 @@ LABELS = {"app.kubernetes.io/name": "workflow"}
 def tool(name: str) -> str | None:
     """A program on the path, or beside this Python."""
     return shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+
+
+def cluster_tool(name: str) -> str:
+    """A program of the environment that WORKFLOW_CLUSTER_TOOLS names, or beside this Python; skipped where there is neither."""
+    folder = os.environ.get("WORKFLOW_CLUSTER_TOOLS")
+    found = Path(folder, "bin", name) if folder else None
+    if found and found.is_file():
+        return str(found)
+    if beside := tool(name) if name != "python" else None:
+        return beside
+    pytest.skip(f"{name} is not installed (make cluster-tools, WORKFLOW_CLUSTER_TOOLS=.venv-kube)")
 
 
 def rendered(overlay: str) -> str:

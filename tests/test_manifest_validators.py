@@ -7,7 +7,6 @@ what it needs.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.manifests import K8S, OVERLAYS, only, rendered, resources, tool
+from tests.manifests import K8S, OVERLAYS, cluster_tool, only, rendered, resources
 
 OWN_SCHEMAS = {
     "HTTPRoute",
@@ -35,16 +34,6 @@ wanted = json.load(sys.stdin)
 model = getattr(models, sys.argv[1]).from_dict(wanted)
 json.dump(model.to_dict(), sys.stdout)
 """
-
-
-def cluster_tool(name: str) -> str:
-    folder = os.environ.get("WORKFLOW_CLUSTER_TOOLS")
-    found = Path(folder, "bin", name) if folder else None
-    if found and found.is_file():
-        return str(found)
-    if beside := tool(name) if name != "python" else None:
-        return beside
-    pytest.skip(f"{name} is not installed (make cluster-tools, WORKFLOW_CLUSTER_TOOLS=.venv-kube)")
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

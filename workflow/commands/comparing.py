@@ -9,7 +9,7 @@ import json
 from argparse import Namespace
 from collections.abc import Sequence
 
-from workflow.commands.parsing import CommandParser, add_mount, command_parser
+from workflow.commands.parsing import CommandParser, add_meaning, add_mount, command_parser
 from workflow.errors import ConfigError
 
 DESCRIPTION = """Tests whether runs differ in a metric by more than chance: paired approximate randomisation over the rows of
@@ -44,10 +44,7 @@ def compare(argv: Sequence[str]) -> int:
         "--data", "--data_name", metavar="NAME|FILE", help="take the targets from this data set's eval rows"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    group = parser.add_argument_group("what scores are, by default as the files' runs say, which must agree")
-    group.add_argument("--problem", choices=("binary", "multiclass", "multilabel", "regression"))
-    group.add_argument("--labels", nargs="+", help="names of the classes")
-    group.add_argument("--target_range", nargs=2, type=float, metavar=("LOW", "HIGH"))
+    add_meaning(parser)
     add_mount(parser)
     given = parser.parse_args(argv)
     if given.rounds < 1 or given.seed < 0:

@@ -38,3 +38,11 @@ def command_parser(command: str, description: str, example: str) -> CommandParse
 def add_mount(parser: CommandParser) -> None:
     """`--mount`, which most commands have."""
     parser.add_argument("--mount", type=Path, help="folder that holds data/ and models/")
+
+
+def add_meaning(parser: CommandParser) -> None:
+    """`--problem`, `--labels` and `--target_range` of commands that read prediction files."""
+    group = parser.add_argument_group("what the scores are, by default as the files' runs say, which must agree")
+    group.add_argument("--problem", choices=("binary", "multiclass", "multilabel", "regression"))
+    group.add_argument("--labels", nargs="+", help="names of the classes")
+    group.add_argument("--target_range", nargs=2, type=float, metavar=("LOW", "HIGH"))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflow.commands.parsing import CommandParser, add_mount, command_parser
+from workflow.commands.parsing import CommandParser, add_meaning, add_mount, command_parser
 from workflow.config.clf_settings import checked_score
 from workflow.errors import ConfigError
 
@@ -107,10 +107,7 @@ def evaluate(argv: Sequence[str]) -> int:
         help="folder for evaluation.json, .md and plots (default: evaluation)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    group = parser.add_argument_group("what the scores are, by default as the files' runs say, which must agree")
-    group.add_argument("--problem", choices=("binary", "multiclass", "multilabel", "regression"))
-    group.add_argument("--labels", nargs="+", help="names of the classes")
-    group.add_argument("--target_range", nargs=2, type=float, metavar=("LOW", "HIGH"))
+    add_meaning(parser)
     add_mount(parser)
     given = parser.parse_args(argv)
     from workflow.recipe.evaluate import evaluate

@@ -108,16 +108,13 @@ def suite_run(argv: Sequence[str]) -> int:
         default="all",
         help="best: remove the checkpoints of all but each task's best run",
     )
-    _add_running_flags(parser)
-    _add_study_flags(parser)
-    given = parser.parse_args(argv)
-    from workflow.paths import find_mount
+    given, mount = _given_at_once(parser, argv)
     from workflow.sweep.suite import Suite, run_suite
     from workflow.sweep.suite_file import read_suite
 
     files = [read_suite(path) for path in given.files]
-    planned = Suite(files, given.out, find_mount(given.mount).absolute(), given.keep, given.force, given.max_points)
-    return run_suite(planned, _options(given, submit=_is_to_run(given)))
+    planned = Suite(files, given.out, mount, given.keep, given.force, given.max_points)
+    return run_suite(planned, _options(given, submit=given.submit))
 
 
 def suite_transfer(argv: Sequence[str]) -> int:
@@ -135,14 +132,10 @@ def suite_transfer(argv: Sequence[str]) -> int:
         help="a run for each pair of train set and eval language, each with a best checkpoint of its own; without it a run "
         "for each train set fills its row of the matrix",
     )
-    _add_running_flags(parser)
-    _add_study_flags(parser)
-    given = parser.parse_args(argv)
-    from workflow.paths import find_mount
+    given, mount = _given_at_once(parser, argv)
     from workflow.sweep.run_transfer import run_transfer
 
-    mount = find_mount(given.mount).absolute()
-    options = _options(given, submit=_is_to_run(given))
+    options = _options(given, submit=given.submit)
     return run_transfer(given.file, given.out, mount, options, pairs=given.pairs, max_points=given.max_points)
 
 
@@ -166,26 +159,23 @@ def ablate(argv: Sequence[str]) -> int:
         "workflow ablate configs/ablation-cola.json --out ablations/cola --jobs 2",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="entry, base, variants, baseline, seeds, metric")
-    _add_running_flags(parser)
+    given, mount = _given_at_once(parser, argv)
+    from workflow.sweep.ablation import run_ablation
+
+    options = _options(given, submit=given.submit)
+    return run_ablation(given.file, given.out, mount, options, max_points=given.max_points)
+
+
+def _given_at_once(parser: CommandParser, argv: Sequence[str]) -> tuple[Namespace, Path]:
+    """(flags, mount) of a study that runs at once unless it goes to a cluster: `submit` says whether it runs now."""
+    parser.add_argument("--dry_run", action="store_true", help="check, write and show; run nothing")
+    parser.add_argument("--submit", action="store_true", help="send the runs to the cluster; here they run anyway")
     _add_study_flags(parser)
     given = parser.parse_args(argv)
     from workflow.paths import find_mount
-    from workflow.sweep.ablation import run_ablation
 
-    mount = find_mount(given.mount).absolute()
-    return run_ablation(
-        given.file, given.out, mount, _options(given, submit=_is_to_run(given)), max_points=given.max_points
-    )
-
-
-def _add_running_flags(parser: CommandParser) -> None:
-    """Of studies that run at once unless they go to a cluster."""
-    parser.add_argument("--dry_run", action="store_true", help="check, write and show; run nothing")
-    parser.add_argument("--submit", action="store_true", help="send the runs to the cluster; here they run anyway")
-
-
-def _is_to_run(given: Namespace) -> bool:
-    return not given.dry_run and (given.submit or given.executor == "local")
+    given.submit = not given.dry_run and (given.submit or given.executor == "local")
+    return given, find_mount(given.mount).absolute()
 
 
 def _add_study_flags(parser: CommandParser) -> None:

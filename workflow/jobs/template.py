@@ -19,6 +19,7 @@ from workflow.errors import TemplateError, did_you_mean
 from workflow.jobs.shell_text import FIELD, Place, Reader, Value, quoted
 
 HERE = Path(__file__).parent / "templates"
+"""What stands in several of these stands in each, so that a user can copy one and change it."""
 Fields = Mapping[str, Value | None]
 
 

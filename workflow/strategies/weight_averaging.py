@@ -6,6 +6,7 @@ has to compute anew elsewhere, do not exist in these models. Knows nothing of ho
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -18,7 +19,7 @@ from workflow.models.layer_stack import Part
 from workflow.strategies.base import Masters, Strategy
 
 
-class WeightAverage(Strategy):
+class WeightAverage(Strategy, ABC):
     """average += share x (weights - average) after every update that counts; the first of these is the average itself."""
 
     def __init__(self, *, start: float, every: int = 1) -> None:
@@ -27,18 +28,18 @@ class WeightAverage(Strategy):
         """Updates that the average holds."""
         self._average: dict[str, torch.Tensor] = {}
 
+    @abstractmethod
     def share(self) -> float:
         """Of the newest weights."""
-        raise NotImplementedError
 
     def about(self, step: int) -> str:
         """What the average after `step` updates is, for people."""
         times = f"every {self.every} updates" if self.every > 1 else "each update"
         return f"{self.what()} of the weights after {times} from update {self.first} to {step}"
 
+    @abstractmethod
     def what(self) -> str:
         """Which average."""
-        raise NotImplementedError
 
     def plan(self, max_steps: int) -> None:
         """Raises ConfigError where no update would count."""
