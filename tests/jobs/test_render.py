@@ -142,7 +142,7 @@ def test_manifests_agree_with_the_code(render, name):
         for rule in job["spec"]["podFailurePolicy"]["rules"]
         for code in rule.get("onExitCodes", {}).get("values", [])
     }
-    assert actions == ({75: "Ignore", 2: "FailJob"} if name == "kubernetes.yaml" else {})
+    assert actions == {75: "Ignore", 2: "FailJob"}
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in GOLDEN.glob("*.yaml")))
