@@ -106,9 +106,12 @@ def test_what_stands_before_and_beside_the_server():
     assert port["targetPort"] == deployment["spec"]["template"]["spec"]["containers"][0]["ports"][0]["name"]
     (rule,) = route["rules"]
     assert rule["backendRefs"] == [{"name": service["metadata"]["name"], "port": port["port"]}]
-    ways = {match["path"]["value"] for match in rule["matches"]}
-    assert ways <= app_routes()
-    assert not ways & FREE, "what needs no key stays inside"
+    ways = {match["path"]["value"]: match["path"]["type"] for match in rule["matches"]}
+    assert ways.keys() <= app_routes()
+    assert not ways.keys() & FREE, "what needs no key stays inside"
+    prefixes = tuple(f"{way}/" for way, kind in ways.items() if kind == "PathPrefix")
+    inside = {way for way in app_routes() if way not in ways and not way.startswith(prefixes)}
+    assert inside == FREE - {"/openapi.json"} | {"/"}, "the page and operators' routes alone"
     timeouts = {name: float(value.removesuffix("s")) for name, value in rule["timeouts"].items()}
     assert timeouts["request"] >= timeouts["backendRequest"] > ServeSettings().queue.timeout_s
     monitor = only(found, "ServiceMonitor")["spec"]
@@ -117,13 +120,26 @@ def test_what_stands_before_and_beside_the_server():
     scaled = only(found, "ScaledObject")["spec"]
     assert scaled["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
     assert "replicas" not in deployment["spec"], "two would set it"
-    trigger = scaled["triggers"][0]["metadata"]
-    assert set(re.findall(r"(\w+:\w+)\{", trigger["query"])) == {
+    check_scaling(**{name: scaled["triggers"][0]["metadata"][name] for name in ("query", "threshold")})
+
+
+def test_kserve_scales_by_the_same():
+    service = only(resources("kserve"), "InferenceService")
+    assert service["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] == "keda"
+    (metric,) = service["spec"]["predictor"]["autoScaling"]["metrics"]
+    external = metric["external"]
+    assert external["target"]["type"] == "Value"
+    check_scaling(query=external["metric"]["query"], threshold=external["target"]["value"])
+
+
+def check_scaling(*, query: str, threshold: str) -> None:
+    """By the requests that a server has, before all its rows are taken."""
+    assert set(re.findall(r"(\w+:\w+)\{", query)) == {
         "vllm:num_requests_running",
         "vllm:num_requests_waiting",
     }
-    assert metrics_in(trigger["query"]) <= exported()
-    assert int(trigger["threshold"]) < ServeSettings().engine.max_rows
+    assert metrics_in(query) <= exported()
+    assert int(threshold) < ServeSettings().engine.max_rows
 
 
 def app_routes() -> set[str]:

@@ -42,12 +42,17 @@ def whole_file(path: Path) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that takes its name when the block ends well. OSError if `path` is there by then."""
+    """A folder to fill that takes its name when the block ends well. OSError if `path` is there by then.
+
+    All in it has the permissions that the umask leaves: some libraries write files for nobody else to read.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=path.parent))
     try:
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
+        mask = _umask()
+        for place in [*temporary.rglob("*"), temporary]:
+            place.chmod((0o777 if place.is_dir() else 0o666) & ~mask)
         flush_folder(temporary)
         temporary.rename(path)
         flush(path.parent)

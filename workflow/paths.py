@@ -40,6 +40,11 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "workflow"
 
 
+def predictions_folder(name: str) -> Path:
+    """Where the predictions of --no_train go: a folder of this name in `WORKFLOW_PREDS`, else in preds/ here."""
+    return Path(os.environ.get("WORKFLOW_PREDS") or "preds") / name
+
+
 def checked_name(name: str, *, what: str) -> str:
     """`name` if it is one plain path component; ConfigError otherwise, so that no name leaves the mount."""
     if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name or name.startswith("."):

@@ -227,6 +227,15 @@ def some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
+def _unreadable(folder: Path) -> Path | None:
+    """A file of a checkpoint that is there and closed to this user; libraries then say that it is not there."""
+    try:
+        files = sorted(folder.iterdir())
+    except OSError:
+        return None
+    return next((file for file in files if file.is_file() and not os.access(file, os.R_OK)), None)
+
+
 class Explained:
     """Turns whatever transformers raises while reading `what` of a checkpoint into one ModelError."""
 
@@ -243,6 +252,8 @@ class Explained:
         if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
             return
         reason = " ".join(str(error).split())[:400]
+        if hidden := _unreadable(Path(self.name)):
+            reason = f"{hidden} may not be read by this user: make it readable (chmod a+r)"
         advice = (
             "" if is_path(self.name) else "; is there a network, and is the name right? A folder can be given instead"
         )

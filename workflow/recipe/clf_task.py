@@ -278,8 +278,8 @@ class ClfTask(Task[ClfSettings]):
             write_plots(folder, vectors[:, 1], np.asarray(self.data.eval.targets[:, 1], dtype=np.float64), title=title)
 
     def predictions_alone(self) -> Path:
-        """In preds/RUN/ of the working directory, or --pred_save_path."""
-        return self.settings.run.pred_save_path or Path("preds") / self.run_name / names.SCORES_NAME
+        """In RUN/ of preds/, or --pred_save_path."""
+        return self.settings.run.pred_save_path or names.predictions_folder(self.run_name) / names.SCORES_NAME
 
     def record_alone(self, file: Path, found: Evaluation) -> None:
         """Predictions, metrics, calibration and plots; at --pred_save_path the predictions alone."""

@@ -41,6 +41,7 @@ FREE_GIB = 10
 SHARED_GIB = 1
 """NCCL's buffers between the GPUs of a machine; containers have 64 MiB unless told."""
 OPEN_FILES = 4096
+KERNEL_CACHES = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR")
 
 
 @dataclass(frozen=True)
@@ -167,19 +168,25 @@ def places(mount: Path | None) -> Iterator[Finding]:
         do = "make it with data/ and models/ in it, or name another by --mount or WORKFLOW_MOUNT"
         yield Finding("mount", str(root), "no such folder", do, fatal=True)
     else:
-        yield _place("mount", root, "data/ and models/ of every run are there", fatal=True)
         models = root / "models"
-        if models.is_dir():
+        why = "data/ and models/ of every run are there"
+        yield _place("mount", root, why, fatal=not models.exists())
+        if models.exists():
             yield _place("models", models, "runs are written there", fatal=True)
     yield _place("token cache", cache_dir(), "set WORKFLOW_CACHE", fatal=True)
     hub = Path(os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface")
     yield _place("hub cache", hub, "set HF_HOME, if models are fetched from a hub", fatal=False)
+    for variable in KERNEL_CACHES:
+        if given := os.environ.get(variable):
+            yield _place(variable, Path(given), "compiled kernels are kept there", fatal=False)
     yield _place("temporary files", Path(tempfile.gettempdir()), "set TMPDIR", fatal=True)
 
 
 def _place(name: str, folder: Path, why: str, *, fatal: bool) -> Finding:
     """Whether a file can be made in a folder, or in the nearest one above it that is there."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        return Finding(name, str(folder), f"{there} is no folder", f"remove it, or name another place; {why}", fatal)
     try:
         with tempfile.NamedTemporaryFile(dir=there, prefix=".tmp-doctor-"):
             pass

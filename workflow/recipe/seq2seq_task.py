@@ -189,9 +189,9 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
         write_predictions(file, self.data.examples.eval, found.results)
 
     def predictions_alone(self) -> Path:
-        """In preds/PRED_DIR of the working directory."""
+        """In PRED_DIR of preds/."""
         folder = names.checked_name(self.settings.run.pred_dir or self.run_name, what="--pred_dir")
-        return Path("preds") / folder / self._file_name(0)
+        return names.predictions_folder(folder) / self._file_name(0)
 
     def _file_name(self, step: int) -> str:
         evaluation = self.settings.evaluation

@@ -25,11 +25,11 @@ from workflow.data.checks import Reading, check
 from workflow.data.examples import Examples, RowFormat, load_examples
 from workflow.data.features import Features, RowEncoder, load_features
 from workflow.data.sources import Source
-from workflow.errors import DataError
+from workflow.errors import ConfigError, DataError
 from workflow.evaluation.evaluator import Evaluation, check_slice_key
 from workflow.evaluation.metrics import Metric
 from workflow.evaluation.report import measured
-from workflow.files import write_json
+from workflow.files import why_not_writable, write_json
 from workflow.inference.interface import Together
 from workflow.models.load import LoadedModel, is_path
 from workflow.models.ragged import ragged_form_of, why_padded
@@ -255,11 +255,16 @@ class Task(ABC, Generic[S]):
 
     def evaluate_only(self, source: Source) -> None:
         """Collective: predictions and metrics of a model go to `predictions_alone`; no run is touched."""
+        file = self.predictions_alone()
+        if (wrong := why_not_writable(file)) is not None:
+            raise ConfigError(
+                f"{file}: predictions cannot be written there: {wrong}; start in a folder that can be written to, or name "
+                "one for them by WORKFLOW_PREDS"
+            )
         self.load_model_everywhere(self.start_model(), trained=True)
         self.load_data(source)
         if not len(self.data.eval):
             raise DataError(f"{source.label}: no eval rows, so there is nothing to do with --no_train")
-        file = self.predictions_alone()
         self.loaded.model.to(self.device, torch_dtype(self.settings.model.precision, self.place.device)).eval()
         found = self.evaluator(None).evaluate()
 
