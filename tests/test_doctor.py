@@ -82,6 +82,19 @@ def test_a_missing_package_and_an_old_one(place, capsys, monkeypatch):
     assert found["transformers"]["problem"] == "outside the tested range"
 
 
+def test_files_in_the_place_of_folders(place, capsys, monkeypatch):
+    (place / "models").rmdir()
+    (place / "models").write_text("")
+    (place.parent / "cache").write_text("")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(place.parent / "cache/triton"))
+    code, found = looked(capsys, place)
+    assert code == 1
+    assert found["models"]["problem"] == f"{place / 'models'} is no folder"
+    assert found["token cache"]["fatal"]
+    assert found["TRITON_CACHE_DIR"]["problem"]
+    assert not found["TRITON_CACHE_DIR"]["fatal"]
+
+
 @pytest.mark.slow
 def test_caches_that_cannot_be_written(tmp_path):
     """As in a container whose user owns nothing but the mount."""
@@ -95,3 +108,17 @@ def test_caches_that_cannot_be_written(tmp_path):
     assert done.returncode == 1, done.stderr
     assert "WRONG  token cache" in done.stdout
     assert "make it writable" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_mount_whose_models_alone_can_be_written(tmp_path):
+    """As in the image, where it is enough for a run."""
+    privileges = without_privileges()
+    (tmp_path / "mount/models").mkdir(parents=True)
+    give_away(tmp_path / "mount")
+    (tmp_path / "mount/models").chmod(0o777)
+    environment = {**os.environ, "WORKFLOW_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    command = [*privileges, sys.executable, "-m", "workflow", "doctor", "--mount", str(tmp_path / "mount")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
+    assert "note   mount" in done.stdout

@@ -50,6 +50,10 @@ def test_the_dockerfile_copies_what_is_there_and_sends_no_more():
             assert (ROOT / name).exists(), name
             assert f"!{name}" in ignored, name
     assert "!k8s" not in ignored
+    own = [line for line in (ROOT / ".gitignore").read_text().splitlines() if "mount/data" in line]
+    assert own
+    at = ignored.index(own[0])
+    assert ignored[at : at + len(own)] == own, "rows of users' own would stand in the image"
     assert f"\nUSER {USER}\n" in DOCKERFILE
 
 
@@ -174,7 +178,11 @@ def test_the_image_is_labelled_and_small(container):
     sbom = config["Labels"]["workflow.sbom"]
     script = f"import json; print(len(json.load(open('{sbom}'))['components']))"
     assert int(container.run("python3", "-c", script, volumes={}).stdout) > 150
-    assert container.run("sh", "-c", "id -u; ls /app; ls /app/k8s", volumes={}).stdout.split()[0] == str(USER)
+    assert container.run("sh", "-c", "id -u", volumes={}).stdout.split() == [str(USER)]
+    assert container.run("test", "-e", "/app/seq2seq.py", volumes={}).returncode == 0
+    assert container.run("test", "-e", "/app/k8s", volumes={}).returncode == 1
+    kilobytes = int(container.run("du", "-skx", "/opt", "/usr", "/app", "--total", volumes={}).stdout.split()[-2])
+    assert 10**6 < kilobytes < 2.5 * 10**6, "of which torch's CPU build has 0.75 * 10**6"
     assert container.run("sh", "-c", "touch /app/x || touch /opt/venv/x", volumes={}).returncode != 0
 
 

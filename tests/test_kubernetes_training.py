@@ -111,6 +111,7 @@ def test_files_stand_where_the_program_looks(overlay):
     assert mounts.keys() == volumes.keys()
     environment = {one["name"]: one.get("value") for one in container["env"]}
     assert environment["WORKFLOW_MOUNT"] == mounts["mount"]
+    assert environment["WORKFLOW_PREDS"] == f"{mounts['mount']}/preds"
     claim = only(resources(overlay), "PersistentVolumeClaim")
     assert volumes["mount"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]

@@ -201,6 +201,20 @@ def test_no_train_touches_no_run(finished, tmp_path):
     assert sorted(path.name for path in (mount / "models").iterdir()) == before
 
 
+def test_predictions_without_a_run_need_a_place(finished, tmp_path, monkeypatch):
+    mount, _, _ = finished
+    arguments = ("--mount", mount, "--model_init_name", "run", "--data", "toy", "--no_train", "--pred_dir", "p")
+    (tmp_path / "preds").write_text("")
+    done = run_program(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "predictions cannot be written there" in done.stderr
+    assert "WORKFLOW_PREDS" in done.stderr
+    monkeypatch.setenv("WORKFLOW_PREDS", str(tmp_path / "elsewhere"))
+    done = run_program(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "elsewhere/p/metrics.json").is_file()
+
+
 @pytest.mark.parametrize("stage", ["zero2", "zero3"])
 def test_two_ranks_give_the_same_run(finished, mount, flan_like, stage):
     """The program launches its own ranks; losses, answers and the best checkpoint are those of one rank."""

@@ -25,6 +25,23 @@ def settings(**values):
     return resolve(Seq2SeqSettings, [Layer("flag", {"model_init_path": "m", "data_name": "d", **values})])
 
 
+def test_what_libraries_write_for_their_owner_alone_is_for_all_who_may(tmp_path):
+    """As the umask says; safetensors writes files of mode 0600."""
+    mask = os.umask(0o027)
+    try:
+        with whole_folder(tmp_path / "checkpoint") as folder:
+            (folder / "state").mkdir(mode=0o700)
+            for name in ("a", "state/b"):
+                (folder / name).touch(mode=0o600)
+    finally:
+        os.umask(mask)
+    modes = {
+        path.name: path.stat().st_mode & 0o777
+        for path in [tmp_path / "checkpoint", *(tmp_path / "checkpoint").rglob("*")]
+    }
+    assert modes == {"checkpoint": 0o750, "state": 0o750, "a": 0o640, "b": 0o640}
+
+
 def test_names():
     assert run_name("google/flan-t5-xl", "data", "3") == "google_flan-t5-xl_data_3"
     assert run_name("/a/b", "hf:x", "0") == "a_b_hf_x_0"

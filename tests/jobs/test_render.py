@@ -154,6 +154,16 @@ def test_manifests_are_valid(name):
     assert " passed for " in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("name", sorted(path.name for path in GOLDEN.glob("*.yaml")))
+def test_pods_are_those_that_the_policies_know(name):
+    policies = yaml.safe_load_all((ROOT / "k8s/base/namespace/network.yaml").read_text())
+    (known,) = [one["spec"]["podSelector"] for one in policies if one["metadata"]["name"] == "workflow-train"]
+    *_, job = yaml.safe_load_all((GOLDEN / name).read_text())
+    assert known["matchLabels"].items() <= job["spec"]["template"]["metadata"]["labels"].items()
+    variables = {one["name"]: one.get("value") for one in pod_of(job)["containers"][0]["env"]}
+    assert variables["WORKFLOW_PREDS"] == f"{variables['WORKFLOW_MOUNT']}/preds"
+
+
 def test_wrong_flags_come_first_and_all_at_once(capsys):
     wrong = ["--model_init_path", "x", "--data", "d", "--max_stesp", "3", "--lr", "-1"]
     with pytest.raises(ConfigError, match="2 problems") as caught:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -121,6 +123,17 @@ def test_bin_weights_cannot_run_code(flan_like, tmp_path, capsys):
     with pytest.raises(ModelError, match="cannot read its weights"):
         load_seq2seq(str(tmp_path / "m"))
     assert "ran" not in capsys.readouterr().out
+
+
+def test_a_file_that_this_user_may_not_read(flan_like, tmp_path, monkeypatch):
+    """transformers says of such a file that it is not there."""
+    shutil.copytree(flan_like, tmp_path / "m")
+    weights = tmp_path / "m/model.safetensors"
+    weights.write_bytes(b"")
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != weights and real(path, mode))
+    with pytest.raises(ModelError, match="model.safetensors may not be read by this user"):
+        load_seq2seq(str(tmp_path / "m"))
 
 
 def test_refusals_are_clear(flan_like, tmp_path):
