@@ -132,7 +132,7 @@ def test_a_file_that_this_user_may_not_read(flan_like, tmp_path, monkeypatch):
     weights.write_bytes(b"")
     real = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != weights and real(path, mode))
-    with pytest.raises(ModelError, match="model.safetensors may not be read by this user"):
+    with pytest.raises(ModelError, match="safetensors may not be read by this user"):
         load_seq2seq(str(tmp_path / "m"))
 
 
