@@ -217,6 +217,17 @@ def test_the_best_setting_by_the_mean_over_seeds_is_a_settings_file(tmp_path):
     assert (why["settings_compared"], why["settings_left_out"]) == (2, 1)
 
 
+def test_a_setting_that_wins_with_the_program_s_default_is_kept(tmp_path):
+    default = ClfSettings().optim.weight_decay
+    points = sweep(tmp_path, {1e-3: [0.5]})
+    points[0]["settings"]["weight_decay"] = default
+    folder = write_study(tmp_path / "study", tmp_path, points)
+    write_study_tables(folder)
+    (tmp_path / "base.json").write_text(json.dumps({"weight_decay": default + 0.1}))
+    layers = read_layers([tmp_path / "base.json", folder / "best.json"], {})
+    assert resolve(ClfSettings, layers).settings.optim.weight_decay == default
+
+
 def test_the_best_is_the_lowest_where_low_is_good(tmp_path):
     points = sweep(tmp_path, {1e-3: [0.5], 1e-2: [0.2]}, metric="eval_loss")
     folder = write_study(tmp_path / "study", tmp_path, points)

@@ -10,6 +10,7 @@ from tests.conftest import ROOT
 from tests.sweep.conftest import options, starts, write
 from workflow.errors import ConfigError
 from workflow.sweep import suite_checks
+from workflow.sweep.entries import ENTRIES
 from workflow.sweep.study import read_study
 from workflow.sweep.suite import Suite, best_layer, check, run_suite
 from workflow.sweep.suite_file import read_suite
@@ -179,6 +180,16 @@ def test_a_search_a_task_is_used_by_the_runs_after_it_and_by_the_next_suite(suit
     assert run_suite(after, options(place, after.folder, submit=False)) == 0
     settings = read_study(after.folder).points[0].settings
     assert (settings["lr"], settings["train_batch_size"]) == (1e-3, 8)
+
+
+@pytest.mark.slow
+def test_a_search_that_a_default_wins_overrules_the_base(suite, place):
+    searched = {"search": {"kind": "random", "n_trials": 2, "parameters": {"train_batch_size": [64, 32]}}}
+    body = changed("mrpc", base={"train_batch_size": 100}, **searched)
+    planned = suite({**body, "tasks": {"mrpc": body["tasks"]["mrpc"]}, "num_runs": 1})
+    assert ENTRIES["clf"].settings_type().training.train_batch_size == 32
+    assert run_suite(planned, options(place, planned.folder)) == 0
+    assert [point.settings["train_batch_size"] for point in read_study(planned.folder).points] == [32]
 
 
 def test_the_examples_are_good(place):
