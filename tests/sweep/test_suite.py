@@ -79,6 +79,18 @@ def test_every_problem_of_every_task_is_told_with_its_fix(suite):
         assert any(text in problem for problem in found), (text, found)
 
 
+def test_searches_are_checked_before_anything_starts(suite):
+    def told(**parameters):
+        return problems(suite(changed("mrpc", search={"kind": "random", "parameters": parameters})))
+
+    assert any('"train_batch_size" = -3' in problem for problem in told(train_batch_size=[16, -3]))
+    assert any("max_steps 10 is below eval_steps 16" in problem for problem in told(eval_steps=[5, 16]))
+    assert any("no folder here" in problem for problem in told(model_init_path=["bert-base-uncased", "./none"]))
+    many = changed("mrpc", search={"kind": "random", "n_trials": 101, "parameters": {"lr": [1e-3, 1e-2]}})
+    assert any("101 points, more than --max_points 100" in problem for problem in problems(suite(many)))
+    check(suite(changed("mrpc", search={"kind": "random", "parameters": {"lr": [1e-3, 1e-2], "eval_steps": [5, 10]}})))
+
+
 def test_doubts_can_be_overruled(suite, capsys):
     body = changed(max_steps=12)
     assert [text.endswith("(--force runs it as it is)") for text in problems(suite(body))] == [True]

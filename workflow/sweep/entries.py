@@ -9,11 +9,11 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
 from workflow.config.cascade import NULL
 from workflow.config.clf_settings import ClfSettings
-from workflow.config.sections import CommandSettings, field_aliases, section_fields
+from workflow.config.sections import CommandSettings, field_aliases, section_fields, settings_within
 from workflow.config.settings import Seq2SeqSettings
 from workflow.errors import ConfigError, did_you_mean
 from workflow.metric_names import SCORE_METRICS, TEXT_METRICS, listed
@@ -40,6 +40,16 @@ class Entry:
             if name == own or name in field_aliases(field):
                 return own
         return name
+
+    def is_whole(self, name: str) -> bool:
+        """Whether a setting, or a part like `freeze.head`, takes whole numbers alone."""
+        whole, _, part = name.partition(".")
+        field = section_fields(self.settings_type).get(whole, (None, None))[1]
+        if part and field is not None:
+            within = settings_within(field)
+            field = within.model_fields.get(part) if within is not None else None
+        kinds = set(get_args(field.annotation) or (field.annotation,)) if field is not None else set()
+        return kinds - {type(None)} == {int}
 
     def short(self, name: str) -> str:
         """The shortest of a setting's names, for labels: `lr`, `batch_size`."""

@@ -54,6 +54,13 @@ class Sweep:
         self._check(points)
         return points
 
+    def probes(self, bounds: Bounds) -> list[Point]:
+        """Points with which a search is checked before it starts. Raises ConfigError with every problem of all of them."""
+        fixed = {SEED: 0} if SEED in self.grid.axes else {}
+        points = self.points([{**fixed, **values} for values in corners(self.grid)])
+        check_count(bounds.n_trials if bounds.deadline is None else 1, self.max_points, where=self.grid.name)
+        return points
+
     def _check(self, points: Sequence[Point]) -> None:
         settings = points[0].resolved
         assert settings is not None
@@ -97,8 +104,7 @@ def _search(sweep: Sweep, options: Options, bounds: Bounds, storage: str | None)
             "a search chooses each point by the results of others, so it is driven by processes of this program: run the same "
             "command with the local executor on each machine that shares --out"
         )
-    probes = sweep.points([{**({SEED: 0} if SEED in grid.axes else {}), **values} for values in corners(grid)])
-    check_count(bounds.n_trials if bounds.deadline is None else 1, sweep.max_points, where=grid.name)
+    probes = sweep.probes(bounds)
     study = Study(
         sweep.folder, "sweep", sweep.mount, [], {"swept": list(grid.swept), "search": _described(sweep, probes[0])}
     )
