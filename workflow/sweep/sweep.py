@@ -6,6 +6,7 @@ Knows nothing of arguments' texts (`commands`) or of how points run (`driver`).
 from __future__ import annotations
 
 import functools
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from workflow.sweep.grid import SEED, Grid, check_count, combinations, draft
 from workflow.sweep.points import Draft, Point, make_points
 from workflow.sweep.search import Bounds, SearchQueue, corners
 from workflow.sweep.start import Options, start, tell
-from workflow.sweep.study import Study, open_study, study_name
+from workflow.sweep.study import TRIALS, Study, open_study, study_name
 from workflow.sweep.summaries import headline, make_files
 from workflow.sweep.trials import Trials
 
@@ -105,9 +106,13 @@ def _search(sweep: Sweep, options: Options, bounds: Bounds, storage: str | None)
             "command with the local executor on each machine that shares --out"
         )
     probes = sweep.probes(bounds)
-    study = Study(
-        sweep.folder, "sweep", sweep.mount, [], {"swept": list(grid.swept), "search": _described(sweep, probes[0])}
-    )
+    name = study_name(sweep.folder)
+    told = {
+        "swept": list(grid.swept),
+        "search": _described(sweep, probes[0]),
+        TRIALS: f"{name}-{secrets.token_hex(4)}",  # a storage may hold searches of many folders of one name
+    }
+    study = Study(sweep.folder, "sweep", sweep.mount, [], told)
     metric = metric_of(probes[0].metrics[0])
     _show_search(grid, bounds, metric)
     if not options.submit:
@@ -117,7 +122,7 @@ def _search(sweep: Sweep, options: Options, bounds: Bounds, storage: str | None)
     open_study(study)
     trials = Trials(
         search,
-        name=study.name,
+        name=study.extra.get(TRIALS, study.name),
         higher=higher_is_better(metric),
         ranges=grid.ranges,
         choices={name: values for name, values in grid.axes.items() if name != SEED},
