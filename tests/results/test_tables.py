@@ -106,6 +106,14 @@ def test_glue_averages_computed_anew(tmp_path):
         assert float(row[-2]) == pytest.approx(100 * np.mean([*eight, task(model, "WNLI")]), abs=0.006)
 
 
+@pytest.mark.parametrize("metric", ["eval_loss", "bleu"])
+def test_no_average_of_what_is_no_share(tmp_path, monkeypatch, metric):
+    monkeypatch.setitem(GLUE_METRICS, "WNLI", (metric,))
+    assert main_sheet(make_table(read_study(write_glue(tmp_path / "a")))).head[-2:] == ("WNLI", "GLUE without WNLI")
+    monkeypatch.setitem(GLUE_METRICS, "CoLA", (metric,))
+    assert "GLUE" not in " ".join(main_sheet(make_table(read_study(write_glue(tmp_path / "b")))).head)
+
+
 def test_no_average_over_the_tasks_that_happen_to_be_there(tmp_path):
     left_out = [("t5_tiny", "RTE", seed) for seed in range(3)]
     sheet = main_sheet(make_table(read_study(write_glue(tmp_path, left_out=left_out))))
