@@ -11,6 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workflow.errors import TemplateError
+from workflow.jobs.fields import Site
+from workflow.jobs.job import Job
+from workflow.jobs.slurm import SlurmExecutor
 from workflow.jobs.template import Template, check_shell
 
 NASTY = 'it\'s "quoted" $(touch x) `y` ${HOME} \\ !\n#;& é {brace}'
@@ -134,3 +137,18 @@ def test_bash_reads_what_was_filled():
     check_shell("if true; then echo yes; fi\n", name="good.sh")
     with pytest.raises(TemplateError, match=r"bad\.sh: bash cannot read"):
         check_shell("if true; then echo yes\n", name="bad.sh")
+
+
+def test_a_template_of_slurm_s_jobs_may_have_further_fields(tmp_path):
+    template = Template("team.sh", "#!/bin/bash\n# of {team}\nexec {program} {args}\n")
+    job = Job("one", tmp_path / "points" / "one", "clf", ("--lr", "1"))
+
+    def written(**named):
+        site = Site(named=named, given=frozenset(named))
+        return SlurmExecutor(tmp_path, site=site, template=template).write([job])
+
+    assert [path.name for path in written(team="nlp", partition="a100")] == ["array.sh"]
+    assert "# of nlp" in job.script.read_text()
+    assert "--partition=a100" in (tmp_path / "array.sh").read_text()
+    with pytest.raises(TemplateError, match="tema was given"):
+        written(team="nlp", tema="nlp")

@@ -66,6 +66,16 @@ def test_choices_by_label(tmp_path, capsys):
         results(study, "--where", "task=MRPCC")
 
 
+def test_a_file_keeps_what_it_shows_alone(tmp_path, capsys):
+    study, out = write_glue(tmp_path, tasks=("CoLA", "MRPC")), tmp_path / "table.md"
+    results(study, "--where", "task=MRPC", "--out", out)
+    kept = json.loads((tmp_path / "table.md.results.json").read_text())
+    assert {record["labels"]["task"] for record in kept} == {"MRPC"}
+    assert f"written to {out}: {len(kept)} runs" in capsys.readouterr().out
+    results(study, "--where", "task=CoLA", "--out", out)
+    assert out.read_text().splitlines()[2] == "| model | MRPC | CoLA |"
+
+
 def test_averages_of_weights(tmp_path, capsys):
     write_run(tmp_path / "a", "one", {"mcc": 0.5}, model="averaged", averages={"swa": {"mcc": 0.75}})
     write_run(tmp_path / "a", "two", {"mcc": 0.25}, model="plain")

@@ -134,3 +134,13 @@ def test_settings_that_belong_to_a_task_or_change_no_number_are_no_label(tmp_pat
     write_run(tmp_path, "b", {"mcc": 0.5}, data="rte", max_steps=200)
     write_run(tmp_path, "c", {"mcc": 0.5}, data="rte", max_steps=200, seed=1, logging_steps=5, nproc=2)
     assert all("setting" not in result.labels for result in read_results([tmp_path]))
+
+
+@pytest.mark.parametrize(("lr", "statuses"), [(0.1, ["done", "missing"]), (0.2, ["done"])])
+def test_an_unfinished_run_gives_way_to_a_finished_one_of_its_settings_alone(tmp_path, lr, statuses):
+    done = write_run(tmp_path / "here", "cola_bert", {"mcc": 0.5}, lr=0.2)
+    settings = {**json.loads((done / "report.json").read_text())["settings"], "lr": lr, "mount": "/there"}
+    left = tmp_path / "there" / "cola_bert"
+    left.mkdir(parents=True)
+    (left / "args.json").write_text(json.dumps({"settings": settings}))
+    assert sorted(result.status for result in read_results([tmp_path / "here", tmp_path / "there"])) == statuses

@@ -106,6 +106,14 @@ def test_glue_averages_computed_anew(tmp_path):
         assert float(row[-2]) == pytest.approx(100 * np.mean([*eight, task(model, "WNLI")]), abs=0.006)
 
 
+@pytest.mark.parametrize("metric", ["eval_loss", "bleu"])
+def test_no_average_of_what_is_no_share(tmp_path, monkeypatch, metric):
+    monkeypatch.setitem(GLUE_METRICS, "WNLI", (metric,))
+    assert main_sheet(make_table(read_study(write_glue(tmp_path / "a")))).head[-2:] == ("WNLI", "GLUE without WNLI")
+    monkeypatch.setitem(GLUE_METRICS, "CoLA", (metric,))
+    assert "GLUE" not in " ".join(main_sheet(make_table(read_study(write_glue(tmp_path / "b")))).head)
+
+
 def test_no_average_over_the_tasks_that_happen_to_be_there(tmp_path):
     left_out = [("t5_tiny", "RTE", seed) for seed in range(3)]
     sheet = main_sheet(make_table(read_study(write_glue(tmp_path, left_out=left_out))))
@@ -215,6 +223,17 @@ def test_the_best_setting_by_the_mean_over_seeds_is_a_settings_file(tmp_path):
     assert (why["metric"], why["n"], why["runs"]) == ("mcc", 2, ["study-cola-0.001-0", "study-cola-0.001-1"])
     assert why["mean"] == pytest.approx(0.55)
     assert (why["settings_compared"], why["settings_left_out"]) == (2, 1)
+
+
+def test_a_setting_that_wins_with_the_program_s_default_is_kept(tmp_path):
+    default = ClfSettings().optim.weight_decay
+    points = sweep(tmp_path, {1e-3: [0.5]})
+    points[0]["settings"]["weight_decay"] = default
+    folder = write_study(tmp_path / "study", tmp_path, points)
+    write_study_tables(folder)
+    (tmp_path / "base.json").write_text(json.dumps({"weight_decay": default + 0.1}))
+    layers = read_layers([tmp_path / "base.json", folder / "best.json"], {})
+    assert resolve(ClfSettings, layers).settings.optim.weight_decay == default
 
 
 def test_the_best_is_the_lowest_where_low_is_good(tmp_path):

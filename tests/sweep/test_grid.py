@@ -113,3 +113,18 @@ def test_the_document_s_examples_are_grids():
     ]
     assert [grid.num_combinations for grid in found] == [12, 4]
     assert next(corners(found[1])) == {"train_batch_size": 16, "seed": 0, "lr": 1e-5, "max_steps": 500}
+
+
+def test_ranges_of_whole_settings_hold_whole_numbers():
+    def parsed(**parameters):
+        return parse_grid({"search": {"kind": "random", "parameters": parameters}}, CLF, name="grid.json").ranges
+
+    assert all(
+        given.whole
+        for given in parsed(max_steps={"low": 5e1, "high": 2e2}, head_steps={"low": 1.0, "high": 9}).values()
+    )
+    assert not parsed(lr={"low": 1.0, "high": 2.0})["lr"].whole
+    with pytest.raises(ConfigError, match=r'"max_steps"\."low": 0\.5: expected a whole number'):
+        parsed(max_steps={"low": 0.5, "high": 10})
+    names = ("swa.every", "max_steps", "freeze.every", "lr", "nonsense", "lr.part")
+    assert [CLF.is_whole(name) for name in names] == [True, True, False, False, False, False]

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from tests.sweep.conftest import write
 from workflow.config.cascade import Layer
 from workflow.config.clf_settings import ClfSettings
 from workflow.config.flags import parse
@@ -76,13 +77,35 @@ def test_flags_give_the_settings_back():
         "target_range": [-0.00001, 5.0],
         "template": "-> {input}\nanswer:",
         "scores_only": True,
-        "labels": ["no", "yes"],
+        "labels": ["-neg", "- pos"],
+        "trackers": [],
         "slice_by": None,
     }
     flags = flags_of(settings)
     flat = parse(ClfSettings, flags, prog="clf.py", example="").flat()
     assert {name: flat[name] for name in settings} == settings
     assert flags_of({"r_drop": {"alpha": 1.0}}) == ["--r_drop.alpha", "1.0"]
+
+
+def test_flags_unset_what_files_below_them_set(place):
+    said = {
+        "max_steps": 100,
+        "warmup_ratio": 0.1,
+        "target_range": [0, 5],
+        "r_drop": {"alpha": 2.0},
+        "trackers": ["wandb"],
+    }
+    write(place / "configs" / "default.json", said)
+    settings = {
+        **BASE,
+        "num_epochs": 2.0,
+        "trackers": [],
+        **dict.fromkeys(("max_steps", "warmup_ratio", "target_range", "r_drop")),
+    }
+    flat = parse(ClfSettings, flags_of(settings), prog="clf.py", example="").flat()
+    assert {name: flat[name] for name in settings} == settings
+    with pytest.raises(ConfigError, match="--train_batch_size"):
+        parse(ClfSettings, [*flags_of(BASE), "--train_batch_size", "null"], prog="clf.py", example="")
 
 
 def test_names_of_settings():

@@ -21,7 +21,7 @@ LR = {"low": 1e-5, "high": 1e-1, "log": True}
 def trials(place, kind="tpe", *, ranges=None, choices=None, **more):
     return Trials(
         Search(kind=kind, **more),
-        name="study",
+        name=read_study(place).extra["trials"] if (place / "study.json").is_file() else "study",
         higher=True,
         ranges={"lr": Range(**LR)} if ranges is None else ranges,
         choices=choices or {},
@@ -156,6 +156,17 @@ def test_seeds_of_a_trial_are_one_value(place):
     found = trials(place / "study", "random").all()
     assert [len(trial.points) for trial in found] == [2, 2]
     assert all(trial.state == "COMPLETE" for trial in found)
+
+
+@pytest.mark.slow
+def test_searches_of_one_name_share_a_database_and_no_trials(place):
+    url = f"sqlite:///{place / 'search.db'}"
+    for folder, values in (("a/first", [1e-3, 1e-2]), ("b/first", [1e-4, 1e-5])):
+        planned = sweep(place, folder=folder, search={"kind": "random", "parameters": {"lr": values}})
+        for _ in range(2):
+            assert run(planned, place, n_trials=2, storage=url) == 0
+        assert {point.settings["lr"] for point in read_study(place / folder).points} == set(values)
+    assert len(starts(place)) == 4
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from tests.conftest import ROOT
 from tests.sweep.conftest import options, starts, write
 from workflow.errors import ConfigError
 from workflow.sweep import suite_checks
+from workflow.sweep.entries import ENTRIES
 from workflow.sweep.study import read_study
 from workflow.sweep.suite import Suite, best_layer, check, run_suite
 from workflow.sweep.suite_file import read_suite
@@ -76,6 +77,18 @@ def test_every_problem_of_every_task_is_told_with_its_fix(suite):
         "tasks.stsb: no data named 'stsb'",
     ):
         assert any(text in problem for problem in found), (text, found)
+
+
+def test_searches_are_checked_before_anything_starts(suite):
+    def told(**parameters):
+        return problems(suite(changed("mrpc", search={"kind": "random", "parameters": parameters})))
+
+    assert any('"train_batch_size" = -3' in problem for problem in told(train_batch_size=[16, -3]))
+    assert any("max_steps 10 is below eval_steps 16" in problem for problem in told(eval_steps=[5, 16]))
+    assert any("no folder here" in problem for problem in told(model_init_path=["bert-base-uncased", "./none"]))
+    many = changed("mrpc", search={"kind": "random", "n_trials": 101, "parameters": {"lr": [1e-3, 1e-2]}})
+    assert any("101 points, more than --max_points 100" in problem for problem in problems(suite(many)))
+    check(suite(changed("mrpc", search={"kind": "random", "parameters": {"lr": [1e-3, 1e-2], "eval_steps": [5, 10]}})))
 
 
 def test_doubts_can_be_overruled(suite, capsys):
@@ -179,6 +192,16 @@ def test_a_search_a_task_is_used_by_the_runs_after_it_and_by_the_next_suite(suit
     assert run_suite(after, options(place, after.folder, submit=False)) == 0
     settings = read_study(after.folder).points[0].settings
     assert (settings["lr"], settings["train_batch_size"]) == (1e-3, 8)
+
+
+@pytest.mark.slow
+def test_a_search_that_a_default_wins_overrules_the_base(suite, place):
+    searched = {"search": {"kind": "random", "n_trials": 2, "parameters": {"train_batch_size": [64, 32]}}}
+    body = changed("mrpc", base={"train_batch_size": 100}, **searched)
+    planned = suite({**body, "tasks": {"mrpc": body["tasks"]["mrpc"]}, "num_runs": 1})
+    assert ENTRIES["clf"].settings_type().training.train_batch_size == 32
+    assert run_suite(planned, options(place, planned.folder)) == 0
+    assert [point.settings["train_batch_size"] for point in read_study(planned.folder).points] == [32]
 
 
 def test_the_examples_are_good(place):

@@ -62,12 +62,11 @@ def _table(given: Namespace) -> int:
     from workflow.results.tables import make_table
 
     _ask_slurm(given.places)
-    found = read_results(given.places, models=find_mount(given.mount) / "models", prefer=given.prefer)
+    read = read_results(given.places, models=find_mount(given.mount) / "models", prefer=given.prefer)
+    found = picked(read, where_of(given))
     if given.out is not None:
         found = joined(given.out, found, prefer=given.prefer)
-    table = make_table(
-        picked(found, where_of(given)), rows=given.rows, columns=given.columns, metrics=given.metric, which=given.which
-    )
+    table = make_table(found, rows=given.rows, columns=given.columns, metrics=given.metric, which=given.which)
     from workflow.results.sheets import details_sheet, left_sheet, main_sheet
 
     name = given.format or (SUFFIXES.get(given.out.suffix, "md") if given.out else None)

@@ -19,6 +19,8 @@ from workflow.errors import ConfigError, did_you_mean
 
 DEFAULT_FILE = Path("configs/default.json")
 FLAGS = "flag"
+NULL = "null"
+"""A flag's text for no value."""
 
 S = TypeVar("S", bound=CommandSettings)
 
@@ -134,7 +136,7 @@ def _opened(value: Any) -> Any:
     """Of a setting made of settings: those by their defaults for `true`, None for `false`."""
     if value is True or value == "true":
         return {}
-    return None if value is False or value == "false" else value
+    return None if value is False or value in ("false", NULL) else value
 
 
 def _unknown_parts(origin: str, name: str, value: Any, within: type[BaseModel] | None) -> list[str]:

@@ -7,6 +7,8 @@ problem of flags and files. (That is why a parser that validates as it goes does
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -16,7 +18,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from workflow.config.cascade import Layer, Resolved, read_layers, resolve
+from workflow.config.cascade import NULL, Layer, Resolved, read_layers, resolve
 from workflow.config.sections import CommandSettings, field_aliases, section_fields, settings_within
 from workflow.errors import ConfigError, did_you_mean
 
@@ -28,6 +30,16 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> typing.NoReturn:
         raise ConfigError(message)
+
+
+class _Items(argparse.Action):
+    """Several values, as words or as one JSON text: `["-x", "y"]` where a value would look like a flag, `[]`, `null`."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:  # noqa: ARG002
+        if len(values) == 1 and (values[0] == NULL or values[0].startswith("[")):
+            with contextlib.suppress(ValueError):
+                values = json.loads(values[0])
+        setattr(namespace, self.dest, values)
 
 
 def parse(
@@ -94,7 +106,7 @@ def make_parser(settings_type: type[BaseModel], *, prog: str, example: str) -> a
         nargs="+",
         metavar="FILE",
         action="extend",
-        help="JSON (// comments allowed) or YAML files; later files win, flags win over files",
+        help="JSON (// comments allowed) or YAML files; later files win, flags win over files; --NAME null unsets what a file sets",
     )
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     groups: dict[str, Any] = {}
@@ -136,9 +148,16 @@ def _add_value(group: Any, name: str, field: Any, spellings: Sequence[str], *, i
     options: dict[str, Any] = {"dest": name, "help": text, "metavar": _metavar(field.annotation)}
     if field.annotation is bool:
         options |= {"nargs": "?", "const": True, "metavar": "BOOL"}
-    elif (items := _items(field.annotation)) is not None:
-        options |= {"nargs": "+" if Ellipsis in items else len(items)}
+    elif _items(field.annotation) is not None:
+        options |= {"nargs": "+", "action": _Items}
+    elif type(None) in typing.get_args(field.annotation):
+        options |= {"type": _or_none}
     group.add_argument(*spellings, **options)
+
+
+def _or_none(text: str) -> str | None:
+    """`null` undoes what a settings file says of a setting that need not be set."""
+    return None if text == NULL else text
 
 
 def _underscored(argument: str) -> str:

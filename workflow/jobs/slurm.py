@@ -101,7 +101,8 @@ class SlurmExecutor:
             "folders": [str(job.folder.absolute()) for job in jobs],
             "log": str(self.folder.absolute() / "slurm-%A_%a.txt"),
         }
-        text = self.array.fill(fields, given=self.site.given - {"gpus", "cpus", "memory", "timeout"})
+        asked = self.site.given - {"gpus", "cpus", "memory", "timeout"} - self.single.fields()
+        text = self.array.fill(fields, given=asked)
         check_shell(text, name=self.array.name)
         with whole_file(self.folder / f"{name}.sh") as file:
             file.write(text)

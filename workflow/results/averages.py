@@ -2,7 +2,8 @@
 
 Knows nothing of how tables are shown. As on the leaderboard: the unweighted mean over tasks, each task its metrics'
 mean, MNLI's matched and mismatched half together one task, AX none (Wang et al. 2018). WNLI is left out by many since
-its dev set misleads (Devlin et al. 2018), hence two averages.
+its dev set misleads (Devlin et al. 2018), hence two averages. They are of shares and correlations alone: a mean of
+accuracies and losses says nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 
+from workflow.metric_names import NOT_PERCENT
 from workflow.results.tables import Cell, Key, Table
 
 EIGHT = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
@@ -26,7 +28,13 @@ def average_columns(table: Table) -> list[Averages]:
     known = set(tasks.values())
     found: list[Averages] = []
     for name, wanted in (("GLUE", (*EIGHT, WNLI)), ("GLUE without WNLI", EIGHT)):
-        if known.issuperset(wanted):
+        metrics = {
+            summary.metric
+            for (_, column), cell in table.cells.items()
+            if tasks[column] in wanted
+            for summary in cell.summaries
+        }
+        if known.issuperset(wanted) and not metrics & NOT_PERCENT:
             found.append((name, {row: _average(table, row, tasks, wanted) for row in table.rows}))
     return found
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workflow.config.cascade import Layer, flatten, resolve
+from workflow.config.cascade import Layer, resolve
 from workflow.config.clf_settings import ClfSettings
 from workflow.config.sections import CommandSettings
 from workflow.config.settings import Seq2SeqSettings
@@ -25,18 +25,19 @@ NO_SETTING = OF_PLACE | {"seed"}
 
 @dataclass(frozen=True)
 class Winner:
-    """A setting (only what differs from the defaults), and by what it won."""
+    """A setting (everything that its runs set), and by what it won."""
 
     settings: Mapping[str, Any]
     why: Mapping[str, Any]
 
 
 def chosen_settings(entry: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a settings file needs to say: what is no default, and not about the run's place, name or seed."""
-    kind = ENTRIES[entry]
-    given = flatten(resolve(kind, [Layer("point", dict(settings))], complete=False).settings)
-    usual = flatten(kind())
-    return {name: value for name, value in given.items() if value != usual[name] and name not in NO_SETTING}
+    """What a settings file needs to say: all that is set, defaults too, but not the run's place, name or seed.
+
+    A value that is the program's default still counts: another file below this one may set another.
+    """
+    given = resolve(ENTRIES[entry], [Layer("point", dict(settings))], complete=False)
+    return {name: value for name, value in given.flat().items() if name in given.origins and name not in NO_SETTING}
 
 
 def best_settings(results: Sequence[Result], *, which: Which = "best") -> dict[str, Winner]:

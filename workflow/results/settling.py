@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from workflow.errors import ResultsError
-from workflow.results.identity import hash_of
+from workflow.results.identity import hash_of, placeless
 
 if TYPE_CHECKING:
     from workflow.results.runs import Result
@@ -20,9 +20,10 @@ Prefer = Literal["newest", "first"]
 def settle(results: Iterable[Result], *, prefer: Prefer | None = None) -> list[Result]:
     """Each run once, in order.
 
-    A study's point stands for its run, a finished one for an unfinished one of the same study and name, a later reading
-    of a folder for an earlier one. Two finished readings of one run (by identity) from different places must have the
-    same numbers; where they have not, ResultsError tells them all, unless `prefer` says which counts.
+    A study's point stands for its run, a finished one for an unfinished one of the same study and name (outside
+    studies: of the same name and settings), a later reading of a folder for an earlier one. Two finished readings of
+    one run (by identity) from different places must have the same numbers; where they have not, ResultsError tells
+    them all, unless `prefer` says which counts.
     """
     every = list(results)
     points = {result.place.absolute() for result in every if result.study}
@@ -77,8 +78,10 @@ def _told(result: Result) -> str:
     return f"{result.report.best_metric} {value} in {result.place} ({finished_at(result) or 'no date'})"
 
 
-def _point(result: Result) -> tuple[str | None, str, str | None]:
-    return result.study, result.name, result.slice
+def _point(result: Result) -> tuple[str | None, ...]:
+    """Equal for readings of one run, finished or not: in a study its name is of its settings, elsewhere anybody may use it."""
+    settings = None if result.study else hash_of(placeless(result.settings))
+    return result.study, result.name, result.slice, settings
 
 
 def _one_of_each(

@@ -5,13 +5,15 @@ Knows nothing of points or files.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
+from workflow.config.cascade import NULL
 from workflow.config.clf_settings import ClfSettings
-from workflow.config.sections import CommandSettings, field_aliases, section_fields
+from workflow.config.sections import CommandSettings, field_aliases, section_fields, settings_within
 from workflow.config.settings import Seq2SeqSettings
 from workflow.errors import ConfigError, did_you_mean
 from workflow.metric_names import SCORE_METRICS, TEXT_METRICS, listed
@@ -38,6 +40,16 @@ class Entry:
             if name == own or name in field_aliases(field):
                 return own
         return name
+
+    def is_whole(self, name: str) -> bool:
+        """Whether a setting, or a part like `freeze.head`, takes whole numbers alone."""
+        whole, _, part = name.partition(".")
+        field = section_fields(self.settings_type).get(whole, (None, None))[1]
+        if part and field is not None:
+            within = settings_within(field)
+            field = within.model_fields.get(part) if within is not None else None
+        kinds = set(get_args(field.annotation) or (field.annotation,)) if field is not None else set()
+        return kinds - {type(None)} == {int}
 
     def short(self, name: str) -> str:
         """The shortest of a setting's names, for labels: `lr`, `batch_size`."""
@@ -69,17 +81,23 @@ def checked_metric(name: str, known: Iterable[str], *, where: str) -> str:
 
 
 def flags_of(settings: Mapping[str, Any]) -> list[str]:
-    """argv items that give these settings, by flat name; None is left out, objects are opened: `--r_drop.alpha 1.0`."""
+    """argv items that give these settings, by flat name, whatever files below say; objects are opened: `--r_drop.alpha 1.0`."""
     found: list[str] = []
     for name, value in settings.items():
         if isinstance(value, Mapping):
             found += flags_of({f"{name}.{key}": inner for key, inner in value.items()}) or [f"--{name}", "true"]
         elif isinstance(value, list | tuple):
-            found += [f"--{name}", *map(_text, value)]
-        elif value is not None:
+            is_plain = value and not any(isinstance(item, str) and _is_taken_otherwise(item) for item in value)
+            found += [f"--{name}", *map(_text, value)] if is_plain else [f"--{name}={json.dumps(value)}"]
+        else:
             text = _text(value)
             found += [f"--{name}", text] if text and text[0] != "-" else [f"--{name}={text}"]
     return found
+
+
+def _is_taken_otherwise(item: str) -> bool:
+    """Whether a word of a list would be taken for a flag, or for a JSON text."""
+    return item == NULL or item.startswith(("-", "["))
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,6 +114,8 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return NULL
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):  # not -1e-05, which argparse takes for a flag

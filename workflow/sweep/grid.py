@@ -106,7 +106,9 @@ def parse_grid(raw: Mapping[str, Any], entry: Entry, *, name: str) -> Grid:
         if own in axes or own in fixed or own in ranges:
             problems.append(f'{name}: "{spelled}" is given twice ({own})')
         elif _is_range(value):
-            _take_range(ranges, own, value, f'{name}: "{spelled}"', problems, searched=search is not None)
+            where = f'{name}: "{spelled}"'
+            taken = _range(value, where, problems, is_whole=entry.is_whole(own), searched=search is not None)
+            ranges |= {own: taken} if taken is not None else {}
         elif isinstance(value, list):
             axes[own] = _distinct(value)
             if not value:
@@ -136,16 +138,22 @@ def _is_range(value: Any) -> bool:
     return isinstance(value, dict) and bool(value.keys() & {"low", "high"})
 
 
-def _take_range(
-    ranges: dict[str, Range], own: str, value: Any, where: str, problems: list[str], *, searched: bool
-) -> None:
+def _range(value: Any, where: str, problems: list[str], *, is_whole: bool, searched: bool) -> Range | None:
+    """The range; of a setting that takes whole numbers, one of these, however they are written (`5e1`)."""
     if not searched:
         problems.append(f'{where} is a range, which needs a search: add "search": {{"kind": "tpe"}}, or list values')
-        return
+        return None
+    numbers = {key: number for key, number in value.items() if isinstance(number, float)}
+    if is_whole and (broken := [key for key, number in numbers.items() if not number.is_integer()]):
+        problems += [
+            f'{where}."{key}": {numbers[key]}: expected a whole number, as the setting takes' for key in broken
+        ]
+        return None
     try:
-        ranges[own] = Range.model_validate(value)
+        return Range.model_validate({**value, **{key: int(number) for key, number in numbers.items() if is_whole}})
     except ValidationError as error:
         problems += [_explained(problem, where) for problem in error.errors()]
+        return None
 
 
 def _explained(problem: Any, where: str) -> str:

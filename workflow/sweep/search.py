@@ -139,7 +139,10 @@ class SearchQueue:
     # ---- what came of trials
 
     def settle(self) -> None:
-        """Ends trials whose points are all over, or of which one is not worth going on with. Under the study's lock."""
+        """Ends trials whose points are all over, or of which one is not worth going on with. Under the study's lock.
+
+        Trials and points are added under this lock too, so a trial without points is of a process that was killed between.
+        """
         self.study.reread()
         points = {point.name: point for point in self.study.points}
         for trial in self._begun():

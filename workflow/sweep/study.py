@@ -25,6 +25,8 @@ from workflow.sweep.points import Point
 SCHEMA_VERSION = 1
 STUDY_FILE = "study.json"
 LOCK_FILE = "study.lock"
+TRIALS = "trials"
+"""The key of study.json for what a search is called in Optuna's storage; whoever opens the study first makes it up."""
 
 
 @dataclass
@@ -135,6 +137,8 @@ def open_study(study: Study) -> Study:
     with study.locked():
         if (study.folder / STUDY_FILE).is_file():
             before = read_study(study.folder)
+            kept = {TRIALS: before.extra[TRIALS]} if TRIALS in before.extra else {}
+            study.extra = {**{key: value for key, value in study.extra.items() if key != TRIALS}, **kept}
             _check_same(before, study)
             if study.kind == before.kind and study.extra.get("search"):
                 study.points = before.points

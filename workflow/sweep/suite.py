@@ -16,12 +16,13 @@ from workflow.config.cascade import Layer
 from workflow.errors import ConfigError, ResultsError
 from workflow.files import read_json
 from workflow.paths import run_name
-from workflow.sweep.grid import check_count
+from workflow.sweep.grid import Grid, check_count
 from workflow.sweep.keep import keep_best
 from workflow.sweep.points import Draft, Point, make_points
+from workflow.sweep.search import Bounds
 from workflow.sweep.start import Options, start
 from workflow.sweep.study import STUDY_FILE, Study, study_name
-from workflow.sweep.suite_checks import Problem, check_suite
+from workflow.sweep.suite_checks import Problem, check_point, check_suite
 from workflow.sweep.suite_file import SuiteFile, Task
 from workflow.sweep.summaries import make_files, say
 from workflow.sweep.sweep import Sweep, run_sweep
@@ -106,6 +107,9 @@ def _problems(suite: Suite, file: SuiteFile) -> list[Problem]:
             points += make_points(
                 [_draft(suite, file, task, seed, with_best=False) for seed in file.seeds], study=suite.name
             )
+            if task.search is not None:
+                probes = _search_of(suite, file, task, task.search).probes(Bounds.of(task.search, None, None))
+                found += [problem for probe in probes for problem in check_point(file, task, probe, suite.mount)]
         except ConfigError as error:
             found += map(Problem, error.problems)
     return [*found, *check_suite(file, points, suite.mount, keep=suite.keep)]
@@ -142,14 +146,17 @@ def search_folder(suite: Suite, file: SuiteFile, task: Task) -> Path:
     return suite.folder / "searches" / run_name(suite.name, file.name, task.name)
 
 
+def _search_of(suite: Suite, file: SuiteFile, task: Task, grid: Grid) -> Sweep:
+    folder, metric = search_folder(suite, file, task), (task.metrics or (None,))[0]
+    return Sweep(file.entry, grid, task.layers, folder, suite.mount, metric, suite.max_points)
+
+
 def _search(suite: Suite, file: SuiteFile, task: Task, options: Options) -> int:
     """One task's search; its best settings are the suite's best-TASK.json until its own runs are done."""
     assert task.search is not None
     folder = search_folder(suite, file, task)
     say(f"search for {task.name}:")
-    sweep = Sweep(
-        file.entry, task.search, task.layers, folder, suite.mount, (task.metrics or (None,))[0], suite.max_points
-    )
+    sweep = _search_of(suite, file, task, task.search)
     code = run_sweep(sweep, options, n_trials=None, timeout_s=None, storage=None)
     if code == 0 and (folder / "best.json").is_file():
         suite.folder.mkdir(parents=True, exist_ok=True)

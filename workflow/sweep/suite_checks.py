@@ -44,18 +44,28 @@ def check_suite(suite: SuiteFile, points: Sequence[Point], mount: Path, *, keep:
     for task in suite.tasks:
         if (point := firsts.get(task.name)) is None:
             continue
-        settings, where = _settings(point), f"{suite.path}: tasks.{task.name}"
-        found += [
-            *check_metrics(task, point, where),
-            *check_steps(settings, where),
-            *check_data(settings, mount, where),
-        ]
-        model = _model(settings, mount, where, found)
-        if model is not None:
-            sizes[task.name] = _run_bytes(settings, model)
-            found += check_sparse(settings, model, where)
+        found += check_point(suite, task, point, mount)
+        model = _model(_settings(point), mount)
+        if isinstance(model, Model):
+            sizes[task.name] = _run_bytes(_settings(point), model)
     found += check_room(points, sizes, mount, keep=keep)
     return list(dict.fromkeys(found))
+
+
+def check_point(suite: SuiteFile, task: Task, point: Point, mount: Path) -> list[Problem]:
+    """Every problem of a task's run, or of one that its search could come to, but of the room for all of them."""
+    settings, where = _settings(point), f"{suite.path}: tasks.{task.name}"
+    model = _model(settings, mount)
+    return [
+        *check_metrics(task, point, where),
+        *check_steps(settings, where),
+        *check_data(settings, mount, where),
+        *(
+            check_sparse(settings, model, where)
+            if isinstance(model, Model)
+            else [Problem(f"{where}: {model}; so neither its size nor its zeros can be checked", is_soft=True)]
+        ),
+    ]
 
 
 def _settings(point: Point) -> Any:
@@ -116,12 +126,11 @@ def check_data(settings: Any, mount: Path, where: str) -> Iterator[Problem]:
         yield Problem(f"{where}: {error}")
 
 
-def _model(settings: Any, mount: Path, where: str, found: list[Problem]) -> Model | None:
+def _model(settings: Any, mount: Path) -> Model | ModelError:
     try:
         return find_model(settings, mount)
     except ModelError as error:
-        found.append(Problem(f"{where}: {error}; so neither its size nor its zeros can be checked", is_soft=True))
-        return None
+        return error
 
 
 def check_sparse(settings: Any, model: Model, where: str) -> Iterator[Problem]:

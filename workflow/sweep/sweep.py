@@ -6,6 +6,7 @@ Knows nothing of arguments' texts (`commands`) or of how points run (`driver`).
 from __future__ import annotations
 
 import functools
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from workflow.sweep.grid import SEED, Grid, check_count, combinations, draft
 from workflow.sweep.points import Draft, Point, make_points
 from workflow.sweep.search import Bounds, SearchQueue, corners
 from workflow.sweep.start import Options, start, tell
-from workflow.sweep.study import Study, open_study, study_name
+from workflow.sweep.study import TRIALS, Study, open_study, study_name
 from workflow.sweep.summaries import headline, make_files
 from workflow.sweep.trials import Trials
 
@@ -52,6 +53,13 @@ class Sweep:
         """Points of these combinations. Raises ConfigError with every problem of all of them."""
         points = make_points(map(self.drafts, combined), study=study_name(self.folder))
         self._check(points)
+        return points
+
+    def probes(self, bounds: Bounds) -> list[Point]:
+        """Points with which a search is checked before it starts. Raises ConfigError with every problem of all of them."""
+        fixed = {SEED: 0} if SEED in self.grid.axes else {}
+        points = self.points([{**fixed, **values} for values in corners(self.grid)])
+        check_count(bounds.n_trials if bounds.deadline is None else 1, self.max_points, where=self.grid.name)
         return points
 
     def _check(self, points: Sequence[Point]) -> None:
@@ -97,11 +105,14 @@ def _search(sweep: Sweep, options: Options, bounds: Bounds, storage: str | None)
             "a search chooses each point by the results of others, so it is driven by processes of this program: run the same "
             "command with the local executor on each machine that shares --out"
         )
-    probes = sweep.points([{**({SEED: 0} if SEED in grid.axes else {}), **values} for values in corners(grid)])
-    check_count(bounds.n_trials if bounds.deadline is None else 1, sweep.max_points, where=grid.name)
-    study = Study(
-        sweep.folder, "sweep", sweep.mount, [], {"swept": list(grid.swept), "search": _described(sweep, probes[0])}
-    )
+    probes = sweep.probes(bounds)
+    name = study_name(sweep.folder)
+    told = {
+        "swept": list(grid.swept),
+        "search": _described(sweep, probes[0]),
+        TRIALS: f"{name}-{secrets.token_hex(4)}",  # a storage may hold searches of many folders of one name
+    }
+    study = Study(sweep.folder, "sweep", sweep.mount, [], told)
     metric = metric_of(probes[0].metrics[0])
     _show_search(grid, bounds, metric)
     if not options.submit:
@@ -111,7 +122,7 @@ def _search(sweep: Sweep, options: Options, bounds: Bounds, storage: str | None)
     open_study(study)
     trials = Trials(
         search,
-        name=study.name,
+        name=study.extra.get(TRIALS, study.name),
         higher=higher_is_better(metric),
         ranges=grid.ranges,
         choices={name: values for name, values in grid.axes.items() if name != SEED},
