@@ -50,6 +50,8 @@ def score(given: Namespace, place: Place) -> None:
     on_first(lambda: check_out(given.out, source), place.ranks)
     name = model_to_use(given.model, place.mount)
     scorer = collectively(lambda: _load(given, name, place), place.ranks, first_alone=not is_path(name))
+    for note in scorer.loaded.notes:
+        place.console.print(f"note: {note}", markup=False, soft_wrap=True)
     job = _Job(given, place, source, scorer, name)
     try:
         if on_first(job.begin, place.ranks):
