@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -115,6 +116,16 @@ def test_pairs_and_their_problems():
     assert 'missing "input" (or "sentence1"); the row has "text"' in texts.problem_of({"text": "a"})
     assert '"input" must be a text, not 3' in texts.problem_of({"input": 3})
     assert "surrogate" in texts.problem_of({"input": "\ud800"})
+
+
+def test_the_second_text_of_a_pair_is_never_dropped():
+    for row, told in (
+        ({"sentence1": "a", "input_pair": "b"}, '"input_pair" is the partner of "input".*; call it "sentence2"'),
+        ({"input": "a", "sentence2": "b"}, '"sentence2" is the partner of "sentence1".*; call it "input_pair"'),
+    ):
+        assert re.search(told, Texts().problem_of(row) or "")
+    for row in ({"input": "a", "input_pair": "b", "sentence2": "c"}, {"sentence1": "a", "input_pair": ""}):
+        assert Texts().problem_of(row) is None
 
 
 def test_templates_are_checked_both_ways(tmp_path):

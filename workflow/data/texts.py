@@ -73,6 +73,10 @@ def _pair_problem(row: Row) -> str | None:
             return f'"{key}" must be a text, not {_shown(value)}'
         if problem := _text_problem(key, value):
             return problem
+    if not row.get(second):
+        for other_first, other in PAIRS:
+            if other != second and row.get(other):
+                return f'"{other}" is the partner of "{other_first}", and would not be read beside "{first}"; call it "{second}"'
     return None
 
 
