@@ -17,6 +17,7 @@ import transformers
 
 from workflow.errors import ModelError
 from workflow.models.head_config import label_notes, own_labels, set_up
+from workflow.models.input_lengths import most_tokens
 from workflow.models.load import (
     FAMILIES,
     Explained,
@@ -236,11 +237,6 @@ def _checked(
         raise ModelError(
             f"{name}: the tokenizer has {len(tokenizer)} tokens, the model only {config.vocab_size}; they do not belong together"
         )
-    positions = [
-        limit
-        for limit in (_positions(model), tokenizer.model_max_length)
-        if isinstance(limit, int) and 0 < limit < 1_000_000
-    ]
     notes = (f"new in this model, to be trained: {', '.join(new)}",) if new else ()
     head = {*head_names(model)}
     return LoadedClassifier(
@@ -251,18 +247,7 @@ def _checked(
         problem=problem,
         labels=tuple(labels),
         takes_types="token_type_ids" in tokenizer.model_input_names and getattr(config, "type_vocab_size", 2) > 1,
-        max_positions=min(positions, default=None),
+        max_positions=most_tokens(model, tokenizer),
         # What a head reads is part of it: without its trained pooler, a trained head reads noise.
         has_new_head=any(key in head or ".pooler." in key for key in new),
     )
-
-
-def _positions(model: Any) -> int | None:
-    """Positions that tokens can take. RoBERTa-like models count theirs from the one after padding's."""
-    limit: int | None = getattr(model.config, "max_position_embeddings", None)
-    padding = [
-        module.padding_idx
-        for name, module in model.named_modules()
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
-    ]
-    return limit - padding[0] - 1 if limit is not None and padding else limit
