@@ -77,3 +77,18 @@ def test_why_nothing_was_calibrated_stands_below_the_table(mount, tmp_path):
     counts = {"steps": 3, "examples": 1, "epochs": 1, "settings": {}, "backend": {}, "environment": {}}
     report = Report.model_validate({**named, **nothing, **counts, "speed": speed, "notes": notes})
     assert result_table(report).caption == notes[0]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_predictions_at_a_path_are_a_file_of_their_own_in_the_form_of_its_name(mount, tmp_path, suffix):
+    file = tmp_path / f"out/preds{suffix}"
+    task, paths = make_task(mount, "m", "--pred_save_path", file, "--problem", "regression"), RunPaths(tmp_path / "run")
+    final = paths.step_scores(3)
+    final.parent.mkdir(parents=True)
+    records = [{"orig_d": {"input": "a"}, "pred_score": score} for score in (0.1, 1 / 3)]
+    final.write_text(json.dumps(records))
+    task.finish(paths, TrainState(step=3))
+    text = file.read_text()
+    assert (json.loads(text) if suffix == ".json" else [json.loads(line) for line in text.splitlines()]) == records
+    assert not file.samefile(final)
+    assert paths.scores.samefile(final)

@@ -26,7 +26,7 @@ from workflow.evaluation.evaluator import Evaluation
 from workflow.evaluation.metrics import Floats, Metric
 from workflow.evaluation.plots import write_plots
 from workflow.evaluation.score_evaluator import ScoreEvaluation, ScoreEvaluator
-from workflow.evaluation.score_files import read_calibration, read_scores, write_calibration, write_scores
+from workflow.evaluation.score_files import copy_scores, read_calibration, read_scores, write_calibration, write_scores
 from workflow.files import replace_by_link, why_not_writable, write_json
 from workflow.inference.head_engine import score_engine
 from workflow.inference.interface import EngineLimits, Together
@@ -264,9 +264,9 @@ class ClfTask(Task[ClfSettings]):
         final = paths.step_scores(state.step)
         if not final.is_file():  # without eval rows, or with --no_eval_at_end
             return
-        for target in (paths.scores, self.settings.run.pred_save_path):
-            if target is not None:
-                replace_by_link(final, target)
+        replace_by_link(final, paths.scores)
+        if (target := self.settings.run.pred_save_path) is not None:
+            copy_scores(final, target)
         for of in (strategy.name for strategy in self.strategies.strategies):
             if (averaged := paths.step_scores(state.step, of)).is_file():
                 replace_by_link(averaged, paths.root / names.prefixed(names.SCORES_NAME, of))
