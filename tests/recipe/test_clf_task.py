@@ -55,6 +55,14 @@ def test_scores_that_are_no_numbers_are_told_without_a_run(mount, scorer, tmp_pa
     assert not (tmp_path / "out.json").exists()
 
 
+def test_cut_inputs_are_told_without_training(mount, scorer, tmp_path, capsys):
+    task = make_task(mount, scorer, "--no_train", "--pred_save_path", tmp_path / "out.json", "--max_length", 8)
+    run_task(task)
+    cut = task.data.eval.truncation("input")
+    assert cut.rows
+    assert f"note: {cut.rows} rows lose {cut.tokens} tokens of their input" in capsys.readouterr().out
+
+
 def test_why_nothing_was_calibrated_stands_below_the_table(mount, tmp_path):
     task, paths = make_task(mount, "m"), RunPaths(tmp_path / "run")
     assert task.result_notes(paths, TrainState(step=3)) == []
