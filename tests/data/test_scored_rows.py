@@ -62,7 +62,7 @@ def test_vectors(targets, value, vector):
         (BINARY, {"target": 1.5}, '"target" is 1.5, outside [0, 1]; --target_range LOW HIGH sets another range'),
         (BINARY, {"target": "yes"}, 'not the text "yes"; write 1 for yes and 0 for no'),
         (BINARY, {"target": math.nan}, '"target" is nan'),
-        (BINARY, {"target": None}, "must be a number in [0, 1], not null"),
+        (BINARY, {"target": None}, "must be a number in [0, 1], not null: write a number, or take the row out"),
         (BINARY, {"target": [1]}, "must be a number in [0, 1], not [1]"),
         (
             MOODS,
@@ -136,7 +136,7 @@ def test_templates_are_checked_both_ways(tmp_path):
     assert '"input_pair" is not used by the template' in texts.problem_of({"input": "a", "input_pair": "b"})
     (tmp_path / "template.txt").write_text("{a} and {b} {{}}\n")
     assert Texts(read_template(str(tmp_path / "template.txt"))).of({"a": 1, "b": 0.5}) == ("1 and 0.5 {}", None)
-    for bad in ("nothing here", "{", "{0}", "{a.b}", "{a!r}", "{}"):
+    for bad in ("nothing here", "x" * 300, "{", "{0}", "{a.b}", "{a!r}", "{}"):
         with pytest.raises(ConfigError, match="--template"):
             read_template(bad)
 

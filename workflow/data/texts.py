@@ -119,7 +119,11 @@ def read_template(given: str) -> str:
     """
     if "{" not in given:
         path = Path(given)
-        if not path.is_file():
+        try:
+            is_file = path.is_file()
+        except OSError:  # a text too long for a name, say
+            is_file = False
+        if not is_file:
             raise ConfigError(f"--template {given}: no such file, and no text with a {{field}} either")
         try:
             text = path.read_text(encoding="utf-8").removesuffix("\n")
