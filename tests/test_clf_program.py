@@ -292,7 +292,7 @@ def test_a_killed_scoring_goes_on(finished, tmp_path):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kept = {path: path.stat().st_mtime_ns for path in parts.glob("part-*.jsonl")}
+    kept = list(parts.glob("part-*.jsonl"))
     assert 3 <= len(kept) < 150
     first = min(kept)
     records = first.read_text().splitlines()

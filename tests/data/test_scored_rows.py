@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -61,7 +62,7 @@ def test_vectors(targets, value, vector):
         (BINARY, {"target": 1.5}, '"target" is 1.5, outside [0, 1]; --target_range LOW HIGH sets another range'),
         (BINARY, {"target": "yes"}, 'not the text "yes"; write 1 for yes and 0 for no'),
         (BINARY, {"target": math.nan}, '"target" is nan'),
-        (BINARY, {"target": None}, "must be a number in [0, 1], not null"),
+        (BINARY, {"target": None}, "must be a number in [0, 1], not null: write a number, or take the row out"),
         (BINARY, {"target": [1]}, "must be a number in [0, 1], not [1]"),
         (
             MOODS,
@@ -117,6 +118,16 @@ def test_pairs_and_their_problems():
     assert "surrogate" in texts.problem_of({"input": "\ud800"})
 
 
+def test_the_second_text_of_a_pair_is_never_dropped():
+    for row, told in (
+        ({"sentence1": "a", "input_pair": "b"}, '"input_pair" is the partner of "input".*; call it "sentence2"'),
+        ({"input": "a", "sentence2": "b"}, '"sentence2" is the partner of "sentence1".*; call it "input_pair"'),
+    ):
+        assert re.search(told, Texts().problem_of(row) or "")
+    for row in ({"input": "a", "input_pair": "b", "sentence2": "c"}, {"sentence1": "a", "input_pair": ""}):
+        assert Texts().problem_of(row) is None
+
+
 def test_templates_are_checked_both_ways(tmp_path):
     template = read_template("article: {input}\\noutput:")
     texts = Texts(template)
@@ -125,7 +136,7 @@ def test_templates_are_checked_both_ways(tmp_path):
     assert '"input_pair" is not used by the template' in texts.problem_of({"input": "a", "input_pair": "b"})
     (tmp_path / "template.txt").write_text("{a} and {b} {{}}\n")
     assert Texts(read_template(str(tmp_path / "template.txt"))).of({"a": 1, "b": 0.5}) == ("1 and 0.5 {}", None)
-    for bad in ("nothing here", "{", "{0}", "{a.b}", "{a!r}", "{}"):
+    for bad in ("nothing here", "x" * 300, "{", "{0}", "{a.b}", "{a!r}", "{}"):
         with pytest.raises(ConfigError, match="--template"):
             read_template(bad)
 

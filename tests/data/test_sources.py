@@ -116,7 +116,10 @@ def test_hub_data_sets_through_datasets(tmp_path):
         ('{"training": []}', 'unknown split "training"'),
         ('{"train": [], "train": []}', "stands twice"),
         ('{"train": []} x', "after the end"),
-        ('{"train": [{"prompt": "a", "completion": "b", "x": NaN}]}', "NaN is not a JSON value"),
+        (
+            '{"train": [{"prompt": "a", "completion": "b", "x": NaN}]}',
+            "NaN is not a JSON value; use null or, for a target, write a number",
+        ),
         ('{"train": [{"prompt": "a"}]}', r'train\[0\]: missing "completion"'),
         ('{"train": [{"prompt": "a", "completion": 5}]}', r'train\[0\]: "completion" must be a text, not 5'),
         ('{"train": [{"prompt": "\\ud800", "completion": ""}]}', "half a surrogate pair"),

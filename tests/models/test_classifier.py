@@ -167,3 +167,27 @@ def test_what_cannot_score_is_refused(flan_like, bert_like, tmp_path):
     (tmp_path / "broken/config.json").write_text(json.dumps({**config, "intermediate_size": 48}))
     with pytest.raises(ModelError, match=r"the weights lack .*or have others: .*intermediate"):
         load_classifier(str(tmp_path / "broken"), problem="binary", labels=("no", "yes"))
+
+
+def test_a_trained_heads_own_labels_are_never_permuted_unsaid(bert_like, tmp_path):
+    own = ("entailment", "neutral", "contradiction")
+    loaded = load_classifier(str(bert_like), problem="multiclass", labels=own)
+    loaded.model.save_pretrained(tmp_path)
+    loaded.tokenizer.save_pretrained(tmp_path)
+
+    def load(*labels):
+        return load_classifier(str(tmp_path), problem="multiclass", labels=labels)
+
+    with pytest.raises(ModelError, match=r"another order.*; pass --labels entailment neutral contradiction$"):
+        load(*reversed(own))
+    (note,) = load("x", "y", "z").notes
+    assert (
+        note
+        == "the checkpoint calls its labels entailment, neutral, contradiction; here they are, in this order, x, y, z"
+    )
+    assert load(*own).notes == load("Entailment", "Neutral", "Contradiction").notes == ()
+    assert load("a", "b").has_new_head
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["id2label"] = {str(number): f"LABEL_{number}" for number in range(3)}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "label2id": {}}))
+    assert load(*reversed(own)).notes == ()

@@ -55,6 +55,14 @@ def test_scores_that_are_no_numbers_are_told_without_a_run(mount, scorer, tmp_pa
     assert not (tmp_path / "out.json").exists()
 
 
+def test_cut_inputs_are_told_without_training(mount, scorer, tmp_path, capsys):
+    task = make_task(mount, scorer, "--no_train", "--pred_save_path", tmp_path / "out.json", "--max_length", 8)
+    run_task(task)
+    cut = task.data.eval.truncation("input")
+    assert cut.rows
+    assert f"note: {cut.rows} rows lose {cut.tokens} tokens of their input" in capsys.readouterr().out
+
+
 def test_why_nothing_was_calibrated_stands_below_the_table(mount, tmp_path):
     task, paths = make_task(mount, "m"), RunPaths(tmp_path / "run")
     assert task.result_notes(paths, TrainState(step=3)) == []
@@ -77,3 +85,18 @@ def test_why_nothing_was_calibrated_stands_below_the_table(mount, tmp_path):
     counts = {"steps": 3, "examples": 1, "epochs": 1, "settings": {}, "backend": {}, "environment": {}}
     report = Report.model_validate({**named, **nothing, **counts, "speed": speed, "notes": notes})
     assert result_table(report).caption == notes[0]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_predictions_at_a_path_are_a_file_of_their_own_in_the_form_of_its_name(mount, tmp_path, suffix):
+    file = tmp_path / f"out/preds{suffix}"
+    task, paths = make_task(mount, "m", "--pred_save_path", file, "--problem", "regression"), RunPaths(tmp_path / "run")
+    final = paths.step_scores(3)
+    final.parent.mkdir(parents=True)
+    records = [{"orig_d": {"input": "a"}, "pred_score": score} for score in (0.1, 1 / 3)]
+    final.write_text(json.dumps(records))
+    task.finish(paths, TrainState(step=3))
+    text = file.read_text()
+    assert (json.loads(text) if suffix == ".json" else [json.loads(line) for line in text.splitlines()]) == records
+    assert not file.samefile(final)
+    assert paths.scores.samefile(final)

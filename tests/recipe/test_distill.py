@@ -14,7 +14,7 @@ from workflow.data.examples import ScoredRows, load_examples
 from workflow.data.scoring import Scoring
 from workflow.data.sources import find_source
 from workflow.data.targets import Targets
-from workflow.data.texts import Texts
+from workflow.data.texts import Texts, read_template
 from workflow.errors import ConfigError, DataError
 from workflow.recipe import distill as module
 from workflow.runtime import PARENT_VARIABLE
@@ -151,13 +151,25 @@ def test_eval_rows_of_a_table_get_numbers(distill, mount):
     assert row["target"] == 0.5
 
 
-def test_teachers_of_every_reading(distill, bert_like, tmp_path):
-    """Two labels of a multiclass teacher, a template that looks like a flag, bounds that look like one."""
+@pytest.mark.parametrize("template", ["LaTeX: $\\nabla$ {input}", "two\nlines: {input}\n"])
+def test_a_student_reads_the_teachers_template_letter_by_letter(distill, bert_like, tmp_path, template):
+    """A text on the command line would have its backslash-n made a newline."""
+    teacher = write_scorer(tmp_path / "teacher", bert_like, Scoring(template=template, max_length=32))
+    (flag,) = [
+        word
+        for word in distill(teacher=teacher, evaluation=evaluation(tmp_path, 1))[-1]
+        if word.startswith("--template=")
+    ]
+    assert read_template(flag.removeprefix("--template=")) == template
+
+
+def test_teachers_of_every_reading(distill, bert_like, mount, tmp_path):
+    """Two labels of a multiclass teacher, a template, bounds that look like a flag."""
     classes = Scoring("multiclass", ("a", "b"), template="-{input}", max_length=32)
     train = distill(
         teacher=write_scorer(tmp_path / "classes", bert_like, classes), evaluation=evaluation(tmp_path, "a")
     )[-1]
-    assert "--template=-{input}" in train
+    assert f"--template={mount}/data/new/teacher/template.txt" in train
     assert train[train.index("--problem") + 1] == "multiclass"
     narrow = Scoring("binary", ("no", "yes"), -1e-05, 1e-05, max_length=32)
     teacher = write_scorer(tmp_path / "narrow", bert_like, narrow)

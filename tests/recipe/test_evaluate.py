@@ -116,3 +116,49 @@ def test_a_list_of_rows_has_no_eval_rows(tmp_path, evaluate):
     (tmp_path / "rows.jsonl").write_text('{"input": "x", "target": 1}\n')
     with pytest.raises(DataError, match=r"rows\.jsonl: no eval rows"):
         evaluate(file, "--data", tmp_path / "rows.jsonl")
+
+
+def sliced(tmp_path, values):
+    """A prediction file whose rows have these values of the key `subject`."""
+    targets = [float(number % 2) for number in range(len(values))]
+    file = tmp_path / "a.json"
+    scores = np.random.default_rng(1).random(len(values)).tolist()
+    write_file(file, scores, targets)
+    records = json.loads(file.read_text())
+    for record, value in zip(records, values, strict=True):
+        record["orig_d"]["subject"] = value
+    file.write_text(json.dumps(records))
+    return file
+
+
+def test_slices_are_rows_with_their_sizes_and_nothing_is_cut(tmp_path, evaluate, capsys):
+    names = [f"subject of studies {number}" for number in range(23)]
+    found = evaluate(sliced(tmp_path, [name for name in names for _ in range(8)]), "--slice_by", "subject")
+    told = capsys.readouterr().out
+    assert found["slice_rows"] == dict.fromkeys(names, 8)
+    assert "\u2026" not in told
+    for value, metrics in found["slices"].items():
+        lines = [line for line in told.splitlines() if f" {value} " in line]
+        for metric in metrics.values():
+            assert metric["value"] is None or any(f" {metric['value']:.3f} " in line for line in lines)
+    assert max(map(len, told.splitlines())) <= 140
+    assert f"| {names[3]} | 8 | " in (tmp_path / "out/evaluation.md").read_text()
+
+
+def test_slices_that_are_left_out_are_told(tmp_path, evaluate, capsys):
+    values = [*(str(number) for number in range(53) for _ in range(2)), "alone"]
+    found = evaluate(sliced(tmp_path, values), "--slice_by", "subject")
+    assert len(found["slices"]) == 50
+    told = ["left out: 1 slices of fewer than 2 rows", "left out: 3 slices beyond the 50 largest"]
+    assert found["slices_left_out"] == told
+    assert "; ".join(told) in " ".join(capsys.readouterr().out.split())
+
+
+def test_long_names_of_runs_are_folded_not_cut(tmp_path, evaluate, capsys):
+    long = "a_run_with_a_name_that_is_longer_than_a_column_could_ever_be_and_ends_in_"
+    files = [write_file(tmp_path / f"{long}{number}/preds.json", FIRST, TARGETS) for number in range(5)]
+    evaluate(*files)
+    told = capsys.readouterr().out
+    assert "\u2026" not in told
+    for number in range(5):
+        assert f"_{number} " in told

@@ -121,6 +121,33 @@ def test_a_kill_between_the_file_and_its_record(score, tmp_path, monkeypatch, ca
     assert "is there already" in capsys.readouterr().out
 
 
+def test_a_second_start_scores_what_is_missing_and_counts_what_the_first_one_cut(score, tmp_path, monkeypatch, capsys):
+    """Shards of 4 rows; one input of the first and one of the last is 10 tokens too long."""
+    rows = [{"input": "red " * (40 if number in (0, 9) else 1)} for number in range(10)]
+    data, whole, scored = write_rows(tmp_path / "long.jsonl", rows), _Job._score_shard, []
+
+    def dies_at_the_second(job, engine, shard, number):
+        if number == 1:
+            raise KeyboardInterrupt
+        whole(job, engine, shard, number)
+
+    def counted(job, engine, shard, number):
+        scored.append(number)
+        whole(job, engine, shard, number)
+
+    monkeypatch.setattr(_Job, "_score_shard", dies_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        score(data=data)
+    monkeypatch.setattr(_Job, "_score_shard", counted)
+    assert len(score(data=data)) == 10
+    assert scored == [1, 2]
+    told = capsys.readouterr().out
+    assert "going on after 1 shards" in told
+    assert "note: 2 rows lose 20 tokens of their input to the length limit" in told
+    record = json.loads((tmp_path / "out.jsonl.scoring.json").read_text())
+    assert record["truncated"] == {"rows": 2, "tokens": 20}
+
+
 def score_without_join(score, tmp_path):
     with pytest.raises(FileNotFoundError):
         score()

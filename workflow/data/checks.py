@@ -98,6 +98,8 @@ class DataCheck:
                 )
         found.sort(key=lambda text: not text.startswith("THE"))
         question, answer = self.nouns
+        if not any(split.rows for split in self.splits.values()):
+            found.append("there are no rows")
         if self.leaked_prompts:
             found.append(
                 f"{self.leaked_prompts} eval {question}s also stand in train ({self.leaked_rows} with the same {answer}): scores will flatter"

@@ -23,7 +23,7 @@ from workflow.data.texts import Texts
 from workflow.errors import DataError
 from workflow.files import remove_old_leftovers, whole_folder
 
-FORMAT = 3
+FORMAT = 4
 ROWS_PER_WRITE = 4096
 MAX_PROBLEMS = 10
 ABANDONED_S = 7 * 24 * 3600

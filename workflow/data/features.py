@@ -30,11 +30,25 @@ FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class Truncation:
+    """How much the limits cut off one field of some rows."""
+
+    rows: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Encoded:
     """One field of some rows: ids within the limit, and the lengths before cutting."""
 
     ids: list[list[int]]
     full_lengths: list[int]
+
+    @property
+    def truncation(self) -> Truncation:
+        """How many rows and tokens the limits cut off."""
+        lost = [full - len(ids) for full, ids in zip(self.full_lengths, self.ids, strict=True)]
+        return Truncation(rows=sum(number > 0 for number in lost), tokens=sum(lost))
 
 
 class RowEncoder(Protocol):
@@ -53,14 +67,6 @@ class RowEncoder(Protocol):
 
     def targets(self, rows: Sequence[Row]) -> FloatArray | None:
         """float32 [rows, width], or None where targets are token ids themselves."""
-
-
-@dataclass(frozen=True)
-class Truncation:
-    """How much the limits cut off one field of a split."""
-
-    rows: int
-    tokens: int
 
 
 class Features:

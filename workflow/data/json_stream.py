@@ -20,7 +20,7 @@ SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON value; use null")
+    raise ValueError(f"{name} is not a JSON value; use null or, for a target, write a number or take the row out")
 
 
 class _Reader:

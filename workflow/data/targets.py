@@ -115,7 +115,8 @@ class Targets:
             hint = "write 1 for yes and 0 for no, or name three or more classes with --labels NAME..."
             raise _UnfitError(f"{wanted}, not the text {_shown(value)}; {hint}")
         if not isinstance(value, (int, float)):  # True and False count as 1 and 0
-            raise _UnfitError(f"{wanted}, not {_shown(value)}")
+            advice = ": write a number, or take the row out" if value is None else ""
+            raise _UnfitError(f"{wanted}, not {_shown(value)}{advice}")
         try:
             number = float(value)
         except OverflowError:  # an integer of more than 300 digits

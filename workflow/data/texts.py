@@ -73,6 +73,10 @@ def _pair_problem(row: Row) -> str | None:
             return f'"{key}" must be a text, not {_shown(value)}'
         if problem := _text_problem(key, value):
             return problem
+    if not row.get(second):
+        for other_first, other in PAIRS:
+            if other != second and row.get(other):
+                return f'"{other}" is the partner of "{other_first}", and would not be read beside "{first}"; call it "{second}"'
     return None
 
 
@@ -115,7 +119,11 @@ def read_template(given: str) -> str:
     """
     if "{" not in given:
         path = Path(given)
-        if not path.is_file():
+        try:
+            is_file = path.is_file()
+        except OSError:  # a text too long for a name, say
+            is_file = False
+        if not is_file:
             raise ConfigError(f"--template {given}: no such file, and no text with a {{field}} either")
         try:
             text = path.read_text(encoding="utf-8").removesuffix("\n")

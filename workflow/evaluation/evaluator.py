@@ -89,15 +89,15 @@ def share_by_length(lengths: np.ndarray, ranks: Ranks) -> list[int]:
     return by_length[ranks.rank :: ranks.world_size]
 
 
-def slices_of(rows: Sequence[Row], key: str | None) -> dict[str, list[int]]:
-    """Value of the slice key -> its rows, at most MAX_SLICES values, the largest first."""
+def slices_of(rows: Sequence[Row], key: str | None, *, most: int | None = MAX_SLICES) -> dict[str, list[int]]:
+    """Value of the slice key -> its rows, at most this many values (None: all), the largest first."""
     if key is None:
         return {}
     found: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
         value = row.get(key)
         found.setdefault(value if isinstance(value, str) else json.dumps(value), []).append(number)
-    return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))[:MAX_SLICES])
+    return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))[:most])
 
 
 class TextEvaluator:

@@ -60,6 +60,12 @@ def write_records(file: TextIO, records: Iterable[dict[str, Any]], *, as_lines: 
         file.write("\n]\n" if count else "[]\n")
 
 
+def copy_scores(path: Path, target: Path) -> None:
+    """Writes the records of a prediction file to another: a list or lines, as its name says, and no link to the first."""
+    with whole_file(target) as file:
+        write_records(file, _records(path), as_lines=target.suffix == ".jsonl")
+
+
 @dataclass(frozen=True)
 class ScoreFile:
     """A prediction file: its predicted vectors [rows, width], and the rows unless it holds scores alone."""

@@ -7,7 +7,7 @@ Knows nothing of rows or losses. Whatever the model, `LoadedClassifier.logits` g
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import torch.nn.functional as F
 import transformers
 
 from workflow.errors import ModelError
+from workflow.models.head_config import label_notes, own_labels, set_up
+from workflow.models.input_lengths import most_tokens
 from workflow.models.load import (
     FAMILIES,
     Explained,
@@ -33,23 +35,6 @@ from workflow.models.verbalizers import single_token
 from workflow.runtime import seeded
 
 NANOGPT_TOKENIZER = "gpt2"
-DROPOUTS = (
-    "dropout_rate",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "classifier_dropout",
-    "classifier_dropout_prob",
-    "dropout",
-    "attention_dropout",
-    "seq_classif_dropout",
-    "resid_pdrop",
-    "embd_pdrop",
-    "attn_pdrop",
-    "pooler_dropout",
-    "embedding_dropout",
-    "mlp_dropout",
-)
-"""What configurations of the model families call their dropout rates."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +182,8 @@ def _load_with_head(
     if config.model_type not in ("gpt2",) and not _is_encoder(config):
         raise ModelError(f"{name}: a {config.model_type} model; of decoder-only models, this program scores with gpt2")
     loaded_tokenizer = load_tokenizer(tokenizer or name, for_scores=True)
-    _set_up(config, problem, labels, loaded_tokenizer, dropout)
+    own = own_labels(config)
+    set_up(config, problem, labels, loaded_tokenizer, dropout)
     kind = (
         GPT2ForSequenceClassification
         if config.model_type == "gpt2"
@@ -220,7 +206,10 @@ def _load_with_head(
             f"{name}: the weights lack {len(made)} tensors of its {config.model_type}, or have others: {some(sorted(made))}"
         )
     new = sorted({*report["missing_keys"], *mismatched})
-    return _checked(name, model, loaded_tokenizer, problem, labels, new)
+    loaded = _checked(name, model, loaded_tokenizer, problem, labels, new)
+    if loaded.has_new_head or problem == "regression":
+        return loaded
+    return replace(loaded, notes=(*loaded.notes, *label_notes(name, own, labels)))
 
 
 def _load_nanogpt(
@@ -228,7 +217,7 @@ def _load_nanogpt(
 ) -> LoadedClassifier:
     config, weights = read_nanogpt(Path(name))
     loaded_tokenizer = load_tokenizer(tokenizer, for_scores=True)
-    _set_up(config, problem, labels, loaded_tokenizer, dropout)
+    set_up(config, problem, labels, loaded_tokenizer, dropout)
     with seeded(seed):
         model = GPT2ForSequenceClassification(config)
     model.load_state_dict(weights, strict=False)  # read_nanogpt has matched every key of the body
@@ -240,23 +229,6 @@ def _is_encoder(config: Any) -> bool:
     return type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
 
 
-def _set_up(config: Any, problem: str, labels: Sequence[str], tokenizer: Any, dropout: float | None) -> None:
-    names = labels if problem != "regression" else ["score"]
-    config.num_labels = len(names)
-    config.id2label = dict(enumerate(names))
-    config.label2id = {label: number for number, label in enumerate(names)}
-    config.problem_type = {
-        "multilabel": "multi_label_classification",
-        "regression": "regression",
-    }.get(problem, "single_label_classification")
-    if config.pad_token_id is None:  # GPT-2 has none of its own
-        config.pad_token_id = tokenizer.pad_token_id
-    if dropout is not None:
-        for key in DROPOUTS:
-            if hasattr(config, key):
-                setattr(config, key, dropout)
-
-
 def _checked(
     name: str, model: Any, tokenizer: Any, problem: str, labels: Sequence[str], new: Sequence[str]
 ) -> LoadedClassifier:
@@ -265,11 +237,6 @@ def _checked(
         raise ModelError(
             f"{name}: the tokenizer has {len(tokenizer)} tokens, the model only {config.vocab_size}; they do not belong together"
         )
-    positions = [
-        limit
-        for limit in (_positions(model), tokenizer.model_max_length)
-        if isinstance(limit, int) and 0 < limit < 1_000_000
-    ]
     notes = (f"new in this model, to be trained: {', '.join(new)}",) if new else ()
     head = {*head_names(model)}
     return LoadedClassifier(
@@ -280,18 +247,7 @@ def _checked(
         problem=problem,
         labels=tuple(labels),
         takes_types="token_type_ids" in tokenizer.model_input_names and getattr(config, "type_vocab_size", 2) > 1,
-        max_positions=min(positions, default=None),
+        max_positions=most_tokens(model, tokenizer),
         # What a head reads is part of it: without its trained pooler, a trained head reads noise.
         has_new_head=any(key in head or ".pooler." in key for key in new),
     )
-
-
-def _positions(model: Any) -> int | None:
-    """Positions that tokens can take. RoBERTa-like models count theirs from the one after padding's."""
-    limit: int | None = getattr(model.config, "max_position_embeddings", None)
-    padding = [
-        module.padding_idx
-        for name, module in model.named_modules()
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
-    ]
-    return limit - padding[0] - 1 if limit is not None and padding else limit

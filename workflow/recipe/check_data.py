@@ -24,6 +24,7 @@ from workflow.data.features import Features, RowEncoder, load_features
 from workflow.data.scoring import Scoring
 from workflow.data.sources import Source, find_source
 from workflow.data.texts import TEXT_KEYS, read_template
+from workflow.models.input_lengths import most_tokens_of
 from workflow.models.load import FAMILIES, load_tokenizer, model_family, quiet_transformers
 from workflow.recipe.place import init_model_folder, inside_run
 
@@ -66,10 +67,12 @@ def _check_scores(given: Namespace, source: Source, folder: str | None, cache: P
     encoder = None
     if folder is not None:
         is_t5 = model_family(folder) in FAMILIES
+        tokenizer = _tokenizer(folder, for_scores=not is_t5)
+        limit = None if is_t5 else most_tokens_of(folder, tokenizer)
         encoder = ScoreEncoder(
-            _tokenizer(folder, for_scores=not is_t5),
+            tokenizer,
             scoring.texts,
-            given.max_length,
+            min(given.max_length, limit) if limit is not None else given.max_length,  # as training cuts
             scoring.keep_source,
             ends_in_eos=is_t5,
         )

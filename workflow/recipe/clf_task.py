@@ -16,7 +16,7 @@ import numpy as np
 from workflow import paths as names
 from workflow.config.clf_settings import ClfSettings
 from workflow.data.checks import Reading, inputs_and_targets
-from workflow.data.encoders import ScoreEncoder
+from workflow.data.encoders import INPUT, ScoreEncoder
 from workflow.data.examples import RowFormat, ScoredRows
 from workflow.data.scoring import Scoring
 from workflow.data.sources import Source
@@ -26,7 +26,7 @@ from workflow.evaluation.evaluator import Evaluation
 from workflow.evaluation.metrics import Floats, Metric
 from workflow.evaluation.plots import write_plots
 from workflow.evaluation.score_evaluator import ScoreEvaluation, ScoreEvaluator
-from workflow.evaluation.score_files import read_calibration, read_scores, write_calibration, write_scores
+from workflow.evaluation.score_files import copy_scores, read_calibration, read_scores, write_calibration, write_scores
 from workflow.files import replace_by_link, why_not_writable, write_json
 from workflow.inference.head_engine import score_engine
 from workflow.inference.interface import EngineLimits, Together
@@ -40,6 +40,7 @@ from workflow.recipe.scorers import (
     check_finite,
     check_own_head,
     constant_baseline,
+    cut_notes,
     row_losses,
     score_encoder,
     scoring_notes,
@@ -264,9 +265,9 @@ class ClfTask(Task[ClfSettings]):
         final = paths.step_scores(state.step)
         if not final.is_file():  # without eval rows, or with --no_eval_at_end
             return
-        for target in (paths.scores, self.settings.run.pred_save_path):
-            if target is not None:
-                replace_by_link(final, target)
+        replace_by_link(final, paths.scores)
+        if (target := self.settings.run.pred_save_path) is not None:
+            copy_scores(final, target)
         for of in (strategy.name for strategy in self.strategies.strategies):
             if (averaged := paths.step_scores(state.step, of)).is_file():
                 replace_by_link(averaged, paths.root / names.prefixed(names.SCORES_NAME, of))
@@ -285,7 +286,8 @@ class ClfTask(Task[ClfSettings]):
         """Predictions, metrics, calibration and plots; at --pred_save_path the predictions alone."""
         assert isinstance(found, ScoreEvaluation)
         check_finite(found.logits, self.start_model(), [f"eval[{row}]" for row in range(len(found.logits))])
-        for note in [*self.loaded.notes, *unfit_notes(found.calibration)]:
+        cut = cut_notes(self.data.eval.truncation(INPUT))
+        for note in [*self.loaded.notes, *cut, *unfit_notes(found.calibration)]:
             self.write_note(f"note: {note}")
         if self.settings.run.pred_save_path is not None:
             self.write_predictions(file, found)

@@ -46,9 +46,17 @@ def distill(given: Namespace, rest: list[str]) -> int:
     new = names.checked_name(given.data_name, what="--data_name")
     folder = mount / "data" / new
     distill_data.check_free(folder)
-    start = ["--data_name", new, *_student(given.student, mount), *_as_teacher(scoring, rest)]
-    run = [*start, "--mount", str(mount), *rest]
-    name = _checked_run(run, scoring, mount)
+    if scoring.template is not None and "{" in str(folder):
+        raise ConfigError(
+            f"{folder}: holds a brace, so that --template could not name a file in it; choose another --mount"
+        )
+    template = folder / "teacher" / "template.txt"
+
+    def run_of(own: str | None) -> list[str]:
+        start = ["--data_name", new, *_student(given.student, mount), *_as_teacher(scoring, rest, own)]
+        return [*start, "--mount", str(mount), *rest]
+
+    name = _checked_run(run_of(scoring.template), scoring, mount)
     unlabelled, labelled = (find_source(data, mount) for data in (given.data, _eval_data(given, teacher)))
     distill_data.check_eval_rows(labelled, scoring)
     distill_data.claim(folder, _made_of(teacher, unlabelled, labelled))
@@ -58,7 +66,10 @@ def distill(given: Namespace, rest: list[str]) -> int:
     _run([*score, "--data", given.data, "--split", "train", "--out", str(scores)])
     distill_data.write_train_rows(folder, scores)
     distill_data.write_eval_rows(folder, labelled, scoring)
-    _run(["clf.py", *run])
+    if scoring.template is not None:
+        distill_data.write_template(template, scoring.template)
+    # The template by its file: in a text on the command line, a backslash before an n would become a newline.
+    _run(["clf.py", *run_of(str(template))])
     _run([*score, "--data", new, "--split", "eval", "--out", str(on_eval)])
     found = str(mount / "models" / name / "distillation")
     compared = ["workflow", "evaluate", name, "--against", str(on_eval), "--out", found, "--mount", str(mount)]
@@ -142,11 +153,11 @@ def _reading(scoring: Scoring) -> dict[str, list[str]]:
     return flags
 
 
-def _as_teacher(scoring: Scoring, rest: list[str]) -> list[str]:
-    """The teacher's way of reading rows, unless the flags say another."""
+def _as_teacher(scoring: Scoring, rest: list[str], template: str | None) -> list[str]:
+    """The teacher's way of reading rows, unless the flags say another; `template` is its text, or a file of it."""
     flags = _reading(scoring)
     if scoring.template is not None:
-        flags["template"] = [f"--template={scoring.template}"]
+        flags["template"] = [f"--template={template}"]
     said = named_settings(ClfSettings, rest)
     return [part for name, flag in flags.items() if name not in said for part in flag]
 

@@ -2,6 +2,7 @@
 
     mount/data/NEW/distill.json          what it is made of: a second start must mean the same
     mount/data/NEW/teacher/scores.jsonl  the teacher's scores
+    mount/data/NEW/teacher/template.txt  the teacher's template, where it has one
     mount/data/NEW/train.jsonl           rows with these as targets
     mount/data/NEW/eval.jsonl            rows with true targets
 
@@ -61,6 +62,13 @@ def check_eval_rows(labelled: Source, scoring: Scoring) -> None:
         raise DataError(
             f"{labelled.label}: no eval rows to measure teacher and student on; --eval_data NAME names a data set that has some"
         )
+
+
+def write_template(path: Path, template: str) -> None:
+    """A template's text, so that `--template PATH` reads it back as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        file.write(template + "\n")
 
 
 def write_train_rows(folder: Path, scores: Path) -> None:

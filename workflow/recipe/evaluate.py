@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,14 @@ from workflow.data.sources import Row
 from workflow.errors import ConfigError
 from workflow.evaluation.comparison import Comparison, compare
 from workflow.evaluation.ensembles import NO_PROBABILITIES, OF_ORDER, mean_ranks, mean_scores, of_order
-from workflow.evaluation.evaluator import check_slice_key, slices_of
+from workflow.evaluation.evaluator import MAX_SLICES, check_slice_key, slices_of
 from workflow.evaluation.metrics import Floats, Metric
 from workflow.evaluation.plots import FIGURES, write_plots
 from workflow.evaluation.prediction_files import Measured, read_predictions
 from workflow.evaluation.score_evaluator import measure
 from workflow.evaluation.score_forms import as_measured
 from workflow.metric_names import SCORE_METRICS
-from workflow.recipe.evaluate_tables import comparison_table, metric_table, rich_table, write_tables
+from workflow.recipe.evaluate_tables import comparison_table, metric_table, rich_tables, slice_table, write_tables
 
 FEWEST_OF_A_SLICE = 2
 
@@ -39,14 +40,17 @@ def evaluate(given: Namespace) -> int:
     last = list(runs)[-1]
     ranks = given.ensemble == "ranks" and len(read.files) > 1
     measured = {name: _measure(read, vectors, ranks=ranks and name == last) for name, vectors in runs.items()}
-    slices = {
-        value: _measure(read, runs[last], rows, ranks=ranks)
-        for value, rows in _slices(given.slice_by, truth.rows).items()
-    }
+    parts, left_out = _slices(given.slice_by, truth.rows)
+    slices = {value: _measure(read, runs[last], rows, ranks=ranks) for value, rows in parts.items()}
+    sizes = {value: len(rows) for value, rows in parts.items()}
     compared = _compare(read, runs[last], ranks=ranks)
     tables = [
         metric_table(f"{len(truth.rows)} rows; with 95 % intervals", measured),
-        *([metric_table(f"{last} by {given.slice_by}", slices)] if slices else []),
+        *(
+            [slice_table("; ".join([f"{last} by {given.slice_by}", *left_out]), slices, sizes)]
+            if given.slice_by
+            else []
+        ),
         *([comparison_table(last, given.against, compared)] if compared else []),
     ]
     found = {
@@ -54,6 +58,8 @@ def evaluate(given: Namespace) -> int:
         "predictions": [str(path) for path in read.paths],
         "metrics": {name: _as_json(metrics) for name, metrics in measured.items()},
         "slices": {value: _as_json(metrics) for value, metrics in slices.items()},
+        "slice_rows": sizes,
+        "slices_left_out": left_out,
         "comparison": [one.as_json() for one in compared],
         "against": given.against,
     }
@@ -66,7 +72,8 @@ def evaluate(given: Namespace) -> int:
         return 0
     console = make_console()
     for table in tables:
-        console.print(rich_table(table))
+        for part in rich_tables(table, console.width):
+            console.print(part)
     console.print(f"written to {given.out}", soft_wrap=True)
     return 0
 
@@ -102,9 +109,18 @@ def _measure(read: Measured, vectors: Floats, rows: list[int] | None = None, *, 
     return of_order(found) if ranks else found
 
 
-def _slices(key: str | None, rows: list[Row]) -> dict[str, list[int]]:
+def _slices(key: str | None, rows: list[Row]) -> tuple[dict[str, list[int]], list[str]]:
+    """The rows of each slice that is measured, and which slices are not, in words."""
     check_slice_key(rows, key, what="row")
-    return {value: part for value, part in slices_of(rows, key).items() if len(part) >= FEWEST_OF_A_SLICE}
+    every = slices_of(rows, key, most=None)
+    large = {value: part for value, part in every.items() if len(part) >= FEWEST_OF_A_SLICE}
+    kept = dict(islice(large.items(), MAX_SLICES))
+    small, more = len(every) - len(large), len(large) - len(kept)
+    left_out = {
+        f"left out: {small} slices of fewer than {FEWEST_OF_A_SLICE} rows": small,
+        f"left out: {more} slices beyond the {MAX_SLICES} largest": more,
+    }
+    return kept, [words for words, number in left_out.items() if number]
 
 
 def _compare(read: Measured, vectors: Floats, *, ranks: bool) -> list[Comparison]:

@@ -5,11 +5,13 @@ Knows nothing of how the figures came about.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
+from rich.console import JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
@@ -19,6 +21,10 @@ from workflow.files import whole_file, write_json
 from workflow.metric_names import higher_is_better
 
 Cells = list[list[str]]
+FRAME = 3
+"""Characters that a column takes beside its cells."""
+HEAD_WIDTH = 24
+"""Beyond which a head is folded where columns are many."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,23 @@ class Shown:
 def metric_table(title: str, measured: Mapping[str, Mapping[str, Metric]]) -> Shown:
     """A row a metric, a column a name."""
     rows = [
-        [
-            f"{name} ({'high' if higher_is_better(name) else 'low'})",
-            *(_cell(metrics[name]) for metrics in measured.values()),
-        ]
+        [_named(name), *(_cell(metrics[name]) for metrics in measured.values())]
         for name in next(iter(measured.values()))
     ]
     return Shown(title, ["metric (best when)", *measured], rows)
+
+
+def slice_table(title: str, measured: Mapping[str, Mapping[str, Metric]], sizes: Mapping[str, int]) -> Shown:
+    """A row a slice, with the number of its rows; a column a metric, those of slices being too many for columns."""
+    metrics = [*next(iter(measured.values()), {})]
+    rows = [
+        [value, f"{sizes[value]:,}", *(_cell(found[name]) for name in metrics)] for value, found in measured.items()
+    ]
+    return Shown(title, ["slice", "rows", *map(_named, metrics)], rows)
+
+
+def _named(metric: str) -> str:
+    return f"{metric} ({'high' if higher_is_better(metric) else 'low'})"
 
 
 def _cell(metric: Metric) -> str:
@@ -66,13 +82,39 @@ def comparison_table(first: str, second: str, compared: list[Comparison]) -> Sho
     )
 
 
-def rich_table(shown: Shown) -> Table:
-    """The table for a terminal."""
-    table = Table(title=escape(shown.title))
-    for number, name in enumerate(shown.head):
-        table.add_column(escape(name), justify="left" if number == 0 else "right")
+def rich_tables(shown: Shown, width: int) -> list[Table]:
+    """The table for a terminal of this width: several below each other where its columns do not fit beside each other."""
+    columns = list(zip(shown.head, *shown.rows, strict=True))
+    if 1 + sum(_width(column) + FRAME for column in columns) <= width:
+        return [_rich_table(shown, range(len(columns)), [None] * len(columns), title=shown.title)]
+    widths = [_width(column, head=HEAD_WIDTH) for column in columns]
+    widths[0] = min(widths[0], width // 3)
+    groups: list[list[int]] = []
+    room = 0
+    for number in range(1, len(columns)):
+        if not groups or widths[number] + FRAME > room:
+            groups.append([0])
+            room = width - 1 - widths[0] - FRAME
+        groups[-1].append(number)
+        room -= widths[number] + FRAME
+    return [
+        _rich_table(shown, group, widths, title="" if number else shown.title) for number, group in enumerate(groups)
+    ]
+
+
+def _width(column: Sequence[str], *, head: int | None = None) -> int:
+    """That of the widest cell, or of the head, which is folded beyond `head`."""
+    return max(len(column[0][:head]), *map(cell_len, column[1:]), 1)
+
+
+def _rich_table(shown: Shown, numbers: Iterable[int], widths: Sequence[int | None], *, title: str) -> Table:
+    numbers = list(numbers)
+    table = Table(title=escape(title) or None)
+    for number in numbers:
+        justify: JustifyMethod = "right" if number else "left"
+        table.add_column(escape(shown.head[number]), justify=justify, overflow="fold", width=widths[number])
     for row in shown.rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(row[number]) for number in numbers))
     return table
 
 

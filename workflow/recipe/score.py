@@ -2,6 +2,7 @@
 
     OUT.parts/scoring.json       what is being scored with what: a second start must mean the same
     OUT.parts/part-000007.jsonl  rows 7 * shard_rows onward, whole or not there
+    OUT.parts/cut-000007.json    how much of these rows' inputs was cut, where any was
     OUT, OUT.scoring.json        the joined parts, and what they are
 
 Knows nothing of training. Ranks share no tensors: each takes every n-th shard of the row stream.
@@ -15,6 +16,7 @@ import os
 import shutil
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from workflow import paths as names
 from workflow.data.examples import ScoredRows, row_problem, without_nan
+from workflow.data.features import Truncation
 from workflow.data.sources import Row, Source, find_source
 from workflow.errors import ConfigError, DataError
 from workflow.evaluation.score_files import score_record, write_records
@@ -33,7 +36,7 @@ from workflow.inference.interface import Engine, EngineLimits
 from workflow.models.load import is_path, quiet_transformers
 from workflow.recipe.place import Place, model_to_use
 from workflow.recipe.score_job import IN_PARTS_ALONE, check_out, describe, differences
-from workflow.recipe.scorers import LoadedScorer, check_finite, load_scorer, score_requests
+from workflow.recipe.scorers import LoadedScorer, check_finite, counted_requests, cut_notes, load_scorer
 from workflow.runtime import collectively, on_first, torch_device
 from workflow.training.ds_config import torch_dtype
 
@@ -50,6 +53,8 @@ def score(given: Namespace, place: Place) -> None:
     on_first(lambda: check_out(given.out, source), place.ranks)
     name = model_to_use(given.model, place.mount)
     scorer = collectively(lambda: _load(given, name, place), place.ranks, first_alone=not is_path(name))
+    for note in scorer.loaded.notes:
+        place.console.print(f"note: {note}", markup=False, soft_wrap=True)
     job = _Job(given, place, source, scorer, name)
     try:
         if on_first(job.begin, place.ranks):
@@ -103,6 +108,10 @@ class _Job:
     def part(self, number: int) -> Path:
         """The file of a shard."""
         return Path(self.parts / f"part-{number:06d}.jsonl")
+
+    def cut(self, number: int) -> Path:
+        """The file that says how much of a shard's inputs was cut; there is none where nothing was."""
+        return Path(self.parts / f"cut-{number:06d}.json")
 
     # ---- the first rank: before
 
@@ -158,8 +167,9 @@ class _Job:
         except BaseException:
             shutil.rmtree(self.parts, ignore_errors=True)
             raise
-        for part in self.parts.glob("part-*.jsonl"):  # of a description that was lost
-            part.unlink()
+        for pattern in ("part-*.jsonl", "cut-*.json"):  # of a description that was lost
+            for part in self.parts.glob(pattern):
+                part.unlink()
         write_json(self.described, {**self.description, "num_rows": num_rows})
 
     def _count_good_rows(self) -> int:
@@ -196,7 +206,7 @@ class _Job:
                 if len(shard) != min(size, num_rows - number * size):
                     raise self._changed()
                 if number % ranks.world_size == ranks.rank and not self.part(number).is_file():
-                    self._score_shard(engine, shard, self.part(number))
+                    self._score_shard(engine, shard, number)
                 progress.update(bar, advance=len(shard))
         if next(entries, None) is not None:
             raise self._changed()
@@ -213,9 +223,10 @@ class _Job:
     def _changed(self) -> DataError:
         return DataError(f"{self.source.label}: changed while it was scored; remove {self.parts} and start again")
 
-    def _score_shard(self, engine: Engine, shard: list[Entry], part: Path) -> None:
+    def _score_shard(self, engine: Engine, shard: list[Entry], number: int) -> None:
         rows = [row for _, _, row in shard]
-        logits = score_all(engine, score_requests(self.scorer, rows), width=self.scorer.loaded.width)
+        requests, cut = counted_requests(self.scorer, rows)
+        logits = score_all(engine, requests, width=self.scorer.loaded.width)
         check_finite(logits, self.name, [f"{split}[{index}]" for split, index, _ in shard])
         vectors = predictions(self.scorer.scoring.problem, logits)
         targets, calibration = self.scorer.scoring.targets(), self.scorer.calibration
@@ -227,7 +238,9 @@ class _Job:
             assert calibration is not None
             for record, share in zip(records, calibration.apply(logits).tolist(), strict=True):
                 record["pred_calibrated"] = targets.prediction([1 - share, share])
-        with whole_file(part) as file:
+        if cut.rows:  # before the part, by which a shard counts as done
+            write_json(self.cut(number), asdict(cut))
+        with whole_file(self.part(number)) as file:
             write_records(file, records, as_lines=True)
 
     def _progress(self) -> Progress:
@@ -252,9 +265,17 @@ class _Job:
         with whole_file(self.out) as file:
             write_records(file, records(), as_lines=self.out.suffix == ".jsonl")
             assert count == num_rows, f"{count} records of {num_rows} rows"
-        write_json(self.record, {**self.description, **self._thresholds()})
+        cut = self._truncation(num_rows)
+        write_json(self.record, {**self.description, **self._thresholds(), "truncated": asdict(cut)})
         shutil.rmtree(self.parts)
         self.place.console.print(f"{count} rows scored: {self.out}", soft_wrap=True)
+        for note in cut_notes(cut):
+            self.place.console.print(f"note: {note}", soft_wrap=True)
+
+    def _truncation(self, num_rows: int) -> Truncation:
+        """How much of the inputs was cut, by this start and those before it."""
+        found = [cut for number in self._shards(num_rows) if (cut := _read(self.cut(number)))]
+        return Truncation(sum(cut["rows"] for cut in found), sum(cut["tokens"] for cut in found))
 
     def _thresholds(self) -> dict[str, Any]:
         """Those that the checkpoint's evaluation fitted for the plain score, by metric, for whoever decides by it."""

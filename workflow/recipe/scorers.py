@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 
 from workflow import paths as names
-from workflow.data.encoders import ScoreEncoder
-from workflow.data.features import Features
+from workflow.data.encoders import INPUT, ScoreEncoder
+from workflow.data.features import Features, Truncation
 from workflow.data.scoring import Scoring, read_scoring
 from workflow.data.sources import Row
 from workflow.data.texts import read_template
@@ -114,7 +114,18 @@ def load_scorer(
 
 def score_requests(scorer: LoadedScorer, rows: Sequence[Row]) -> list[ScoreRequest]:
     """The requests of good rows."""
-    return requests_of({field: encoded.ids for field, encoded in scorer.encoder.encode(rows).items()})
+    return counted_requests(scorer, rows)[0]
+
+
+def counted_requests(scorer: LoadedScorer, rows: Sequence[Row]) -> tuple[list[ScoreRequest], Truncation]:
+    """The requests of good rows, and how much of them was cut."""
+    encoded = scorer.encoder.encode(rows)
+    return requests_of({field: part.ids for field, part in encoded.items()}), encoded[INPUT].truncation
+
+
+def cut_notes(cut: Truncation) -> list[str]:
+    """What the limit of tokens cut off, if anything."""
+    return [f"{cut.rows} rows lose {cut.tokens} tokens of their input to the length limit"] if cut.rows else []
 
 
 def check_finite(logits: Floats, name: str, rows: Sequence[str]) -> None:
