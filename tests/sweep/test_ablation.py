@@ -137,6 +137,16 @@ def test_the_table_is_what_the_prediction_files_say(place, capsys):
     assert "notice: no table" in capsys.readouterr().out
 
 
+def test_a_refused_one_leaves_the_tables_of_the_study_that_is_there(place):
+    two = {"variants": {"plain": {}, "higher lr": {"lr": 1e-3}}, "seeds": [0]}
+    assert ablate(place, given(place, **two)) == 0
+    tables = {path: path.read_bytes() for path in (place / "abl").glob("ablation.*")}
+    assert len(tables) == 5
+    with pytest.raises(ConfigError, match="holds another study"):
+        ablate(place, given(place, **two, baseline="higher lr"))
+    assert {path: path.read_bytes() for path in (place / "abl").glob("ablation.*")} == tables
+
+
 def shares_right(place, variant):
     """From the prediction files, by hand."""
     slug = {"plain": "plain", "higher lr": "higher-lr"}.get(variant, "much-lower-slower")

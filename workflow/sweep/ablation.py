@@ -12,7 +12,7 @@ from workflow.sweep.ablation_file import read_ablation
 from workflow.sweep.ablation_tables import write_ablation
 from workflow.sweep.grid import check_count
 from workflow.sweep.start import Options, start
-from workflow.sweep.study import Study, study_name
+from workflow.sweep.study import Study, open_study, study_name
 from workflow.sweep.summaries import say
 
 
@@ -23,10 +23,11 @@ def run_ablation(file: Path, folder: Path, mount: Path, options: Options, *, max
     check_count(len(points), max_points, where=str(file))
     extra = {"ablation": {"baseline": ablation.baseline, "metric": ablation.metric, "evaluation": ablation.which}}
     study = Study(folder, "ablate", mount, points, extra)
+    open_study(study)  # first, so that the tables of another study are left as they are
     try:
         return start(study, options)
     finally:
-        if (folder / "study.json").is_file() and any(map(study.finished, points)):
+        if any(map(study.finished, points)):
             try:
                 say("ablation: " + ", ".join(map(str, write_ablation(study, ablation))))
             except ResultsError as error:
