@@ -95,3 +95,17 @@ def test_a_range_test_is_the_same_on_two_ranks_and_makes_no_run(tmp_path, mount,
     assert {path.name for path in (tmp_path / "out1").iterdir()} >= {
         f"lr_find.{kind}" for kind in ("json", "csv", "png", "svg")
     }
+
+
+def test_strategies_that_set_rates_over_a_run_leave_a_range_test_alone(tmp_path, mount, bert_like):
+    out = tmp_path / "out"
+    done = run_program(
+        *("lr-find", "clf", "--mount", mount, "--model_init_path", bert_like, "--data_name", "scored", "--out", out),
+        *("--lr_find_steps", 10, "--lr_min", 1e-7, "--lr_max", 1e-5, "--max_length", 32, "--layerwise_lrd"),
+        *("--freeze.head", 0.1, "--swa.lr", 1e-4, "--swa.start", 500, "--ema"),
+        module="workflow",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "left out of the range test, being about whole runs: --freeze, --swa, --ema" in done.stdout
+    points = json.loads((out / "lr_find.json").read_text())["points"]
+    assert [point["lr"] for point in points] == pytest.approx([1e-7 * 10 ** (2 * n / 9) for n in range(10)])

@@ -51,6 +51,8 @@ def test_a_flag_that_turns_one_off_wins_over_its_fields():
     [
         (["--r_drop.alhpa", "1"], 'did you mean "--r_drop.alpha"'),
         (["--r_drop.alpha", "-1"], "--r_drop.alpha = "),
+        (["--grouped_layerwise_lrd.factors", "1", "-1.75", "3.5"], "--grouped_layerwise_lrd.factors"),
+        (["--grouped_layerwise_lrd.factors", "0", "1", "2"], "each factor must be above 0"),
         (["--swa", "5"], "turned on and off by true and false"),
         (["--strategy", "layerwise"], "--strategy"),
         (["--layerwise_lrd", "--grouped_layerwise_lrd"], "pass one of them"),

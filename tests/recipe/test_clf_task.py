@@ -17,6 +17,7 @@ from workflow.paths import RunPaths
 from workflow.recipe.clf_task import ClfTask
 from workflow.recipe.place import Place
 from workflow.recipe.train import run_task
+from workflow.recipe.trained import load_to_train
 from workflow.runtime import Ranks
 from workflow.training.checkpoint import TrainState
 
@@ -40,6 +41,17 @@ def test_a_template_files_text_is_an_input(mount, tmp_path):
     (tmp_path / "template.txt").write_text("a {input}\n")
     assert make_task(mount, "m", "--template", tmp_path / "template.txt").inputs == {"template_text": "a {input}"}
     assert make_task(mount, "m").inputs == {}
+
+
+@pytest.mark.parametrize("is_resumed", [True, False])
+def test_a_sparse_model_is_refused_also_where_it_is_the_checkpoint_of_another_run(mount, scorer, is_resumed):
+    file = scorer / "model.safetensors"
+    weights = load_file(file)
+    save_file({name: torch.zeros_like(weight) for name, weight in weights.items()}, file, metadata={"format": "pt"})
+    start_from = scorer if is_resumed else None
+    with pytest.raises(ConfigError, match="pass --static_sparsity to keep them zero"):
+        load_to_train(make_task(mount, scorer, "--max_length", 32), start_from)
+    load_to_train(make_task(mount, scorer, "--max_length", 32, "--static_sparsity"), start_from)
 
 
 def test_scores_that_are_no_numbers_are_told_without_a_run(mount, scorer, tmp_path):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.strategies.test_groups import bert, t5
 from workflow.config.strategy_settings import Ema as EmaSettings
@@ -14,7 +15,7 @@ from workflow.config.strategy_settings import StaticSparsity as SparsitySettings
 from workflow.config.strategy_settings import Swa as SwaSettings
 from workflow.errors import ConfigError
 from workflow.models.pruning import prune, share_of_zeros
-from workflow.recipe.averages import Averages
+from workflow.recipe.averages import Averages, restore
 from workflow.strategies.base import Piece
 from workflow.strategies.composed import Composed
 from workflow.strategies.reinit import Reinit
@@ -58,7 +59,7 @@ def walk(strategy, steps):
 def test_swa_is_the_mean_from_its_start_on():
     swa = walk(Swa(SwaSettings(start=0.5)), 10)
     assert swa.average()["0"].item() == pytest.approx(sum(range(5, 11)) / 6)
-    assert swa.state() == {"count": 6}
+    assert swa.state() == {"count": 6, "begun": 5}
     every = walk(Swa(SwaSettings(start=4, every=3)), 10)
     assert every.average()["0"].item() == pytest.approx((4 + 7 + 10) / 3)
     assert not walk(Swa(SwaSettings(start=10)), 9 + 1).average()["0"].isnan()
@@ -80,6 +81,35 @@ def test_an_average_goes_on_from_its_state():
     masters = OneRank(torch.tensor([[5.0]]))
     again.after_step(5, masters)
     assert again.average()["0"].item() == pytest.approx(3.0)
+
+
+def test_an_average_tells_the_update_that_it_really_began_with():
+    late = Swa(SwaSettings(start=3, every=2))
+    late.plan(9)
+    late.after_step(7, OneRank(torch.zeros(1, 1)))
+    assert "after every 2 updates from update 7 to 9" in late.about(9)
+    again = Swa(SwaSettings(start=3, every=2))
+    again.plan(9)
+    again.load(late.state(), late.average())
+    assert again.about(9) == late.about(9)
+    again.load({"count": 1}, late.average())  # of a checkpoint that does not say
+    assert "from update 3" in again.about(9)
+
+
+@pytest.mark.parametrize(("step", "told"), [(2, []), (3, [5]), (5, [7]), (6, [7])])
+def test_what_a_checkpoint_of_another_run_lacks_is_told(tmp_path, step, told):
+    swa = Swa(SwaSettings(start=3, every=2))
+    swa.plan(9)
+    strategies = Composed([Reinit(ReinitSettings()), swa])
+    checkpoint = tmp_path / "checkpoint-x"
+    (checkpoint / "training_state").mkdir(parents=True)
+    (checkpoint / "training_state/optimizer.index.json").write_text("{}")
+    save_file({}, checkpoint / "model.safetensors")
+    notes = restore(strategies, OneRank(), checkpoint, step=step, is_own=False)
+    late = [f"--swa begins with update {first}: checkpoint-x holds no average" for first in told]
+    assert notes[:-1] == late
+    assert notes[-1].startswith("--reinit is not done")
+    assert restore(strategies, OneRank(), checkpoint, step=step) == late
 
 
 def test_an_average_that_could_never_start_is_refused():

@@ -52,6 +52,9 @@ def ablate(place, file, **more):
         ({"variants": {"plain": {}, "swa": {"swa": True}}, "which": "best"}, "no best step is chosen by averages"),
         ({"weights": {"higher lr": "ema"}}, 'of "higher lr": it makes no such average'),
         ({"weights": {"higher": "own"}}, '"higher" is none of the variants; did you mean "higher lr"?'),
+        ({"base": {**FILE["base"], "no_eval_at_end": True}}, '"plain": no_eval_at_end leaves out the final evaluation'),
+        ({"variants": {"plain": {}, "odd": {"data_name": "others"}}}, '"odd": data_name is others, and the baseline'),
+        ({"variants": {"plain": {}, "odd": {"scores_only": True}}}, '"odd": scores_only is not the baseline'),
         ({"variant": {}}, 'unknown key "variant"; did you mean "variants"?'),
     ],
 )
@@ -133,8 +136,37 @@ def test_the_table_is_what_the_prediction_files_say(place, capsys):
     report = next(place.glob("mount/models/abl-plain-seed-0-*/report.json"))
     report.write_text(report.read_text().replace('"value"', '"value": 0.123, "was"', 1))
     capsys.readouterr()
-    ablate(place, given(place))
+    assert ablate(place, given(place)) == 1
     assert "notice: no table" in capsys.readouterr().out
+
+
+def test_a_refused_one_leaves_the_tables_of_the_study_that_is_there(place):
+    two = {"variants": {"plain": {}, "higher lr": {"lr": 1e-3}}, "seeds": [0]}
+    assert ablate(place, given(place, **two)) == 0
+    tables = {path: path.read_bytes() for path in (place / "abl").glob("ablation.*")}
+    assert len(tables) == 5
+    with pytest.raises(ConfigError, match="holds another study"):
+        ablate(place, given(place, **two, baseline="higher lr"))
+    assert {path: path.read_bytes() for path in (place / "abl").glob("ablation.*")} == tables
+
+
+def test_runs_without_the_evaluation_are_left_out_of_the_table(place, capsys):
+    two = {"variants": {"plain": {}, "higher lr": {"lr": 1e-3}}, "seeds": [0]}
+    assert ablate(place, given(place, **two)) == 0
+    _without_final(place, "higher-lr")
+    assert ablate(place, given(place, **two)) == 0
+    found = json.loads((place / "abl/ablation.json").read_text())["variants"]
+    assert [name for name, of in found.items() if of["values"]] == ["plain"]
+    assert "higher lr: 1 of 1 runs are not finished, or have no accuracy" in (place / "abl/ablation.md").read_text()
+    _without_final(place, "plain")
+    capsys.readouterr()
+    assert ablate(place, given(place, **two)) == 1
+    assert "none of the finished runs has accuracy in its final evaluation" in capsys.readouterr().out
+
+
+def _without_final(place, variant):
+    (report,) = place.glob(f"mount/models/abl-{variant}-seed-0-*/report.json")
+    report.write_text(json.dumps({**json.loads(report.read_text()), "final": None}))
 
 
 def shares_right(place, variant):

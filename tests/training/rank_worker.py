@@ -251,7 +251,7 @@ def train(job: dict) -> dict:
             num_steps=state.step,
             empty_loss=lambda: trainer.objective.loss_sum(backend.wrapped, ()),
         )
-        restore(trainer.strategies, trainer.masters, Path(job["resume"]))
+        restore(trainer.strategies, trainer.masters, Path(job["resume"]), step=state.step)
     seen = []
 
     def stop(state, update):

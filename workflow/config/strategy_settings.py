@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from workflow.config.sections import Section, setting
 
@@ -41,6 +41,13 @@ class GroupedLayerwiseLrd(Section):
         (1.0, 1.75, 3.5), "what the rates of the three thirds, lowest first, are of base_lr"
     )
     head: float = setting(3.6, "what the rate of head and pooler is of base_lr", gt=0)
+
+    @field_validator("factors")
+    @classmethod
+    def _above_zero(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(value) <= 0:
+            raise ValueError("each factor must be above 0; --freeze keeps layers from learning")
+        return value
 
 
 class Reinit(Section):

@@ -18,6 +18,7 @@ from workflow.models.save import Weights
 from workflow.paths import RunPaths
 from workflow.recipe.task import Evaluates, Task
 from workflow.strategies.composed import Composed
+from workflow.strategies.reinit import Reinit
 from workflow.strategies.weight_averaging import WeightAverage
 from workflow.training.checkpoint import TrainState
 from workflow.training.checkpoint_reader import CheckpointReader
@@ -29,8 +30,11 @@ MEASURED = "averages"
 """What a run's state calls its averages' newest metrics."""
 
 
-def restore(strategies: Composed, masters: Masters, checkpoint: Path) -> list[str]:
-    """Strategies go on as a checkpoint left them; notes of those that it knows nothing of. Raises CheckpointError."""
+def restore(strategies: Composed, masters: Masters, checkpoint: Path, *, step: int, is_own: bool = True) -> list[str]:
+    """Strategies go on as a checkpoint after `step` updates left them; notes of what that leaves out. Raises CheckpointError.
+
+    `is_own`: whether it is this run's own checkpoint, whose start strategies have prepared.
+    """
     reader = CheckpointReader(checkpoint)
     states = reader.strategies()
     for strategy in strategies.strategies:
@@ -40,7 +44,19 @@ def restore(strategies: Composed, masters: Masters, checkpoint: Path) -> list[st
                 for piece in masters.pieces()
             }
             strategy.load(state, pieces)
-    return [f"{checkpoint.name} holds nothing of {name}" for name in states if name not in _names(strategies)]
+    return [
+        *(f"{checkpoint.name} holds nothing of {name}" for name in states if name not in _names(strategies)),
+        *(
+            f"--{strategy.name} begins with update {strategy.next_after(step)}: {checkpoint.name} holds no average"
+            for strategy in strategies.strategies
+            if isinstance(strategy, WeightAverage) and strategy.name not in states and step >= strategy.first
+        ),
+        *(
+            f"--reinit is not done: it is for models that a new run starts from, not for the checkpoint {checkpoint}"
+            for strategy in strategies.strategies
+            if isinstance(strategy, Reinit) and not is_own
+        ),
+    ]
 
 
 def _names(strategies: Composed) -> set[str]:

@@ -20,10 +20,10 @@ from rich.table import Table
 from workflow import paths as names
 from workflow.data.plan import DataPlan
 from workflow.data.sources import Source, find_source
-from workflow.errors import DataError, Stopped
+from workflow.errors import ConfigError, DataError, Stopped
 from workflow.evaluation.range_plot import write_range_plot
 from workflow.evaluation.range_test import RangeTest, Suggestion
-from workflow.files import whole_file, write_json
+from workflow.files import whole_file, why_not_writable, write_json
 from workflow.models.load import quiet_transformers
 from workflow.recipe.backend_choice import fitted_backend, planned_backend
 from workflow.recipe.micro_batches import MicroBatchSizes, circumstances_of
@@ -31,11 +31,15 @@ from workflow.recipe.task import Task
 from workflow.recipe.train import groups_of, micro_batch_trial, start_backend
 from workflow.recipe.trained import load_to_train
 from workflow.runtime import keep_freed_memory, on_first
+from workflow.strategies.composed import Composed
 from workflow.training.ds_config import BackendPlan
+from workflow.training.optim import Multiplier
 from workflow.training.schedule import range_test_rate
 from workflow.training.trainer import LoopSettings, MicroBatchMemoryError, Trainer, Update
 
 SCHEMA_VERSION = 1
+OF_WHOLE_RUNS = ("freeze", "swa", "ema")
+"""Strategies that mean something only over the updates of a whole run."""
 
 
 class RangeTrainer(Trainer):
@@ -49,6 +53,11 @@ class RangeTrainer(Trainer):
         """The rising rate, as a share of the highest initial one."""
         return float(self._rate(step) / self.highest)
 
+    def _multiplier(self, step: int) -> Multiplier:
+        """What is tested is the rising rate: no strategy has a say in it."""
+        share = self.scheduled(step)
+        return lambda _group: share
+
 
 def lr_find(task: Task[Any], given: Namespace) -> None:
     """Collective. Writes lr_find.json, .csv, .png and .svg into the folder, and prints what they come to."""
@@ -58,6 +67,9 @@ def lr_find(task: Task[Any], given: Namespace) -> None:
     source = on_first(lambda: find_source(task.settings.data.data_name, place.mount), place.ranks)
     plan = planned_backend(task)
     out = given.out or Path("lr_find") / task.run_name
+    on_first(lambda: _check_place(out), place.ranks)
+    _leave_out(task)
+    task.strategies.plan(given.lr_find_steps)
     load_to_train(task, None)
     task.load_data(source)
     if not len(task.data.train):
@@ -66,6 +78,26 @@ def lr_find(task: Task[Any], given: Namespace) -> None:
         keep_freed_memory()
     found = _tested(task, plan, given, out)
     on_first(lambda: _tell(task, source, found, given, out), place.ranks)
+
+
+def _check_place(out: Path) -> None:
+    """Makes the folder before anything is loaded: of some places only that tells. Raises ConfigError."""
+    reason = why_not_writable(out / "lr_find.json")
+    try:
+        if reason is None:
+            out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"cannot be made: {error.strerror}"
+    if reason is not None:
+        raise ConfigError(f"--out {out}: {reason}; name a folder that can be written to")
+
+
+def _leave_out(task: Task[Any]) -> None:
+    """Takes what is about whole runs off the task's strategies, and says so."""
+    strategies = task.strategies.strategies
+    if names := [f"--{strategy.name}" for strategy in strategies if strategy.name in OF_WHOLE_RUNS]:
+        task.strategies = Composed([strategy for strategy in strategies if strategy.name not in OF_WHOLE_RUNS])
+        task.write_note(f"left out of the range test, being about whole runs: {', '.join(names)}")
 
 
 def _tested(task: Task[Any], plan: BackendPlan, given: Namespace, out: Path) -> RangeTest:

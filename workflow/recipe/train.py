@@ -142,7 +142,8 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan, expo
         order = DataPlan(len(task.data.train), update_size, settings.run.seed)
         trainer = Trainer(backend, objective, order, loop, ranks=place.ranks, strategies=task.strategies)
         if start_from:
-            for note in restore(task.strategies, trainer.masters, start_from):
+            is_own = start_from.parent == paths.root
+            for note in restore(task.strategies, trainer.masters, start_from, step=state.step, is_own=is_own):
                 place.console.print(f"  [yellow]note[/]  {escape(note)}", soft_wrap=True)
         wait_for_a_boundary()
         Run(task, paths, backend, steps, trainer.masters, exporter).train(trainer, state)

@@ -47,11 +47,14 @@ def load_to_train(task: Task[Any], start_from: Path | None) -> None:
 
 
 def _prepare(task: Task[Any], start_from: Path | None) -> None:
-    """What strategies change of a model that a new run starts from, then what trains. Raises ConfigError."""
+    """What strategies change of a model that a new run starts from, then what trains. Raises ConfigError.
+
+    A checkpoint may be another run's, and as sparse as any model to start from.
+    """
     trained, model = task.settings.trained, task.loaded.model
     before = {id(parameter): parameter.data_ptr() for parameter in model.parameters()}
+    _refuse_sparse(task)
     if start_from is None:
-        _refuse_sparse(task)
         notes = task.strategies.prepare_model(model, seed=task.settings.run.seed)
         task.loaded = replace(task.loaded, notes=(*task.loaded.notes, *notes))
     changed = {id(parameter) for parameter in model.parameters() if parameter.data_ptr() != before[id(parameter)]}

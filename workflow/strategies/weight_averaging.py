@@ -26,6 +26,8 @@ class WeightAverage(Strategy, ABC):
         self.start, self.every, self.first = start, every, 1
         self.count = 0
         """Updates that the average holds."""
+        self.begun: int | None = None
+        """The first of them; after `first` where that was left out, or made by a run that took no average."""
         self._average: dict[str, torch.Tensor] = {}
 
     @abstractmethod
@@ -35,7 +37,7 @@ class WeightAverage(Strategy, ABC):
     def about(self, step: int) -> str:
         """What the average after `step` updates is, for people."""
         times = f"every {self.every} updates" if self.every > 1 else "each update"
-        return f"{self.what()} of the weights after {times} from update {self.first} to {step}"
+        return f"{self.what()} of the weights after {times} from update {self.begun or self.first} to {step}"
 
     @abstractmethod
     def what(self) -> str:
@@ -50,11 +52,16 @@ class WeightAverage(Strategy, ABC):
                 "pass a smaller number, or a share of the run such as 0.5"
             )
 
+    def next_after(self, step: int) -> int:
+        """The first update after `step` that counts."""
+        return max(self.first, step + 1 + (self.first - step - 1) % self.every)
+
     @torch.no_grad()
     def after_step(self, step: int, masters: Masters) -> None:
         """Takes the weights in, if the update counts."""
         if step < self.first or (step - self.first) % self.every:
             return
+        self.begun = self.begun or step
         share = self.share() if self._average else 1.0
         for piece in masters.pieces():
             if piece.name in self._average:
@@ -68,12 +75,12 @@ class WeightAverage(Strategy, ABC):
         return self._average
 
     def state(self) -> dict[str, int]:
-        """How many updates the average holds."""
-        return {"count": self.count} if self.count else {}
+        """How many updates the average holds, and the first of them."""
+        return {"count": self.count, "begun": self.begun} if self.begun else {}
 
     def load(self, state: Mapping[str, int], average: Mapping[str, torch.Tensor]) -> None:
         """As it was."""
-        self.count, self._average = state["count"], dict(average)
+        self.count, self.begun, self._average = state["count"], state.get("begun", self.first), dict(average)
 
 
 class Swa(WeightAverage):

@@ -96,6 +96,7 @@ def read_ablation(path: Path, *, study: str) -> Ablation:
     by_label = {(str(point.labels["setting"]), int(point.labels["seed"])): point for point in points}
     variants = {name: tuple(by_label[name, seed] for seed in body.seeds) for name in body.variants}
     _check_distinct(path, variants)
+    _check_comparable(path, body, variants)
     averages = _averages(path, body, variants)
     found = Ablation(path, entry, variants, body.baseline, body.seeds, points[0].metrics[0], body.which, averages)
     checked_metric(found.metric, entry.metrics(found.settings), where=f'{path}: "metric"')
@@ -122,6 +123,29 @@ def _check_distinct(path: Path, variants: Mapping[str, tuple[Point, ...]]) -> No
         other = by_content.setdefault(points[0].digest, name)
         if other != name:
             problems.append(f'{path}: variants "{other}" and "{name}" are the same settings; leave one out')
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _check_comparable(path: Path, body: AblationBody, variants: Mapping[str, tuple[Point, ...]]) -> None:
+    """Refuses settings under which a variant could not be measured, or not on what the baseline is measured on."""
+    settings = {name: points[0].resolved.settings for name, points in variants.items() if points[0].resolved}
+    baseline, problems = settings[body.baseline], []
+    for name, own in settings.items():
+        where = f'{path}: variant "{name}"'
+        if body.which == "final" and own.evaluation.no_eval_at_end:
+            problems.append(
+                f'{where}: no_eval_at_end leaves out the final evaluation, which counts; pass "which": "best"'
+            )
+        if own.data.data_name != baseline.data.data_name:
+            problems.append(
+                f"{where}: data_name is {own.data.data_name}, and the baseline's is {baseline.data.data_name}: variants are compared "
+                "on the same data"
+            )
+        if body.entry == "clf" and own.run.scores_only != baseline.run.scores_only:
+            problems.append(
+                f"{where}: scores_only is not the baseline's; it changes only prediction files: set it in base"
+            )
     if problems:
         raise ConfigError(*problems)
 

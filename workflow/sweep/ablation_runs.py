@@ -49,8 +49,13 @@ class Found:
 
 
 def read_runs(study: Study, ablation: Ablation) -> Found:
-    """Reads what is finished. Raises ResultsError where files contradict each other."""
+    """Reads what is finished. Raises ResultsError where files contradict each other, or no run has the metric."""
     reported = {name: _reported(study, ablation, name) for name in ablation.variants}
+    if not any(reported.values()):
+        raise ResultsError(
+            f"{study.folder}: none of the finished runs has {ablation.metric} in its {ablation.which} evaluation; "
+            "the settings leave it out, or there are no eval rows"
+        )
     why = _why_no_rows(ablation)
     measure: Measure | None = None
     predictions: dict[tuple[str, int], Predictions] = {}
@@ -71,29 +76,23 @@ def _of(predictions: Mapping[tuple[str, int], Predictions], name: str, seeds: Ma
 
 
 def _reported(study: Study, ablation: Ablation, name: str) -> dict[int, float]:
-    """The metric of a variant's finished runs, by seed."""
+    """The metric of a variant's finished runs, by seed; runs without it are left out."""
     found = {}
     for seed, point in zip(ablation.seeds, ablation.variants[name], strict=True):
-        if study.finished(point):
-            record = _evaluation(study.run_paths(point), ablation, name).metrics.get(ablation.metric)
-            if record is not None and record.value is not None:
-                found[seed] = record.value
+        evaluation = _evaluation(study.run_paths(point), ablation, name) if study.finished(point) else None
+        record = evaluation.metrics.get(ablation.metric) if evaluation else None
+        if record is not None and record.value is not None:
+            found[seed] = record.value
     return found
 
 
-def _evaluation(run: RunPaths, ablation: Ablation, name: str) -> Measured:
-    """The one that counts, of the variant's average where that is measured. Raises ResultsError."""
+def _evaluation(run: RunPaths, ablation: Ablation, name: str) -> Measured | None:
+    """The one that counts, of the variant's average where that is measured; None where the run has none. Raises ResultsError."""
     report = read_report(run.report)
-    found = report.best if ablation.which == "best" else report.final
-    if (of := ablation.averages.get(name)) is not None:
-        found = report.averages.get(of)
-        if found is None or report.final is None or found.step != report.final.step:
-            raise ResultsError(f"{run.report}: no final evaluation of the {of} average")
-    if found is None:
-        raise ResultsError(
-            f"{run.report}: no {ablation.which} evaluation; the settings leave it out, or there are no eval rows"
-        )
-    return found
+    if (of := ablation.averages.get(name)) is None:
+        return report.best if ablation.which == "best" else report.final
+    found = report.averages.get(of)
+    return found if found and report.final and found.step == report.final.step else None
 
 
 def _why_no_rows(ablation: Ablation) -> str | None:
@@ -110,6 +109,7 @@ def _read(study: Study, ablation: Ablation, name: str, seed: int) -> Predictions
     point = ablation.variants[name][ablation.seeds.index(seed)]
     run = study.run_paths(point)
     found, of = _evaluation(run, ablation, name), ablation.averages.get(name, "")
+    assert found is not None, "only runs that have it are read"
     record = found.metrics[ablation.metric]
     if ablation.entry.name == "clf":
         read, value = _read_scores(run.step_scores(found.step, of), ablation)
