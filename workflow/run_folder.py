@@ -20,6 +20,7 @@ from workflow.config.cascade import Resolved, with_defaults
 from workflow.errors import RunExistsError
 from workflow.files import write_json
 from workflow.paths import SETTINGS_NAMES, RunPaths
+from workflow.runtime import AGAIN_VARIABLE
 
 FREE_TO_CHANGE = frozenset(
     {
@@ -78,13 +79,14 @@ def claim(
     """Creates or takes over the run folder and locks it until this process ends.
 
     `inputs` are contents of files that settings name: with other contents it is another run.
+    With `overwrite` the first start of a command moves what is there aside; later ones go on with what the first began.
 
     With `allow_changed_data` a run goes on with other data than before, and its settings file says so from then on.
     Raises RunExistsError when another process holds it, or when it holds a run with other settings or data.
     """
     paths = RunPaths(root, settings_name)
     try:
-        if overwrite and root.exists():
+        if overwrite and root.exists() and not _is_started_again():
             _move_aside(root)
         _refuse_other_folders(paths)
         root.mkdir(parents=True, exist_ok=True)
@@ -108,6 +110,11 @@ def claim(
         os.close(lock)
         raise
     return Claim(paths, finished, lock, data_changed, tuple(notes))
+
+
+def _is_started_again() -> bool:
+    """Whether this very command ran before: after memory ran out, ranks that died, or as a job that Slurm requeued."""
+    return AGAIN_VARIABLE in os.environ or os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
 def _refuse_other_folders(paths: RunPaths) -> None:
