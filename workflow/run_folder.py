@@ -216,6 +216,17 @@ def _check_same(
     ]
 
 
+def differences(then: Path, now: Path) -> list[str]:
+    """A note of what two runs' settings files do not share, but for names and places; none where one cannot be read."""
+    try:
+        old, new = (dict(json.loads(file.read_text(encoding="utf-8"))["settings"]) for file in (then, now))
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    names = [name for name in new if name in old and name not in OF_THE_COMMAND | {"training_run_name"}]
+    rows = {name: (json.dumps(old[name]), json.dumps(new[name])) for name in names if old[name] != new[name]}
+    return [f"other settings than {then.parent} was trained with:\n{_table(rows)}"] if rows else []
+
+
 def _table(rows: Mapping[str, tuple[str, str]]) -> str:
     """Name, then, now."""
     lines = [("", "then", "now"), *((name, *row) for name, row in rows.items())]
