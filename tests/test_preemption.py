@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import lines_without_times, losses, write_data
 from tests.training_program import Training, finished
+from workflow.watch import signals
 
 pytestmark = pytest.mark.slow
 
@@ -142,6 +143,30 @@ def test_a_second_signal_ends_at_once(mount, flan_like, tmp_path):
         assert run.process.poll() is None
         run.send(INT)
         assert "at once by a second SIGINT" in run.ends(130, timeout=10)
+
+
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_a_signal_that_comes_twice_at_once_is_one(mount, flan_like, nproc):
+    """A scheduler tells every process of a job, and the job's shell passes the signal on as well."""
+    with Training(mount, flan_like, nproc=nproc) as run:
+        run.reaches(3)
+        run.send(TERM)
+        time.sleep(0.05)
+        run.send(TERM)
+        told = run.ends(75)
+        step = run.step()
+    assert told.count("notice: stopped by SIGTERM after step") == 1, told
+    assert (run.folder / f"checkpoint-{step}/training_state").is_dir()
+
+
+def test_only_ctrl_c_counts_twice_within_a_moment(monkeypatch):
+    watch = signals.Watch(relays=True, is_rank=False)
+    for number in (TERM, TERM, USR1, USR1, INT, INT):
+        watch.hear(number)
+    assert watch.take() == [TERM, USR1, INT, INT]
+    monkeypatch.setattr(signals, "ECHO_S", 0.0)
+    watch.hear(TERM)
+    assert watch.take() == [TERM]
 
 
 def test_ranks_that_do_not_stop_are_killed_after_the_grace(mount, flan_like, tmp_path):

@@ -87,6 +87,20 @@ def test_parts_of_a_setting_that_are_new_are_no_difference(tmp_path):
             claim(root, settings(swa=other), data_hash="h", overwrite=False)
 
 
+@pytest.mark.parametrize("variable", ["WORKFLOW_STARTED_AGAIN", "SLURM_RESTART_COUNT"])
+def test_an_automatic_restart_overwrites_nothing(monkeypatch, tmp_path, variable):
+    root = tmp_path / "models/run"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    for _ in range(2):
+        os.close(claim(root, settings(), data_hash="h", overwrite=True).lock)
+        (root / "checkpoint-5").mkdir()
+    assert len([*root.parent.iterdir()]) == 2
+    monkeypatch.setenv(variable, "1")
+    os.close(claim(root, settings(), data_hash="h", overwrite=True).lock)
+    assert (root / "checkpoint-5").is_dir()
+    assert len([*root.parent.iterdir()]) == 2
+
+
 def test_claims(tmp_path):
     root = tmp_path / "models/run"
     first = claim(root, settings(), data_hash="h", overwrite=False)

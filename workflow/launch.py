@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from workflow.errors import ConfigError, RankLost, StartAgain, Stopped
-from workflow.runtime import PARENT_VARIABLE, RANK_LOST, START_AGAIN, STATUS_VARIABLE
+from workflow.runtime import AGAIN_VARIABLE, PARENT_VARIABLE, RANK_LOST, START_AGAIN, STATUS_VARIABLE
 from workflow.watch.signals import SIGNALLED, Watch, handled
 
 LAST_WORDS_S = 10.0
@@ -52,7 +52,9 @@ def start_again(module: str, argv: Sequence[str], reason: StartAgain) -> NoRetur
     print(f"notice: {reason}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, [sys.executable, "-m", module, *argv], {**os.environ, **same_package()})
+    os.execve(
+        sys.executable, [sys.executable, "-m", module, *argv], {**os.environ, **same_package(), AGAIN_VARIABLE: "1"}
+    )
 
 
 def same_package() -> dict[str, str]:
@@ -67,12 +69,12 @@ def launch(module: str, argv: Sequence[str], *, nproc: int, supervision: Supervi
 
     Raises RankLost where a rank died, as often as `supervision` allows and once more.
     """
-    restarts = 0
+    restarts, again = 0, False
     with handled(relays=True) as watch:
         while True:
             with tempfile.TemporaryDirectory(prefix="workflow-") as folder:
-                group = _Group(module, argv, nproc, Path(folder) / "exit_code", supervision, watch)
-                code = group.run()
+                group = _Group(module, argv, nproc, Path(folder) / "exit_code", supervision, watch, again=again)
+                code, again = group.run(), True
             if code is not None:
                 return code
             if group.lost is None:
@@ -93,10 +95,19 @@ class _Group:
     """The ranks of one start. After `run`, `lost` says which rank died, if one did, and `is_told` that a rank has said so."""
 
     def __init__(
-        self, module: str, argv: Sequence[str], nproc: int, status: Path, supervision: Supervision, watch: Watch
+        self,
+        module: str,
+        argv: Sequence[str],
+        nproc: int,
+        status: Path,
+        supervision: Supervision,
+        watch: Watch,
+        *,
+        again: bool,
     ) -> None:
         self.command = [sys.executable, "-m", module, *argv]
         self.nproc, self.status, self.supervision, self.watch = nproc, status, supervision, watch
+        self.again = {AGAIN_VARIABLE: "1"} if again else {}
         self.ranks: list[subprocess.Popen[bytes]] = []
         self.passed_on: set[int] = set()
         self.first_failed: int | None = None
@@ -128,6 +139,7 @@ class _Group:
             "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
             **os.environ,
             **same_package(),
+            **self.again,
             PARENT_VARIABLE: str(os.getpid()),
             STATUS_VARIABLE: str(self.status),
             "RANK": str(rank),

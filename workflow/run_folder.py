@@ -20,6 +20,7 @@ from workflow.config.cascade import Resolved, with_defaults
 from workflow.errors import RunExistsError
 from workflow.files import write_json
 from workflow.paths import SETTINGS_NAMES, RunPaths
+from workflow.runtime import AGAIN_VARIABLE
 
 FREE_TO_CHANGE = frozenset(
     {
@@ -78,13 +79,14 @@ def claim(
     """Creates or takes over the run folder and locks it until this process ends.
 
     `inputs` are contents of files that settings name: with other contents it is another run.
+    With `overwrite` the first start of a command moves what is there aside; later ones go on with what the first began.
 
     With `allow_changed_data` a run goes on with other data than before, and its settings file says so from then on.
     Raises RunExistsError when another process holds it, or when it holds a run with other settings or data.
     """
     paths = RunPaths(root, settings_name)
     try:
-        if overwrite and root.exists():
+        if overwrite and root.exists() and not _is_started_again():
             _move_aside(root)
         _refuse_other_folders(paths)
         root.mkdir(parents=True, exist_ok=True)
@@ -108,6 +110,11 @@ def claim(
         os.close(lock)
         raise
     return Claim(paths, finished, lock, data_changed, tuple(notes))
+
+
+def _is_started_again() -> bool:
+    """Whether this very command ran before: after memory ran out, ranks that died, or as a job that Slurm requeued."""
+    return AGAIN_VARIABLE in os.environ or os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
 def _refuse_other_folders(paths: RunPaths) -> None:
@@ -207,6 +214,17 @@ def _check_same(
         ),
         *([f"other settings than this run began with, which change no numbers:\n{_table(free)}"] if free else []),
     ]
+
+
+def differences(then: Path, now: Path) -> list[str]:
+    """A note of what two runs' settings files do not share, but for names and places; none where one cannot be read."""
+    try:
+        old, new = (dict(json.loads(file.read_text(encoding="utf-8"))["settings"]) for file in (then, now))
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    names = [name for name in new if name in old and name not in OF_THE_COMMAND | {"training_run_name"}]
+    rows = {name: (json.dumps(old[name]), json.dumps(new[name])) for name in names if old[name] != new[name]}
+    return [f"other settings than {then.parent} was trained with:\n{_table(rows)}"] if rows else []
 
 
 def _table(rows: Mapping[str, tuple[str, str]]) -> str:

@@ -31,6 +31,7 @@ T = TypeVar("T")
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 PARENT_VARIABLE = "WORKFLOW_LAUNCHER_PID"
 STATUS_VARIABLE = "WORKFLOW_STATUS_FILE"
+AGAIN_VARIABLE = "WORKFLOW_STARTED_AGAIN"  # of a command that has been started before
 START_AGAIN = "start again"
 RANK_LOST = "rank lost"
 

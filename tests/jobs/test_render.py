@@ -203,6 +203,14 @@ def test_memory_is_planned_or_asked_for(render, capsys):
     assert "--mem=7G" in render(*flags, "nobody/knows", "--memory", "7G")
 
 
+@pytest.mark.parametrize(("template", "is_told"), [("kubernetes", True), ("ctl", True), ("slurm", False)])
+def test_overwriting_at_every_restart_is_told(capsys, template, is_told):
+    image = ["--image", "i"] if template != "slurm" else []
+    flags = ["--memory", "8G", "--model_init_path", "m", "--data", "d", "--overwrite_output_dir"]
+    assert workflow(["jobs", "render", "--template", template, *image, *flags]) == 0
+    assert ("note: --overwrite_output_dir" in capsys.readouterr().err) is is_told
+
+
 def test_a_template_of_one_s_own(render, plain_folder):
     mine = plain_folder / "mine.sh"
     mine.write_text(

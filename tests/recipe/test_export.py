@@ -53,6 +53,14 @@ def test_a_t5_for_transformers_4(kind, request, tmp_path):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("prompt", ["", "   "])
+def test_a_prompt_without_tokens_is_refused(prompt, flan_like, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError, match="no tokens"):
+        workflow(["export", str(flan_like), "--to", "hf", "--out", str(out), "--prompt", prompt])
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
 def test_heads_that_transformers_4_has_no_key_for(tied, scaled, flan_like, t5_like, tmp_path):

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.conftest import run_program
+from tests.conftest import ROOT, run_program
 from workflow.cli import workflow
 from workflow.errors import ConfigError, DataError, ModelError
 from workflow.models.published import published_config
 from workflow.recipe import plan_inputs
 
+MULTINODE = ROOT / "ds_configs/zero3_multinode.json"
 XXL = ("--model_init_path", "google/flan-t5-xxl")
 
 
@@ -74,6 +75,33 @@ def test_what_is_given_is_kept_to(capsys):
     fp32 = planned(capsys, "--model_init_path", "t5-small", "--precision", "fp32", "--gpus", 1)
     assert fp32["plans"][0]["pick"]["deepspeed"] == "zero0"
     assert fp32["plans"][0]["hours"] is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "error", "told"),
+    [
+        (
+            ("clf", "--model_pretrain_name", "gpt2-xl", "--lora_r", "8", "--lora_base", "nf4"),
+            ConfigError,
+            "--lora_base nf4",
+        ),
+        (("--model_init_path", "bert-base-uncased"), ModelError, "a bert model; seq2seq fine-tunes t5"),
+        ((*XXL, "--deepspeed", str(MULTINODE)), ConfigError, "zero_hpz_partition_size 8 does not divide 4 GPUs"),
+    ],
+)
+def test_what_training_refuses_is_refused(flags, error, told):
+    with pytest.raises(error, match=told):
+        workflow(["plan", *flags, "--gpus", "4"])
+
+
+@pytest.mark.parametrize("adapters", [(), ("--lora_r", 8)])
+def test_a_second_set_of_shares_is_counted(capsys, adapters):
+    """Two bytes a weight, of those that do not train too, divided by the 8 of a group."""
+    weights = []
+    for name in ("zero3", MULTINODE):
+        found = planned(capsys, *XXL, "--gpus", 16, "--deepspeed", name, *adapters)
+        weights.append(found["plans"][0]["pick"]["weights_bytes"])
+    assert weights[1] - weights[0] == pytest.approx(2 * found["parameters"] / 8, rel=0.01)
 
 
 def test_strategies_are_counted(capsys):

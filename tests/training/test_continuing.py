@@ -254,6 +254,23 @@ def test_a_named_checkpoint_where_ones_own_are_all_damaged(paths, tmp_path):
     assert [path.name for path in other.root.iterdir()] == ["damaged-checkpoint-5"]
 
 
+def test_other_settings_than_a_named_checkpoint_s_are_told(paths, tmp_path):
+    other = RunPaths(tmp_path / "other")
+    common = {"optimizer": "adamw", "training_run_name": "a"}
+    write_json(paths.settings, {"settings": {**common, "seed": 1, "model_init_path": "one"}})
+    write_json(other.settings, {"settings": {**common, "training_run_name": "b", "seed": 2, "model_init_path": "two"}})
+    for named in (paths.root, paths.checkpoint(2)):
+        (note, where) = start(other, resume=named).notes
+        assert [line.split() for line in note.splitlines()[1:]] == [
+            ["then", "now"],
+            ["seed", "1", "2"],
+            ["model_init_path", '"one"', '"two"'],
+        ]
+        assert "checkpoint-2, step 2" in where
+    paths.settings.unlink()
+    assert start(other, resume=paths.root).notes == ()
+
+
 def test_other_data(tmp_path):
     first, second = RunPaths(tmp_path / "first"), RunPaths(tmp_path / "second")
     make(first, 2, data_hash="a" * 40, best_step=2, best_value=1.0, measured={"latest": {}})

@@ -159,6 +159,12 @@ def render(argv: Sequence[str]) -> int:
         timeout_s=timeout,
     )
     sys.stdout.write(render(job, site, given.template))
+    if settings.run.overwrite_output_dir and given.template in ("kubernetes", "ctl"):
+        print(
+            f"note: --overwrite_output_dir: what {given.template} starts again cannot be told from a first start, and would move "
+            "its own work aside and begin anew; leave it out",
+            file=sys.stderr,
+        )
     return 0
 
 

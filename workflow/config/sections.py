@@ -56,7 +56,8 @@ class RunSection(Section):
         "auto: continue this run's newest complete checkpoint if there is one; or the PATH of a checkpoint to continue in a new run",
     )
     overwrite_output_dir: bool = setting(
-        False, "move an existing run folder of this name aside (nothing is deleted) and start anew"
+        False,
+        "move an existing run folder of this name aside (nothing is deleted) and start anew; automatic restarts go on instead",
     )
     allow_changed_data: bool = setting(
         False, "continue a run although its data changed; what was measured on the old rows no longer counts"

@@ -58,6 +58,8 @@ def export(given: Namespace) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     loaded = _load(source)
     prompts = given.prompt or PROMPTS
+    if empty := [prompt for prompt in prompts if not _has_words(loaded, prompt)]:
+        raise ConfigError(f"--prompt {empty[0]!r}: has no tokens to compare with; write some words, or leave it out")
     with whole_folder(out) as folder:  # without its name, and deleted, where anything below raises
         difference = WRITERS[given.to](folder, source, loaded, prompts)
         if not difference <= TOLERANCE:
@@ -96,6 +98,11 @@ def _to_hf(folder: Path, source: str, loaded: LoadedModel, prompts: Sequence[str
         expected = probabilities(loaded.model, ids)
         differences.append(float((probabilities(again, ids) - expected).abs().max()))
     return max(differences)
+
+
+def _has_words(loaded: LoadedModel | LoadedClassifier, prompt: str) -> bool:
+    """Whether it has more than an end, or other tokens that every text gets."""
+    return bool(loaded.tokenizer(prompt, add_special_tokens=False).input_ids)
 
 
 def _ids(loaded: LoadedModel, prompt: str) -> list[int]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from workflow.config.clf_settings import ClfSettings
 from workflow.console import make_console
 from workflow.data.plan import steps_for_epochs
-from workflow.errors import ConfigError
-from workflow.models.model_shape import T5Shape
+from workflow.errors import ConfigError, ModelError
+from workflow.models.model_shape import T5_FAMILIES, T5Shape
 from workflow.paths import find_mount
 from workflow.recipe.plan_inputs import Lengths, Machine, Model, Settings, find_lengths, find_model, this_machine
 from workflow.recipe.plan_tables import as_json, show
@@ -90,10 +90,24 @@ def make_plan(settings: Settings, machine: Machine, *, mfu: float, needs_data: b
     """Everything from settings and machine. Raises ConfigError, ModelError, DataError."""
     mount = find_mount(settings.run.mount)
     model = find_model(settings, mount)
+    _check_model(settings, model)
     lengths = find_lengths(settings, model, mount, needs_data=needs_data)
     job = _job(settings, model, machine, lengths)
     options = tuple(_option(settings, job, machine, count) for count in machine.counts)
     return Plan(model, job, machine, lengths, options, _work(settings, model, lengths), mfu)
+
+
+def _check_model(settings: Settings, model: Model) -> None:
+    """Raises for a model that training would refuse as well."""
+    if not isinstance(settings, ClfSettings) and not isinstance(model.shape, T5Shape):
+        raise ModelError(
+            f"{model.name}: a {model.shape.family} model; seq2seq fine-tunes {', '.join(T5_FAMILIES)}; of models that score, "
+            "workflow plan clf makes plans"
+        )
+    if settings.trained.lora_base != "full" and model.shape.family == "gpt2":
+        raise ConfigError(
+            f"--lora_base {settings.trained.lora_base}: {model.name} keeps its weights transposed; leave --lora_base out"
+        )
 
 
 def _job(settings: Settings, model: Model, machine: Machine, lengths: Lengths) -> Job:
@@ -152,7 +166,13 @@ def _asked(settings: Settings, job: Job, count: int) -> Sequence[Zero]:
     if name == "auto":
         return usual
     known = {zero.name: zero for zero in (*STAGES, *OFFLOADS)}
-    return (known.get(name) or Zero.of(name, planned.config),)
+    zero = known.get(name) or Zero.of(name, planned.config)
+    if count % zero.group:
+        raise ConfigError(
+            f"--deepspeed {name}: its zero_hpz_partition_size {zero.group} does not divide {count} GPUs; "
+            "pass --gpus that it divides, or set it to the GPUs of a node"
+        )
+    return (zero,)
 
 
 def _work(settings: Settings, model: Model, lengths: Lengths) -> Work | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from workflow.errors import CheckpointError, ConfigError
 from workflow.paths import RunPaths
-from workflow.run_folder import Claim, short_hash
+from workflow.run_folder import Claim, differences, short_hash
 from workflow.training.checkpoint import TrainState, read_state, recover
 from workflow.training.continuing import Found, best_is_right, fault_of, has_hashes, newest_intact, set_aside
 
@@ -55,6 +55,8 @@ def find_start(held: Claim, *, resume: str, data_hash: str, allow_changed_data: 
             f"--resume {resume}: trained on other data ({short_hash(state.data_hash)}, now {short_hash(data_hash)}); "
             "pass --allow_changed_data to go on with this"
         )
+    if not is_own:
+        notes += differences(checkpoint.resolve().parent / paths.settings.name, paths.settings)
     notes += set_aside(paths, found)
     if notes:
         notes.append(f"continuing from {checkpoint}, step {state.step}")

@@ -94,13 +94,16 @@ class Run:
                 self.log.close()
 
     def _begin(self, state: TrainState) -> None:
-        """The evaluation before the first step, or the one that a signal has kept the run from."""
+        """The evaluation before the first step, or what a signal after an update has kept the run from."""
         try:
             if state.step == 0 and not self.settings.evaluation.no_eval_at_start:
                 self._evaluate(state)
-            if state.owes_evaluation:
-                best, improved = best_of(state), self._evaluate(state)
-                self.saves.save(state, best, is_due=True, is_best=improved, is_last=state.ended)
+            best, is_owed = best_of(state), state.owes_evaluation
+            improved = is_owed and self._evaluate(state)
+            improved = self._is_best_unmeasured(state) or improved
+            if is_owed or improved:
+                is_last = state.ended or state.step == self.steps.max_steps
+                self.saves.save(state, best, is_due=True, is_best=improved, is_last=is_last)
         except GivenUp:
             raise Stopped(self._asked(), step=state.step) from None
 
@@ -118,14 +121,20 @@ class Run:
             improved = evaluates and self._evaluate(state)
         except GivenUp:
             self._stop(state, self._asked(), owes_evaluation=True)
-        if update.step == last and state.best_step is None:  # never evaluated: the last is the best there is
-            improved, state.best_step = True, last
+        improved = self._is_best_unmeasured(state) or improved
         is_last = update.step == last or state.ended
         is_due = happens(update.step, self.steps.save_steps, last) or state.ended
         self.saves.save(state, best, is_due=is_due, is_best=improved, is_last=is_last)
         if is_due and not is_last and (number := self._asked()):
             self.saves.finish(state)
             raise Stopped(number, step=state.step)  # another update would only be saved once more
+
+    def _is_best_unmeasured(self, state: TrainState) -> bool:
+        """Whether this is the last step of a run without a best one: never evaluated, the last is the best there is."""
+        if state.step < self.steps.max_steps or state.best_step is not None:
+            return False
+        state.best_step = state.step
+        return True
 
     def _asked(self) -> int:
         """The signal by which any rank was asked to stop, or 0; a collective call."""

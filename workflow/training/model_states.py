@@ -24,7 +24,10 @@ PROCESS_BYTES = 3 * 10**9
 
 @dataclass(frozen=True)
 class Zero:
-    """How states are shared out, `name` being what --deepspeed takes; sizes of buffers in elements."""
+    """How states are shared out, `name` being what --deepspeed takes; sizes of buffers in elements.
+
+    `group`: ranks among which ZeRO-3 shares the weights out a second time, 1 for none (ZeRO++'s hpZ).
+    """
 
     name: str
     stage: int
@@ -32,6 +35,7 @@ class Zero:
     offloads_weights: bool = False
     bucket: int = BUCKET
     live: int = LIVE
+    group: int = 1
 
     @classmethod
     def of(cls, name: str, config: Mapping[str, Any]) -> Zero:
@@ -48,6 +52,7 @@ class Zero:
             offloads("offload_param"),
             int(zero.get("reduce_bucket_size", BUCKET)),
             int(zero.get("stage3_max_live_parameters", LIVE)),
+            max(1, int(zero.get("zero_hpz_partition_size", 1))) if zero.get("stage") == 3 else 1,
         )
 
     @property
@@ -137,11 +142,18 @@ def _sharded(whole: int, share: int, bucket: int, zero: Zero, *, size: int, worl
     gathered = min(whole, zero.live + PREFETCH) if world_size > 1 or zero.offloads_weights else 0
     buffers = size * (bucket + gathered)
     states = (MASTERS_AND_MOMENTS + FP32) * share
+    second = _second_shares(whole, zero, size=size)
     if zero.offloads_weights:
-        return States(0, 0, 0, buffers, 0, states + size * share)
+        return States(second, 0, 0, buffers, 0, states + size * share)
     if zero.offloads_optimizer:
-        return States(size * share, 0, 0, buffers, 0, states)
-    return States(size * share, FP32 * share, MASTERS_AND_MOMENTS * share, buffers, FP32 * min(share, SUB_GROUP), 0)
+        return States(size * share + second, 0, 0, buffers, 0, states)
+    return States(
+        size * share + second, FP32 * share, MASTERS_AND_MOMENTS * share, buffers, FP32 * min(share, SUB_GROUP), 0
+    )
+
+
+def _second_shares(numbers: int, zero: Zero, *, size: int) -> int:
+    return size * math.ceil(numbers / zero.group) if zero.group > 1 else 0
 
 
 def _with_frozen(
@@ -153,7 +165,8 @@ def _with_frozen(
     share, live = math.ceil(num_frozen / world_size), zero.live + PREFETCH
     is_gathered = world_size > 1 or zero.offloads_weights
     more = min(num_trained + num_frozen, live) - min(num_trained, live) if is_gathered else 0
-    states = replace(states, buffers=states.buffers + size * more)
+    second = _second_shares(num_frozen, zero, size=size)
+    states = replace(states, buffers=states.buffers + size * more, weights=states.weights + second)
     if zero.offloads_weights:
         return replace(states, host=states.host + size * share)
     return replace(states, weights=states.weights + size * share)

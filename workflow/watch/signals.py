@@ -26,7 +26,10 @@ STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 SIGNALLED = 128
 """What shells add to a signal's number to make an exit code."""
 ECHO_S = 5.0
-"""Ranks take a repetition within this time for the same signal: a scheduler tells every process, and launchers pass it on."""
+"""A repetition within this time is the same signal: a scheduler tells every process, and shells and launchers pass it on.
+
+Only Ctrl-C outside ranks is pressed twice, by somebody who means it.
+"""
 
 Publish = Callable[[int], None]
 
@@ -34,11 +37,11 @@ Publish = Callable[[int], None]
 class Watch:
     """Hears signals. The first of a kind is obeyed at once, or kept (`waits`); the second of its kind ends the process.
 
-    With `relays` signals are only collected, for a launcher to `take`.
+    With `relays` signals are only collected, for a launcher to `take`. Echoes are left out in both cases.
     """
 
-    def __init__(self, *, relays: bool, echo_s: float) -> None:
-        self.relays, self.echo_s = relays, echo_s
+    def __init__(self, *, relays: bool, is_rank: bool) -> None:
+        self.relays, self.is_rank = relays, is_rank
         self.asked = 0
         self.waits = False
         self.publish: Publish | None = None
@@ -50,16 +53,21 @@ class Watch:
         """A signal has come."""
         with self._lock:
             self.asked = self.asked or number
+            if not self.waits and not self.relays:
+                self._end(Stopped(number).exit_code, f"notice: {Stopped(number)}")
+            is_second = number in self._heard
+            if is_second and self._is_echo(number):
+                return
+            self._heard.setdefault(number, time.monotonic())
             if self.relays:
                 self._taken.append(number)
-                return
-            if not self.waits:
-                self._end(Stopped(number).exit_code, f"notice: {Stopped(number)}")
-            now = time.monotonic()
-            if number not in self._heard:
-                self._heard[number] = now
-            elif now - self._heard[number] >= self.echo_s:
+            elif is_second:
                 self._end(SIGNALLED + number, f"stopped at once by a second {signal.Signals(number).name}")
+
+    def _is_echo(self, number: int) -> bool:
+        if number == signal.SIGINT and (self.relays or not self.is_rank):
+            return False
+        return time.monotonic() - self._heard[number] < ECHO_S
 
     def told(self, number: int) -> None:
         """Another rank was asked to stop."""
@@ -92,11 +100,11 @@ _watch: Watch | None = None
 def handled(*, relays: bool = False) -> Iterator[Watch]:
     """Inside the block, which must be the main thread's, signals are heard; afterwards they do what they did before.
 
-    After a stop that all have agreed on they do nothing any more: a launcher may send them to ranks that are just ending.
+    After a stop that all have agreed on, or a block that ended although one had come, they do nothing any more: an echo
+    may reach a process that is just ending.
     """
     global _watch
-    is_rank = ranks_from_environment() is not None
-    watch = Watch(relays=relays, echo_s=ECHO_S if is_rank and not relays else 0.0)
+    watch = Watch(relays=relays, is_rank=ranks_from_environment() is not None)
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     thread = threading.Thread(target=_listen, args=(reader, watch), name="signals", daemon=True)
@@ -106,6 +114,8 @@ def handled(*, relays: bool = False) -> Iterator[Watch]:
     thread.start()
     try:
         yield watch
+        if watch.asked:
+            before = dict.fromkeys(STOPPING, signal.SIG_IGN)
     except Stopped:
         before = dict.fromkeys(STOPPING, signal.SIG_IGN)
         raise
