@@ -53,7 +53,6 @@ def ablate(place, file, **more):
         ({"weights": {"higher lr": "ema"}}, 'of "higher lr": it makes no such average'),
         ({"weights": {"higher": "own"}}, '"higher" is none of the variants; did you mean "higher lr"?'),
         ({"base": {**FILE["base"], "no_eval_at_end": True}}, '"plain": no_eval_at_end leaves out the final evaluation'),
-        ({"variants": {"plain": {}, "odd": {"data_name": "others"}}}, '"odd": data_name is others, and the baseline'),
         ({"variants": {"plain": {}, "odd": {"scores_only": True}}}, '"odd": scores_only is not the baseline'),
         ({"variant": {}}, 'unknown key "variant"; did you mean "variants"?'),
     ],

@@ -137,11 +137,6 @@ def _check_comparable(path: Path, body: AblationBody, variants: Mapping[str, tup
             problems.append(
                 f'{where}: no_eval_at_end leaves out the final evaluation, which counts; pass "which": "best"'
             )
-        if own.data.data_name != baseline.data.data_name:
-            problems.append(
-                f"{where}: data_name is {own.data.data_name}, and the baseline's is {baseline.data.data_name}: variants are compared "
-                "on the same data"
-            )
         if body.entry == "clf" and own.run.scores_only != baseline.run.scores_only:
             problems.append(
                 f"{where}: scores_only is not the baseline's; it changes only prediction files: set it in base"
