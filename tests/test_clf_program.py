@@ -218,6 +218,11 @@ def test_the_head_first_and_a_template(mount, flan_like):
     assert done.returncode == 0, done.stderr
     assert "the head learns alone first" in done.stdout
     assert "rows lose" in done.stdout
+    lines = [json.loads(line) for line in (mount / "models/run/metrics.jsonl").read_text().splitlines()]
+    rates = {line["step"]: line.get("lrs") for line in lines if "lr" in line}
+    assert {rate > 0 for name, rate in rates[1].items() if name.startswith("head")} == {True}
+    assert {rate for name, rate in rates[1].items() if not name.startswith("head")} == {0.0}
+    assert rates[6] is None, "a share of the initial ones, as the report takes it to be"
     scoring = read(mount / "models/run/checkpoint-6/scoring.json")
     assert (scoring["template"], scoring["max_length"]) == ("{input} yes or no", 9)
 

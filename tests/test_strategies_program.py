@@ -39,6 +39,10 @@ def test_averages_are_models_and_runs_go_on(mount, bert_like):
     assert groups["encoder.1"] == 1e-3
     assert groups["encoder.0"] == pytest.approx(0.8e-3)
     assert "starts anew, from the model's own initialiser: encoder.1, bert.pooler" in done.stdout
+    card = (run / "checkpoint-6/README.md").read_text()
+    assert f"learning rate {min(groups.values()):.3g} to {max(groups.values()):.3g}" in card
+    assert "layerwise_lrd (" in card
+    assert "and swa (" in card
     lines, report = lines_without_times(run), read(run / "report.json")
     last = lines[-1]
     for name in ("swa", "ema"):

@@ -222,8 +222,15 @@ def test_rates_by_group_follow_the_initial_ones(tmp_path):
     assert [value for _, value in rates["layer 0"]] == pytest.approx([value / 4 for _, value in run.train["lr"]])
     _, outline = page_of(root)
     assert outline.table("Parameter groups")[2][:4] == ["<head>", "4.00e-04", "0.1", "9"]
-    write_lines(root, [{"step": 1, "loss": 1.0, "lr": 1.0, "lrs": {"a": 0.5, "b": 1.0}}])
-    assert rates_by_group(read_run(root)) == {"a": [(1, 0.5)], "b": [(1, 1.0)]}
+
+
+def test_rates_of_groups_that_wait_are_those_that_were_logged(tmp_path):
+    root = scored_run(tmp_path / "run")
+    groups = [{"name": name, "initial_lr": 1e-3, "weight_decay": 0, "parameters": [name]} for name in ("body", "head")]
+    write_json(root / "param_groups.json", groups)
+    waits = {"body": 0.0, "head": 8e-4}
+    write_lines(root, [{"step": 1, "loss": 1.0, "lr": 8e-4, "lrs": waits}, {"step": 2, "loss": 1.0, "lr": 6e-4}])
+    assert rates_by_group(read_run(root)) == {"body": [(1, 0.0), (2, 6e-4)], "head": [(1, 8e-4), (2, 6e-4)]}
 
 
 def test_several_runs_show_what_differs_first(tmp_path):

@@ -16,6 +16,8 @@ SMOOTH_SHARE = 0.05
 AVERAGES = ("swa_", "ema_")
 """Prefixes of metrics of averaged weights, which are drawn beside those of the weights themselves."""
 NUM_OPEN = 5
+LOGGED = "lrs/"
+"""Before the names of groups whose rates were logged: those that are no share of the highest one."""
 USUAL = (
     *(
         "exact_match",
@@ -118,25 +120,30 @@ def _rate_chart(runs: Sequence[RunFiles]) -> Chart:
 
 
 def rates_by_group(run: RunFiles) -> Mapping[str, Curve]:
-    """Learning rates as logged by group; else the logged (highest) one, shared out as the groups' initial rates are."""
-    for prefix in ("lr/", "lrs/"):
-        logged = {name.removeprefix(prefix): curve for name, curve in run.train.items() if name.startswith(prefix)}
-        if logged:
-            return logged
-    highest = run.train.get("lr")
-    if not highest:
-        return {}
-    initial: dict[float, list[str]] = {}
-    for group in run.groups:
-        if isinstance(rate := group.get("initial_lr"), int | float):
-            initial.setdefault(float(rate), []).append(str(group["name"]))
-    if len(initial) < 2 or max(initial) <= 0:
-        return {"learning rate": highest}
-    top = max(initial)
-    return {
-        _listed(group_names): [(step, value * (rate / top)) for step, value in highest]
-        for rate, group_names in sorted(initial.items(), reverse=True)
+    """Learning rates of groups, those with the same ones together, the highest first.
+
+    A group's rate is what was logged for it at a step, else its share of the highest one: the groups' initial rates' ratio.
+    """
+    logged = {name.removeprefix(LOGGED): dict(curve) for name, curve in run.train.items() if name.startswith(LOGGED)}
+    highest = run.train.get("lr", [])
+    initial = {
+        str(group["name"]): float(rate)
+        for group in run.groups
+        if isinstance(rate := group.get("initial_lr"), int | float)
     }
+    top = max(initial.values(), default=0.0)
+    if not initial or top <= 0:
+        return {name: [*curve.items()] for name, curve in logged.items()} or (
+            {"learning rate": highest} if highest else {}
+        )
+    together: dict[tuple[tuple[int, float], ...], list[str]] = {}
+    for name, rate in sorted(initial.items(), key=lambda entry: -entry[1]):
+        own = logged.get(name, {})
+        curve = tuple((step, own.get(step, value * (rate / top))) for step, value in highest)
+        together.setdefault(curve, []).append(name)
+    if len(together) < 2:
+        return {"learning rate": highest} if highest else {}
+    return {_listed(names): list(curve) for curve, names in together.items()}
 
 
 def _listed(group_names: Sequence[str]) -> str:

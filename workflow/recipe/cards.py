@@ -100,8 +100,26 @@ def _training(task: Task[Any]) -> dict[str, Any]:
     size = settings.training.train_batch_size * settings.training.gradient_accumulation_steps
     return {
         "updates of": f"{size} examples",
-        "learning rate": task.learning_rate,
+        "learning rate": _rates(task),
         "schedule": settings.optim.lr_scheduler,
         "optimizer": settings.optim.optimizer,
         "seed": settings.run.seed,
+        **({"strategies": _strategies(task)} if task.strategies.strategies else {}),
     }
+
+
+def _rates(task: Task[Any]) -> str:
+    """The peak of the groups' rates, from the lowest to the highest where they differ."""
+    known = task.initial_rates or (task.learning_rate,)
+    return f"{known[0]:.3g}" if len(known) == 1 else f"{known[0]:.3g} to {known[-1]:.3g}"
+
+
+def _strategies(task: Task[Any]) -> str:
+    """Each that is on, with its settings."""
+    chosen = task.settings.strategies.model_dump(mode="json", exclude_none=True)
+    told = []
+    for strategy in task.strategies.strategies:
+        values = chosen.get(strategy.name)
+        within = ", ".join(f"{name} {value}" for name, value in values.items()) if isinstance(values, dict) else ""
+        told.append(f"{strategy.name} ({within})" if within else strategy.name)
+    return " and ".join(told)

@@ -71,6 +71,8 @@ class Task(ABC, Generic[S]):
     settings_file: ClassVar[str]
     scores: ClassVar[bool]
     """Whether the model scores its inputs, rather than writing texts."""
+    initial_rates: tuple[float, ...] = ()
+    """Of the parameter groups, ascending; known once a run has begun."""
     loaded: LoadedModel
     data: Data
 
@@ -194,6 +196,11 @@ class Task(ABC, Generic[S]):
     def strategies(self) -> Composed:
         """What the settings turn on."""
         return compose(self.settings.strategies)
+
+    @property
+    def peak_rate(self) -> float:
+        """The highest of the parameter groups' rates."""
+        return self.initial_rates[-1] if self.initial_rates else self.learning_rate
 
     @property
     @abstractmethod

@@ -107,6 +107,7 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan, expo
     objective = task.objective()
     plan = fitted_backend(task, plan, objective)
     groups = groups_of(task)
+    task.initial_rates = tuple(sorted({group.initial_lr for group in groups}))
     if place.ranks.is_first:
         _say_run(task, paths.root, plan, steps, update_size, state, (*held.notes, *start.notes))
         if task.strategies.by_layer:

@@ -97,7 +97,7 @@ class TrainingLog:
             self.console.print(f"step {update.step}/{self.max_steps}  [yellow]note[/]  {told}", soft_wrap=True)
         if update.step % self.every and update.step not in (1, self.max_steps):
             return
-        values = {
+        values: dict[str, Any] = {
             "step": update.step,
             "loss": update.loss,
             "grad_norm": update.grad_norm,
@@ -105,6 +105,8 @@ class TrainingLog:
             "tokens_per_s": round(update.tokens_per_s, 1),
             "examples": state.examples,
         }
+        if update.rates:
+            values["lrs"] = dict(update.rates)
         self.write(values, group="train")
         if self.bar is None:
             left = state.seconds / max(1, state.step) * (self.max_steps - state.step)

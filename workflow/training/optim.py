@@ -5,6 +5,7 @@ Knows nothing of DeepSpeed or steps; a schedule multiplies each group's own `ini
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import itemgetter
@@ -81,6 +82,7 @@ def optimizer_groups(model: Any, groups: Sequence[Group]) -> list[dict[str, Any]
             "weight_decay": group.weight_decay,
             "lr": group.initial_lr,
             "initial_lr": group.initial_lr,
+            "group_name": group.name,
             "is_head": group.is_head,
             "part": group.part,
         }
@@ -131,3 +133,13 @@ def set_lr(optimizer: Any, multiplier: float | Multiplier) -> float:
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * (multiplier(group) if callable(multiplier) else multiplier)
     return float(max(group["lr"] for group in optimizer.param_groups))
+
+
+def uneven_rates(optimizer: Any) -> dict[str, float]:
+    """The groups' rates by name, where they are not all one share of their initial ones; else nothing."""
+    groups = optimizer.param_groups
+    top = max(groups, key=lambda group: group["lr"])
+    is_even = all(
+        math.isclose(group["lr"] * top["initial_lr"], top["lr"] * group["initial_lr"], rel_tol=1e-9) for group in groups
+    )
+    return {} if is_even else {group["group_name"]: float(group["lr"]) for group in groups}

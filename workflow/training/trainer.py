@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from workflow.training.backend import Backend
 from workflow.training.checkpoint import TrainState
 from workflow.training.masters import Masters
 from workflow.training.objectives import Objective
-from workflow.training.optim import Multiplier
+from workflow.training.optim import Multiplier, uneven_rates
 from workflow.training.schedule import lr_multiplier
 from workflow.watch.heartbeat import reached
 from workflow.watch.signals import STOPPING, asked
@@ -60,6 +60,8 @@ class Update:
     seconds: float
     skipped: Fault | None = None
     """Why the weights were left as they were, where they were."""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Of the parameter groups by name, where they are not all one share of their initial ones."""
     stop: int = 0
     """The signal by which some rank was asked to stop before this update's loss was summed; the same on all ranks."""
 
@@ -186,6 +188,7 @@ class Trainer:
             flops=0.0 if flops is None else float(flops.sum()),
             seconds=time.perf_counter() - started,
             skipped=fault,
+            rates=uneven_rates(self.backend.optimizer),
             stop=stop,
         )
 
