@@ -103,6 +103,12 @@ def make_checkpoint(folder: Path, like: str, vocabulary: str | None = None) -> N
     write_scratch_model(folder, make_model(SHAPES[like], tokenizer, seed=0), tokenizer, {})
 
 
+def cpu_seconds(pid: int) -> float:
+    """A process' user and system time, of all its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Server:
     """A server's process, and its CPU seconds."""
 
@@ -124,8 +130,7 @@ class Server:
     @property
     def cpu_s(self) -> float:
         """User and system time of all threads."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self.process.pid)
 
     def stop(self) -> None:
         """Ends it."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from serving import free_port, make_checkpoint
+from serving import cpu_seconds, free_port, make_checkpoint
 
 IMPORTS = "import torch, transformers, deepspeed"
 
@@ -55,8 +54,7 @@ def measure(models: str, name: str, prefix: list[str]) -> dict[str, Any]:
     def note(moment: str) -> None:
         moments[moment] = {"s": round(time.perf_counter() - began, 2)}
         if not prefix:
-            fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-            moments[moment]["cpu_s"] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            moments[moment]["cpu_s"] = cpu_seconds(process.pid)
 
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:

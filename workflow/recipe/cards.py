@@ -110,8 +110,8 @@ def _training(task: Task[Any]) -> dict[str, Any]:
 
 def _rates(task: Task[Any]) -> str:
     """The peak of the groups' rates, from the lowest to the highest where they differ."""
-    known = task.initial_rates or (task.learning_rate,)
-    return f"{known[0]:.3g}" if len(known) == 1 else f"{known[0]:.3g} to {known[-1]:.3g}"
+    lowest, highest = task.peak_rates[0], task.peak_rates[-1]
+    return f"{highest:.3g}" if lowest == highest else f"{lowest:.3g} to {highest:.3g}"
 
 
 def _strategies(task: Task[Any]) -> str:

@@ -186,7 +186,7 @@ class ClfTask(Task[ClfSettings]):
             kind = f"{loaded.model.config.model_type} with a classification head"
         lines = [
             f"{loaded.size_text}, {kind}",
-            f"{scoring.problem} targets; labels {', '.join(scoring.labels)}; peak learning rate {self.peak_rate:g}",
+            f"{scoring.problem} targets; labels {', '.join(scoring.labels)}; peak learning rate {self.peak_rates[-1]:g}",
         ]
         if self.settings.optim.ft_head_first:
             lines.append("the head learns alone first")

@@ -198,9 +198,9 @@ class Task(ABC, Generic[S]):
         return compose(self.settings.strategies)
 
     @property
-    def peak_rate(self) -> float:
-        """The highest of the parameter groups' rates."""
-        return self.initial_rates[-1] if self.initial_rates else self.learning_rate
+    def peak_rates(self) -> tuple[float, ...]:
+        """Those of the parameter groups, ascending; before a run has begun, the one that is set."""
+        return self.initial_rates or (self.learning_rate,)
 
     @property
     @abstractmethod

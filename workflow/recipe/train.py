@@ -109,9 +109,7 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan, expo
     groups = groups_of(task)
     task.initial_rates = tuple(sorted({group.initial_lr for group in groups}))
     if place.ranks.is_first:
-        _say_run(task, paths.root, plan, steps, update_size, state, (*held.notes, *start.notes))
-        if task.strategies.by_layer:
-            place.console.print(f"rates     {rates_text(groups)}", soft_wrap=True)
+        _say_run(task, paths.root, plan, steps, groups, state, (*held.notes, *start.notes))
     on_first(lambda: _check_room(task, paths, steps, state), place.ranks)
     on_first(lambda: write_json(paths.param_groups, groups_record(groups)), place.ranks)
 
@@ -252,7 +250,7 @@ def _say_run(
     root: Path,
     plan: BackendPlan,
     steps: Steps,
-    update_size: int,
+    groups: Sequence[Group],
     state: TrainState,
     continuing: Sequence[str],
 ) -> None:
@@ -273,6 +271,7 @@ def _say_run(
         f"backend   DeepSpeed {plan.name}, {precision}, {place.ranks.world_size} rank(s) on {place.device}"
         + (f": {plan.why}" if plan.why else "")
     )
+    update_size = training.train_batch_size * training.gradient_accumulation_steps
     console.print(
         f"batch     {training.train_batch_size} x {training.gradient_accumulation_steps} = {update_size} examples an update over all ranks; "
         f"{steps.max_steps} updates, {steps.warmup_steps} of warmup, evaluation every {steps.eval_steps}, checkpoint every {steps.save_steps}"
@@ -283,3 +282,5 @@ def _say_run(
     console.print(f"data      {escape(rows)}")
     for warning in warnings:
         console.print(f"  [yellow]note[/]  {escape(warning)}")
+    if task.strategies.by_layer:
+        console.print(f"rates     {rates_text(groups)}", soft_wrap=True)
