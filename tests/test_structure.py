@@ -92,7 +92,7 @@ def test_modules_say_what_they_are(path):
     text = path.read_text(encoding="utf-8")
     docstring = ast.get_docstring(ast.parse(text))
     assert docstring, f"{path} has no docstring"
-    assert text.count("\n") <= 300, f"{path} has grown beyond 300 lines; split it"
+    assert text.count("\n") <= 400, f"{path} has grown beyond 400 lines; split it by idea"
 
 
 def test_every_room_is_drawn():
