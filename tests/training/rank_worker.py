@@ -326,10 +326,10 @@ class CountedMemory:
         self.objective, self.rank, self.tokens = objective, rank, []
         inner = objective.loss_sum
 
-        def loss_sum(model, rows):
+        def loss_sum(model, rows, **more):
             lengths = objective.source_lengths + objective.target_lengths
             self.tokens.append(int(lengths[list(rows)].sum()))
-            return inner(model, rows)
+            return inner(model, rows, **more)
 
         objective.loss_sum = loss_sum
 
@@ -447,8 +447,8 @@ def poisoned(job: dict) -> dict:
             key: zlib.crc32(tensor.detach().float().cpu().numpy().tobytes()) for key, tensor in tensors.items()
         }
 
-    def loss_sum(model, rows):
-        loss = inner(model, rows)
+    def loss_sum(model, rows, **more):
+        loss = inner(model, rows, **more)
         if state.step + 1 == bad and job.get("poison") and (trainer.ranks.rank == trainer.ranks.world_size - 1):
             return poison[job["poison"]](loss)
         return loss
