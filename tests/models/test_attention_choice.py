@@ -15,9 +15,9 @@ from tests.models import test_ragged_training as whole
 from tests.models.test_attention_backends import CPU, INTERPRETED, WIDTH
 from workflow.models import attention_backends, head_loss, varlen_attention
 from workflow.models.attention_backends import check_kernel, choose
+from workflow.models.dropout import STEPS, Keys, keep_mask
 from workflow.models.fused_attention import aligned
 from workflow.models.head_loss import HeadLoss
-from workflow.models.dropout import STEPS, Keys, keep_mask
 from workflow.models.pairing import MATMUL, SDPA, TRITON
 from workflow.models.ragged_training import RaggedT5
 from workflow.models.spans import BLOCK, STEP, sent, spans_of

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from workflow.config.sections import Section, setting
+from workflow.errors import install_command
 
 
 class TrackingSection(Section):
@@ -17,7 +18,7 @@ class TrackingSection(Section):
 
     trackers: tuple[Literal["wandb", "mlflow", "trackio"], ...] = setting(
         (),
-        "who is told of losses and metrics beside metrics.jsonl and TensorBoard; each is an extra (pip install workflow[wandb]), and takes "
+        f"who is told of losses and metrics beside metrics.jsonl and TensorBoard; each is an extra ({install_command('wandb')}), and takes "
         "its server, key and offline mode from its own environment",
     )
     tracker_project: str = setting(

@@ -1,6 +1,6 @@
 """Ablation files: variants of base settings, seeds, the baseline that they are compared with.
 
-Knows nothing of statistics (`ablation_results`) or how runs run.
+Knows nothing of statistics (`ablation_tables`) or how runs run.
 """
 
 from __future__ import annotations
