@@ -5,6 +5,7 @@ Knows nothing of arguments' texts (`commands`) or of how points run (`driver`).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import secrets
 from collections.abc import Mapping, Sequence
@@ -129,19 +130,20 @@ def _search(sweep: Sweep, options: Options, bounds: Bounds, storage: str | None)
         journal=sweep.folder / "search.journal",
         storage=storage,
     )
-    to_job = functools.partial(job_of, study, needs=options.needs)
-    queue = SearchQueue(study, trials, grid, bounds, metric=metric, make_points=sweep.points, job_of=to_job)
-    if options.retry_failed:
-        queue.retry()
-    drive_queue(
-        study,
-        options.executor,
-        iter(queue),
-        at_once=options.at_once,
-        summary=Summary(lambda: make_files(study)),
-        describe=lambda point: headline(study, point),
-        should_stop=queue.should_stop if search.kind == "halving" else None,
-    )
+    with contextlib.closing(trials):
+        to_job = functools.partial(job_of, study, needs=options.needs)
+        queue = SearchQueue(study, trials, grid, bounds, metric=metric, make_points=sweep.points, job_of=to_job)
+        if options.retry_failed:
+            queue.retry()
+        drive_queue(
+            study,
+            options.executor,
+            iter(queue),
+            at_once=options.at_once,
+            summary=Summary(lambda: make_files(study)),
+            describe=lambda point: headline(study, point),
+            should_stop=queue.should_stop if search.kind == "halving" else None,
+        )
     return tell(study, outcome_of(study, options.needs))
 
 
