@@ -6,6 +6,7 @@ Knows nothing of argv (`flags`).
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +15,12 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from workflow.config.rivals import Merged, Unset
 from workflow.config.sections import CommandSettings, field_aliases, section_fields, settings_within
 from workflow.errors import ConfigError, did_you_mean
 
 DEFAULT_FILE = Path("configs/default.json")
+DEFAULT = "default"
 FLAGS = "flag"
 NULL = "null"
 """A flag's text for no value."""
@@ -35,10 +38,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class Resolved(Generic[S]):
-    """Valid settings, and where each value that is not a default came from (flat name -> layer name)."""
+    """Valid settings, where each value that is not a default came from (flat name -> layer name), and what was unset.
+
+    `unset` is by flat name, or by the dotted name of a part.
+    """
 
     settings: S
     origins: dict[str, str] = field(default_factory=dict)
+    unset: Mapping[str, Unset] = field(default_factory=dict)
 
     def flat(self) -> dict[str, Any]:
         """Flat name -> JSON-ready value."""
@@ -46,7 +53,16 @@ class Resolved(Generic[S]):
 
     def origin(self, name: str) -> str:
         """The layer that gave this setting."""
-        return self.origins.get(name, "default")
+        return self.origins.get(name, DEFAULT)
+
+    def origin_text(self, name: str) -> str:
+        """The layer that gave this setting, and what a later one took out."""
+        gone = [
+            f"{key.removeprefix(name + '.')}: {unset}" if "." in key else str(unset)
+            for key, unset in self.unset.items()
+            if key.partition(".")[0] == name
+        ]
+        return f"{self.origin(name)} ({'; '.join(gone)})" if gone else self.origin(name)
 
 
 def flatten(settings: BaseModel) -> dict[str, Any]:
@@ -77,14 +93,9 @@ def resolve(
     """
     found = list(problems)
     fields = section_fields(settings_type)
-    merged: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    opened = [(layer.name, _by_flat_name(layer, settings_type, found)) for layer in layers]
-    said = {name: value for _, values in opened for name, value in values.items()}
-    for origin, values in (settings_type.implied(said), *opened):
-        for name, value in values.items():
-            merged[name] = _merge(merged.get(name), value)
-            origins[name] = origin
+    layered = layered_values(settings_type, layers, found)
+    layered.add_implied()
+    merged, origins = layered.values, layered.origins
     if complete:
         found += settings_type.missing(merged)
     nested: dict[str, dict[str, Any]] = {}
@@ -97,7 +108,17 @@ def resolve(
         raise ConfigError(*found) from None
     if found:
         raise ConfigError(*found)
-    return Resolved(settings, origins)
+    return Resolved(settings, origins, layered.unset)
+
+
+def layered_values(settings_type: type[CommandSettings], layers: Sequence[Layer], problems: list[str]) -> Merged:
+    """Merge layers into raw values by flat name, before presets and validation; what is wrong joins `problems`."""
+    merged = Merged(settings_type)
+    for layer in layers:
+        values = _by_flat_name(layer, settings_type, problems)
+        merged.add(layer.name, values, functools.partial(_spelled_in, layer.name))
+    problems += merged.problems
+    return merged
 
 
 def _by_flat_name(layer: Layer, settings_type: type[BaseModel], problems: list[str]) -> dict[str, Any]:
@@ -149,13 +170,6 @@ def _unknown_parts(origin: str, name: str, value: Any, within: type[BaseModel] |
     ]
 
 
-def _merge(old: Any, new: Any) -> Any:
-    """`new` over `old`; two objects are merged key by key."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
-    return new
-
-
 def _explain(problem: Any, origins: dict[str, str]) -> str:
     """One line of a pydantic error: the setting, its value, its origin, what is wrong."""
     message = problem["msg"].removeprefix("Value error, ")
@@ -171,7 +185,10 @@ def _explain(problem: Any, origins: dict[str, str]) -> str:
 
 
 def _spelled(name: str, origins: dict[str, str]) -> str:
-    origin = origins.get(name.partition(".")[0], "default")
+    return _spelled_in(origins.get(name.partition(".")[0], "default"), name)
+
+
+def _spelled_in(origin: str, name: str) -> str:
     return f"--{name}" if origin == FLAGS else f'{origin}: "{name}"'
 
 

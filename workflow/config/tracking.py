@@ -15,6 +15,7 @@ from workflow.config.sections import Section, setting
 class TrackingSection(Section):
     """Trackers and metrics"""
 
+    affects = "place"
     trackers: tuple[Literal["wandb", "mlflow", "trackio"], ...] = setting(
         (),
         "who is told of losses and metrics beside metrics.jsonl and TensorBoard; each is an extra (pip install workflow[wandb]), and takes "
@@ -29,6 +30,7 @@ class TrackingSection(Section):
     metrics_host: str = setting(
         "127.0.0.1",
         "address that --metrics_port listens at: 0.0.0.0 where others must reach it, as Prometheus in a cluster",
+        needs="metrics_port",
     )
 
     @field_validator("trackers", mode="before")

@@ -36,7 +36,9 @@ class ServerSection(Section):
 class ModelsSection(Section):
     """The models"""
 
-    models: Path | None = setting(None, "folder of the runs to serve; by default models/ of the mount")
+    models: Path | None = setting(
+        None, "folder of the runs to serve; by default models/ of the mount", companions=("mount",)
+    )
     mount: Path | None = setting(
         None, "folder that holds data/ and models/; by default WORKFLOW_MOUNT, /model_mount if it exists, else ./mount"
     )

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from workflow.config.cascade import Layer
-from workflow.config.sections import section_fields
 from workflow.errors import ConfigError
 from workflow.jobs.local import LocalExecutor
 from workflow.metric_names import higher_is_better, metric_of
@@ -27,9 +26,6 @@ from workflow.sweep.start import Options, start, tell
 from workflow.sweep.study import TRIALS, Study, open_study, study_name
 from workflow.sweep.summaries import headline, make_files
 from workflow.sweep.trials import Trials
-
-OUTWEIGHED = {"num_epochs": "max_steps", "warmup_steps": "warmup_ratio"}
-"""Settings that say nothing where another one is set."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +61,6 @@ class Sweep:
     def _check(self, points: Sequence[Point]) -> None:
         settings = points[0].resolved
         assert settings is not None
-        problems = []
-        for name in self.grid.swept:
-            other = OUTWEIGHED.get(name)
-            if other in section_fields(self.entry.settings_type) and settings.flat().get(other) is not None:
-                problems.append(
-                    f"{self.grid.name}: {name} varies, but {settings.origin(other)} sets {other}, which wins over it: "
-                    f"all points would be alike; leave out {other}"
-                )
-        if problems:
-            raise ConfigError(*problems)
         checked_metric(
             metric_of(points[0].metrics[0]), self.entry.metrics(settings.settings), where=f"{self.grid.name}: --metric"
         )
