@@ -268,7 +268,7 @@ def _say_run(
     why_padded = task.why_padded
     console.print(f"batches   {_ragged_text(task, plan) if why_padded is None else f'padded: {why_padded}'}")
     console.print(
-        f"backend   DeepSpeed {plan.name}, {precision}, {place.ranks.world_size} rank(s) on {place.device}"
+        f"backend   DeepSpeed {escape(str(plan))}, {precision}, {place.ranks.world_size} rank(s) on {place.device}"
         + (f": {plan.why}" if plan.why else "")
     )
     update_size = training.train_batch_size * training.gradient_accumulation_steps

@@ -19,6 +19,7 @@ from workflow.errors import ConfigError
 from workflow.paths import checked_name
 from workflow.run_folder import FREE_TO_CHANGE
 from workflow.sweep.entries import ENTRIES, Entry, entry_named
+from workflow.training.ds_file import check_deepspeed
 
 LONGEST_NAME = 60
 HASH_DIGITS = 6
@@ -120,6 +121,7 @@ def make_point(draft: Draft, *, study: str, digits: int = HASH_DIGITS) -> Point:
         raise ConfigError(
             *(f"{resolved.origin(name)}: {name}: leaves no run to be compared; leave it out" for name in impossible)
         )
+    check_deepspeed(str(flat["deepspeed"]), may_be_elsewhere=True)
     given = {name: flat[name] for name in resolved.origins}
     if problems := silenced(entry, draft.swept, draft.layers[-1].name, given, resolved.unset):
         raise ConfigError(*problems)
