@@ -48,6 +48,12 @@ def test_every_combination_is_a_matrix(place, capsys):  # noqa: F811
     assert len(list((place / "mount" / "data").glob("*.json"))) == 3
 
 
+def test_one_language_needs_no_list(place):  # noqa: F811
+    assert run(place, {"train": "english", "eval": "spanish"}, lr=[1e-3]) == 0
+    (found,) = read_study(place / "study").points
+    assert (found.labels["train"], found.labels["eval"]) == ("english", "spanish")
+
+
 def test_what_is_refused(place):  # noqa: F811
     with pytest.raises(ConfigError, match=r"24 points, more than --max_points 20"):
         run(place, {"train": "all", "eval": "all"}, max_points=20, lr=[1e-3, 5e-4])

@@ -195,7 +195,11 @@ def _add_study_flags(parser: CommandParser) -> None:
     group = parser.add_argument_group("where runs run")
     group.add_argument("--executor", default="local", help="local (default), slurm, kubernetes or ctl")
     group.add_argument(
-        "--template", type=Path, metavar="FILE", help="a script's template (default: the executor's, docs/jobs.md)"
+        "-t",
+        "--template",
+        type=Path,
+        metavar="FILE",
+        help="a script's template (default: the executor's, docs/jobs.md)",
     )
     add_site(parser)
 

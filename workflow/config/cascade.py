@@ -6,6 +6,7 @@ Knows nothing of argv (`flags`).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from workflow.config.rivals import Merged, Unset
 from workflow.config.sections import CommandSettings, field_aliases, section_fields, settings_within
@@ -24,6 +25,51 @@ DEFAULT = "default"
 FLAGS = "flag"
 NULL = "null"
 """A flag's text for no value."""
+
+OF_OTHER_FILES = {
+    **dict.fromkeys(("parameters", "search"), "a grid file: workflow sweep FILE"),
+    "languages": "a grid or transfer file: workflow sweep FILE, workflow suite transfer FILE",
+    **dict.fromkeys(
+        ("registry", "checkpoints", "models", "model_types", "train_languages", "eval_languages", "eval_language"),
+        "a transfer file: workflow suite transfer FILE (docs/datasets.md)",
+    ),
+    **dict.fromkeys(("tasks", "preset", "num_runs", "use_best"), "a suite file: workflow suite run FILE"),
+    **dict.fromkeys(("variants", "baseline"), "an ablation file: workflow ablate FILE"),
+    **dict.fromkeys(
+        ("train_features", "eval_feature", "splits", "task_type", "classes"), "a dataset registry: workflow data list"
+    ),
+    "zero_optimization": "a DeepSpeed file: --deepspeed FILE",
+    **dict.fromkeys(
+        ("job_name", "cpus", "gpus", "timeout", "template_file"), "jobs: workflow jobs render, docs/jobs.md"
+    ),
+}
+"""Keys that say what a file is, where it is taken for one of settings."""
+OF_OTHER_PROGRAMS = {
+    **dict.fromkeys(
+        ("model", "model_name", "pretrained_model", "model_name_or_path", "checkpoint", "init_from"),
+        ("model_init_path",),
+    ),
+    **dict.fromkeys(("dataset", "dataset_name", "train_file"), ("data_name",)),
+    **dict.fromkeys(("num_train_epochs", "n_epochs", "max_epochs", "epoch"), ("num_epochs",)),
+    **dict.fromkeys(("max_iters", "num_steps", "train_steps", "max_train_steps"), ("max_steps",)),
+    **dict.fromkeys(("warmup_proportion", "warmup_fraction"), ("warmup_ratio",)),
+    **dict.fromkeys(("warmup_iters", "num_warmup_steps"), ("warmup_steps",)),
+    **dict.fromkeys(("eval_interval", "eval_iters", "evaluation_steps"), ("eval_steps",)),
+    **dict.fromkeys(("per_device_train_batch_size", "per_gpu_train_batch_size"), ("train_batch_size",)),
+    **dict.fromkeys(("per_device_eval_batch_size", "per_gpu_eval_batch_size"), ("eval_batch_size",)),
+    **dict.fromkeys(("grad_clip", "gradient_clipping", "max_gradient_norm"), ("max_grad_norm",)),
+    **dict.fromkeys(("lr_scheduler_type", "scheduler", "schedule", "lr_schedule"), ("lr_scheduler",)),
+    **dict.fromkeys(("optim_name", "optimizer_type"), ("optimizer",)),
+    **dict.fromkeys(
+        ("max_seq_length", "max_seq_len", "block_size", "context_length"), ("max_length", "max_source_length")
+    ),
+    **dict.fromkeys(("metric", "metric_for_best_model", "eval_metric"), ("save_best_metric", "best_metric")),
+    **dict.fromkeys(("output_dir", "out_dir", "run_name", "experiment_name"), ("training_run_name",)),
+    **dict.fromkeys(("random_seed", "random_state"), ("seed",)),
+    **dict.fromkeys(("fp16", "bf16", "dtype", "torch_dtype"), ("precision",)),
+    "num_labels": ("labels",),
+}
+"""Names that settings have in other programs' files; with another meaning or form at times, so that they are told, not taken."""
 
 S = TypeVar("S", bound=CommandSettings)
 
@@ -132,8 +178,7 @@ def _by_flat_name(layer: Layer, settings_type: type[BaseModel], problems: list[s
         name = names.get(key)
         where = f"{section}.{key}" if section else key
         if name is None or (section and fields[name][0] != section):
-            hint = did_you_mean(key, names)
-            problems.append(f'{layer.name}: unknown key "{where}"{hint}')
+            problems.append(f'{layer.name}: unknown key "{where}"{_hint(key, names)}')
         elif name in values:
             problems.append(f'{layer.name}: "{where}" is given twice ({name})')
         else:
@@ -153,11 +198,26 @@ def _by_flat_name(layer: Layer, settings_type: type[BaseModel], problems: list[s
     return values
 
 
+def _hint(key: str, names: Mapping[str, str]) -> str:
+    """What a key of other programs' files is here, or what takes the file; else the nearest name."""
+    if key in OF_OTHER_FILES:
+        return f"; it is of {OF_OTHER_FILES[key]}"
+    if found := [name for name in OF_OTHER_PROGRAMS.get(key, ()) if name in names]:
+        return f'; here it is "{found[0]}"'
+    return did_you_mean(key, names)
+
+
 def _opened(value: Any) -> Any:
-    """Of a setting made of settings: those by their defaults for `true`, None for `false`."""
-    if value is True or value == "true":
-        return {}
-    return None if value is False or value in ("false", NULL) else value
+    """Of a setting made of settings: those by their defaults for `true`, None for `false`, however these are written."""
+    if isinstance(value, bool | str):
+        with contextlib.suppress(ValidationError):
+            return {} if TypeAdapter(bool).validate_python(value) else None
+    return None if value in (NULL, "") else value
+
+
+def is_off(value: Any) -> bool:
+    """Whether a raw value turns a setting made of settings off."""
+    return value is not None and _opened(value) is None
 
 
 def _unknown_parts(origin: str, name: str, value: Any, within: type[BaseModel] | None) -> list[str]:
@@ -208,9 +268,9 @@ def read_settings_file(path: Path) -> dict[str, Any]:
         ) from None
     try:
         if path.suffix in (".yaml", ".yml"):
-            import yaml
+            from workflow.config.yaml_text import read_yaml
 
-            values = yaml.safe_load(text) or {}
+            values = read_yaml(text) or {}
         else:
             import json5
 
