@@ -177,6 +177,7 @@ def _check_same(
     # A setting that the program did not have then, and that is left at its default, is no difference.
     new = {name for name in record["settings"] if name not in then and name not in resolved.origins}
     silent = _silent_in(type(resolved.settings), before["settings"], record["settings"])
+    silent |= {name for name, (by, _) in resolved.settings.idle().items() if then.get(by) == now.get(by)}
     changed = [name for name in now if name not in new and then.get(name) != now[name]]
     rows = {name: (json.dumps(then.get(name)), json.dumps(now[name])) for name in changed}
     refused = {name: row for name, row in rows.items() if name not in FREE_TO_CHANGE | silent}

@@ -121,6 +121,24 @@ def test_what_needs_an_unset_setting_goes_with_it(below, above, gone):
     assert set(gone) <= set(found.unset)
 
 
+def test_what_the_value_of_another_setting_silences_goes_by_layer_too():
+    model = {"model_init_path": "m", "data_name": "d"}
+
+    def found(*layers):
+        return resolve(
+            SEQ2SEQ, [Layer(f"{n}.json", {**(model if not n else {}), **one}) for n, one in enumerate(layers)]
+        )
+
+    kept = found({"top_p": 0.9, "temperature": 1.0, "top_k": 0})
+    assert kept.settings.evaluation.top_p == 0.9
+    greedy = found({"top_p": 0.9, "temperature": 1.0}, {"temperature": 0.0})
+    assert (greedy.settings.evaluation.top_p, greedy.unset.keys()) == (1.0, {"top_p"})
+    assert greedy.origin_text("top_p") == "default (0.9 of 0.json unset by temperature of 1.json)"
+    for layers in ([{"top_p": 0.9}], [{"top_k": 5, "temperature": 0.001}], [{"temperature": 0.0}, {"top_p": "0.9"}]):
+        with pytest.raises(ConfigError, match=r'"top_[pk]" says nothing with this temperature: decoding is greedy'):
+            found(*layers)
+
+
 def test_a_third_layer_can_set_it_again():
     found = layered(SEQ2SEQ, {"max_steps": 10}, {"num_epochs": 2}, {"max_steps": 5})
     assert (found.flat()["max_steps"], found.flat()["num_epochs"]) == (5, 4.0)

@@ -135,26 +135,34 @@ def resolve(
 ) -> Resolved[S]:
     """Merges the layers into valid settings.
 
-    Raises ConfigError with every problem found, `problems` of an earlier stage first.
+    Raises ConfigError with every problem found, `problems` of an earlier stage first. Unless `complete`, required
+    settings may be missing, and settings that say nothing are no problem.
     """
     found = list(problems)
-    fields = section_fields(settings_type)
     layered = layered_values(settings_type, layers, found)
     layered.add_implied()
-    merged, origins = layered.values, layered.origins
     if complete:
-        found += settings_type.missing(merged)
-    nested: dict[str, dict[str, Any]] = {}
-    for name, value in merged.items():
-        nested.setdefault(fields[name][0], {})[name] = value
-    try:
-        settings = settings_type.model_validate(nested)
-    except ValidationError as error:
-        found += [told for problem in error.errors() if (told := _explain(problem, origins))]
-        raise ConfigError(*found) from None
+        found += settings_type.missing(layered.values)
+    settings = _validated(settings_type, layered, found)
+    if complete and (idle := layered.idle(settings, _spelled_in, [layer.name for layer in layers])) is not None:
+        found += idle
+        settings = _validated(settings_type, layered, found)
     if found:
         raise ConfigError(*found)
-    return Resolved(settings, origins, layered.unset)
+    return Resolved(settings, layered.origins, layered.unset)
+
+
+def _validated(settings_type: type[S], layered: Merged, found: list[str]) -> S:
+    """The settings of merged values. Raises ConfigError with what was found before, too."""
+    fields = section_fields(settings_type)
+    nested: dict[str, dict[str, Any]] = {}
+    for name, value in layered.values.items():
+        nested.setdefault(fields[name][0], {})[name] = value
+    try:
+        return settings_type.model_validate(nested)
+    except ValidationError as error:
+        found += [told for problem in error.errors() if (told := _explain(problem, layered.origins))]
+        raise ConfigError(*found) from None
 
 
 def layered_values(settings_type: type[CommandSettings], layers: Sequence[Layer], problems: list[str]) -> Merged:

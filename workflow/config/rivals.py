@@ -8,7 +8,7 @@ layer may set together, because the weaker of the two still says something there
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -172,6 +172,35 @@ class Merged:
         for name, value in implied.values.items():
             self.origins.setdefault(name, implied.origin)
             self.values[name] = merge(value, self.values[name]) if name in self.values else value
+
+    def idle(
+        self, settings: CommandSettings, spelled: Callable[[str, str], str], layers: Sequence[str]
+    ) -> list[str] | None:
+        """Take out what says nothing with the value of a setting of a later layer; None where all settings have a say.
+
+        Gives the problems: of what stands in the same layer, or in a later one.
+        """
+        problems: list[str] = []
+        idle = {
+            name: told
+            for name, told in settings.idle().items()
+            if name in self.origins
+            and is_set(self.settings_type, name, self.values[name])
+            and not self._is_default(name)
+        }
+        for name, (by, why) in idle.items():
+            origin, by_origin = self.origins[name], self.origins.get(by)
+            if by_origin is not None and layers.index(origin) < layers.index(by_origin):
+                self._take_out(name, by=by, by_origin=by_origin)
+            else:
+                problems.append(
+                    f"{spelled(origin, name)} says nothing with this {by}: {why}; change {by}, or leave it out"
+                )
+        return problems if idle else None
+
+    def _is_default(self, name: str) -> bool:
+        info = _fields(self.settings_type)[name]
+        return bool(TypeAdapter(info.annotation).validate_python(self.values[name]) == info.default)
 
     def _claims(self, values: Mapping[str, Any]) -> dict[str, str]:
         """What a layer sets -> the setting of it that does so: itself, or the preset that implies it."""

@@ -76,6 +76,10 @@ class CommandSettings(Section):
         """What one of these values by flat name says of others that win over it."""
         return Implied()
 
+    def idle(self) -> dict[str, tuple[str, str]]:
+        """Settings that say nothing with the value of another one -> that one, and why."""
+        return {}
+
 
 class RunSection(Section):
     """The run and its folder"""

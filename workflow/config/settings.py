@@ -128,6 +128,12 @@ class Seq2SeqSettings(CommandSettings):
         """What --strategy says."""
         return preset(values)
 
+    def idle(self) -> dict[str, tuple[str, str]]:
+        """What draws tokens, where none are drawn."""
+        if self.evaluation.temperature >= GREEDY_BELOW:
+            return {}
+        return dict.fromkeys(("top_p", "top_k"), ("temperature", f"decoding is greedy below {GREEDY_BELOW}"))
+
     @model_validator(mode="after")
     def _check_together(self) -> Seq2SeqSettings:
         if self.evaluation.num_beams > 1 and (
