@@ -139,6 +139,13 @@ def test_what_the_value_of_another_setting_silences_goes_by_layer_too():
             found(*layers)
 
 
+def test_protection_without_keys_is_refused():
+    with pytest.raises(ConfigError, match="--protect_all needs --api_key_file"):
+        layered(ServeSettings, {"protect_all": True})
+    found = layered(ServeSettings, {"protect_all": True, "api_key_file": "/keys"}, {"api_key_file": None})
+    assert not found.settings.access.protect_all
+
+
 def test_a_third_layer_can_set_it_again():
     found = layered(SEQ2SEQ, {"max_steps": 10}, {"num_epochs": 2}, {"max_steps": 5})
     assert (found.flat()["max_steps"], found.flat()["num_epochs"]) == (5, 4.0)

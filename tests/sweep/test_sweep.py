@@ -12,10 +12,11 @@ import pytest
 
 from tests.sweep.conftest import command, finished, options, starts, write
 from tests.sweep.fake import accuracy
+from workflow.commands.sweeping import sweep as sweep_command
 from workflow.config.cascade import FLAGS, Layer, read_settings_file
 from workflow.config.clf_settings import ClfSettings
 from workflow.config.flags import parse
-from workflow.errors import ConfigError
+from workflow.errors import ConfigError, WorkflowError
 from workflow.sweep.entries import ENTRIES
 from workflow.sweep.grid import parse_grid
 from workflow.sweep.study import read_study
@@ -113,6 +114,15 @@ def test_a_grid_does_not_unset_what_the_command_line_says(place):
     planned = replace(planned, base=[*planned.base, Layer(FLAGS, {"max_steps": "5"})])
     with pytest.raises(ConfigError, match=r"num_epochs would unset --max_steps of the command line"):
         run(planned, place)
+
+
+@pytest.mark.parametrize(
+    ("executor", "told"), [("slurm", r"none\.sh"), ("local", "--template: jobs run here need no script")]
+)
+def test_a_template_by_its_short_flag(place, executor, told):
+    write(place / "grid.json", {"parameters": {"lr": LRS}})
+    with pytest.raises(WorkflowError, match=told):
+        sweep_command(["grid.json", "--entry", "clf", "--out", "study", "--executor", executor, "-t", "none.sh"])
 
 
 def test_a_preset_s_rates_scale_with_a_rate_that_varies(place):
