@@ -97,6 +97,14 @@ def test_blocks_that_are_off_wish_nothing(file, off):
         assert read_ds_file(file({**ZERO2, "elasticity": off, "wandb": off})) == ZERO2
 
 
+@pytest.mark.parametrize("off", [{"enabled": False}, False])
+def test_a_file_without_bf16_is_for_fp32(file, off):
+    name = str(file({**ZERO2, "bf16": off}))
+    assert backend(deepspeed=name, precision="fp32").stage == 2
+    with pytest.raises(ConfigError, match=r'"bf16" is off, but this run is in bf16'):
+        backend(deepspeed=name, precision="bf16")
+
+
 def test_a_file_of_the_transformers_trainer(file):
     found = read_ds_file(file(HF))
     assert found["zero_optimization"] == {

@@ -132,6 +132,7 @@ def _draft(path: Path, body: AblationBody, base: list[Layer], name: str, seed: i
         f"{name} seed {seed}",
         swept=("seed",),
         metrics=(metric_of(body.metric),) if body.metric else (),
+        varied=tuple(ENTRIES[body.entry].canonical(key) for key in body.variants[name]),
     )
 
 

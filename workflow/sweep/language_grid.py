@@ -88,7 +88,7 @@ def _layered(grid: Grid, entry: Entry, below: Sequence[Layer], values: Mapping[s
     problems: list[str] = []
     layers = (*below, Layer(grid.name, nested({**grid.fixed, **values})))
     merged = layered_values(entry.settings_type, layers, problems)
-    problems += silenced(entry, tuple(values), grid.name, merged.values, merged.unset)
+    problems += silenced(entry, tuple(values), merged.origins, merged.values, merged.unset)
     if problems:
         raise ConfigError(*problems)
     return merged.values

@@ -44,6 +44,8 @@ class Draft:
     title: str
     swept: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
+    varied: tuple[str, ...] = ()
+    """What else differs between points, and must have a say in those that set it."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def make_point(draft: Draft, *, study: str, digits: int = HASH_DIGITS) -> Point:
         )
     check_deepspeed(str(flat["deepspeed"]), may_be_elsewhere=True)
     given = {name: flat[name] for name in resolved.origins}
-    if problems := silenced(entry, draft.swept, draft.layers[-1].name, given, resolved.unset):
+    if problems := silenced(entry, (*draft.swept, *draft.varied), resolved.origins, given, resolved.unset):
         raise ConfigError(*problems)
     settings = {
         name: given[name] for name in section_fields(entry.settings_type) if name in given and name not in OF_THE_STUDY
@@ -136,14 +138,22 @@ def make_point(draft: Draft, *, study: str, digits: int = HASH_DIGITS) -> Point:
 
 
 def silenced(
-    entry: Entry, swept: Sequence[str], where: str, values: Mapping[str, Any], unset: Mapping[str, Unset]
+    entry: Entry,
+    swept: Sequence[str],
+    origins: Mapping[str, str],
+    values: Mapping[str, Any],
+    unset: Mapping[str, Unset],
 ) -> list[str]:
     """Problems of a study that varies what has no say, or that takes out what the command line says."""
     reasons = outweighed(entry.settings_type, values, unset)
     return [
-        *(f"{where}: {name} varies, but {reasons[name]}; leave one of them out" for name in swept if name in reasons),
         *(
-            f"{where}: {gone.by} would unset --{name} of the command line; leave one of them out"
+            f"{origins.get(name.partition('.')[0], entry.name)}: {name} varies, but {reasons[name]}; leave one of them out"
+            for name in swept
+            if name in reasons
+        ),
+        *(
+            f"{gone.by_origin}: {gone.by} would unset --{name} of the command line; leave one of them out"
             for name, gone in unset.items()
             if gone.origin == FLAGS
         ),

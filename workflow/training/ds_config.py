@@ -57,7 +57,9 @@ def plan_backend(
 ) -> BackendPlan:
     """The DeepSpeed configuration. Raises ConfigError for combinations that would train wrongly, or in vain."""
     name = _auto_stage(precision, world_size) if deepspeed == "auto" else deepspeed
-    given: dict[str, Any] = {ZERO: {"stage": STAGES.index(name)}} if name in STAGES else read_ds_file(Path(name))
+    given: dict[str, Any] = (
+        {ZERO: {"stage": STAGES.index(name)}} if name in STAGES else read_ds_file(Path(name), precision=precision)
+    )
     stage = int(given[ZERO]["stage"])
     if optimizer == "adafactor" and (stage > 0 or precision != "fp32"):
         raise ConfigError(

@@ -69,9 +69,17 @@ ELSEWHERE = ("deepspeed_config", "zero_stage", "distributed_type", "compute_envi
 HALF = ("fp16", "float16", "half", "torch.float16", "torch.half")
 
 
-def read_ds_file(path: Path) -> dict[str, Any]:
-    """What a file says, without `auto` values and blocks that are off. Raises ConfigError with every problem."""
+def read_ds_file(path: Path, *, precision: str = "") -> dict[str, Any]:
+    """What a file says, without `auto` values and blocks that are off. Raises ConfigError with every problem.
+
+    `precision` is the run's, where it is known.
+    """
     given = _read(path)
+    turns_off = [False, {"enabled": False}]
+    if precision == "bf16" and given.get("bf16") in turns_off:
+        raise ConfigError(
+            f'--deepspeed {path}: "bf16" is off, but this run is in bf16: pass --precision fp32, or say "auto"'
+        )
     if found := [key for key in ELSEWHERE if key in given]:
         raise ConfigError(
             f'--deepspeed {path}: "{found[0]}" is of an Accelerate file; DeepSpeed\'s own begins with '
