@@ -9,7 +9,7 @@ import pytest
 from workflow.config.cascade import read_settings_file
 from workflow.config.clf_settings import ClfSettings
 from workflow.config.flags import parse
-from workflow.config.yaml_text import read_yaml
+from workflow.config.yaml_text import document
 from workflow.errors import ConfigError
 
 
@@ -43,7 +43,7 @@ def resolved(*argv):
     ],
 )
 def test_yaml_has_json_s_numbers_and_words(text, value):
-    found = read_yaml(f"a: {text}\n")["a"]
+    found = document(f"a: {text}\n")["a"]
     assert (found, type(found)) == (value, type(value))
 
 
@@ -57,7 +57,7 @@ def test_yaml_and_json_files_are_one(tmp_path):
 
 def test_a_doubled_key_is_refused(tmp_path):
     (tmp_path / "a.yaml").write_text("lr: 1e-3\nseed: 1\nlr: 1e-4\n")
-    with pytest.raises(ConfigError, match=r'a\.yaml: .*key "lr" is given twice.*line 1'):
+    with pytest.raises(ConfigError, match=r'a\.yaml: .*key "lr" stands twice in the object at line 1'):
         read_settings_file(tmp_path / "a.yaml")
 
 

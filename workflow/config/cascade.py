@@ -276,9 +276,9 @@ def read_settings_file(path: Path) -> dict[str, Any]:
         ) from None
     try:
         if path.suffix in (".yaml", ".yml"):
-            from workflow.config.yaml_text import read_yaml
+            from workflow.config.yaml_text import document
 
-            values = read_yaml(text) or {}
+            values = document(text) or {}
         else:
             import json5
 
