@@ -25,8 +25,8 @@ LONGEST_NAME = 60
 HASH_DIGITS = 6
 OF_THE_STUDY = frozenset({"training_run_name", "mount", "overwrite_output_dir"})
 """Settings that a study gives its runs itself; a base file may hold them, for other uses."""
-STILL_IN_NAMES = frozenset({"save_steps", "scores_only"})
-"""Settings that change no numbers, but count in names of points, so that studies from before that was known go on."""
+STILL_IN_NAMES = frozenset({"save_steps", "scores_only", "pred_dir"})
+"""Settings that change no numbers, but count in names of points and searches, so that studies from before that was known go on."""
 NO_RUNS = ("no_train", "dry_run")
 """Settings with which a program leaves no run."""
 

@@ -20,7 +20,7 @@ from workflow.run_folder import FREE_TO_CHANGE
 from workflow.sweep.driver import Summary, drive_queue, job_of, outcome_of
 from workflow.sweep.entries import Entry, checked_metric
 from workflow.sweep.grid import SEED, Grid, check_count, combinations, draft
-from workflow.sweep.points import Draft, Point, make_points
+from workflow.sweep.points import STILL_IN_NAMES, Draft, Point, make_points
 from workflow.sweep.search import Bounds, SearchQueue, corners
 from workflow.sweep.start import Options, start, tell
 from workflow.sweep.study import TRIALS, Study, open_study, study_name
@@ -143,7 +143,11 @@ def _described(sweep: Sweep, probe: Point) -> dict[str, Any]:
         "metric": probe.metrics[0],
         "ranges": {name: given.model_dump(exclude_none=True) for name, given in grid.ranges.items()},
         "choices": {name: list(values) for name, values in grid.axes.items()},
-        "settings": {name: value for name, value in probe.settings.items() if name not in varied | FREE_TO_CHANGE},
+        "settings": {
+            name: value
+            for name, value in probe.settings.items()
+            if name not in varied | (FREE_TO_CHANGE - STILL_IN_NAMES)
+        },
     }
 
 
