@@ -84,6 +84,14 @@ def test_keys_of_other_files_are_named(tmp_path, key, told):
     assert told in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("flag", "ours"), [("--num_train_epochs", "--num_epochs"), ("--max-seq-length", "--max_length")]
+)
+def test_flags_of_other_programs_are_named(flag, ours):
+    with pytest.raises(ConfigError, match=f"; here it is {ours}$"):
+        resolved(flag, "3")
+
+
 @pytest.mark.parametrize("word", ["False", "FALSE", "false", "no", "No", "off", "0"])
 def test_off_in_any_spelling(word):
     flags = ("--r_drop", word, "--swa", word, "--swa.start", "3", "--no_train", word, "--ft_head_first", word)

@@ -141,6 +141,8 @@ def suite_transfer(argv: Sequence[str]) -> int:
 
 def _with_all_flags(problem: str, parser: CommandParser, entry: Entry) -> str:
     """A misspelt flag may be one of this command's, or of the program's."""
+    if "; here it is " in problem:
+        return problem
     from workflow.config.sections import field_aliases, section_fields
 
     flag = problem.removeprefix("unknown flag ").split(";")[0]
