@@ -103,6 +103,43 @@ def test_an_automatic_restart_overwrites_nothing(monkeypatch, tmp_path, variable
     assert len([*root.parent.iterdir()]) == 2
 
 
+def _with_work(root, resolved):
+    os.close(claim(root, resolved, data_hash="h", overwrite=False).lock)
+    (root / "checkpoint-5").mkdir()
+    write_json(root / "checkpoint-5/training_state/state.json", {})
+    return RunPaths(root).settings
+
+
+def test_origins_in_the_folder_say_what_was_unset(tmp_path):
+    layers = [Layer("base.json", {"max_steps": 10}), Layer("flag", {"num_epochs": 2})]
+    resolved = resolve(Seq2SeqSettings, [Layer("a.json", {"model_init_path": "m", "data_name": "d"}), *layers])
+    origins = json.loads(_with_work(tmp_path / "run", resolved).read_text())["origins"]
+    assert origins["max_steps"] == "default (10 of base.json unset by num_epochs of flag)"
+    assert (origins["num_epochs"], origins["seed"]) == ("flag", "default")
+
+
+def test_a_run_from_before_that_holds_both_rivals_goes_on(tmp_path):
+    """Its silenced setting is no difference; the one that counted is."""
+    root = tmp_path / "models/run"
+    file = _with_work(root, settings(max_steps=10))
+    record = json.loads(file.read_text())
+    record["settings"] |= {"num_epochs": 7.0, "model_init_name": "other"}
+    write_json(file, record)
+    os.close(claim(root, settings(max_steps=10), data_hash="h", overwrite=False).lock)
+    for other in ({"max_steps": 11}, {"num_epochs": 7.0}):
+        with pytest.raises(RunExistsError, match="max_steps"):
+            claim(root, settings(**other), data_hash="h", overwrite=False)
+
+
+@pytest.mark.parametrize("changed", [{"save_steps": 3}, {"training_run_name": "run"}, {"trackers": ["mlflow"]}])
+def test_what_changes_no_number_may_change(tmp_path, changed):
+    root = tmp_path / "models/run"
+    _with_work(root, settings())
+    os.close(claim(root, settings(**changed), data_hash="h", overwrite=False).lock)
+    with pytest.raises(RunExistsError, match="debug"):
+        claim(root, settings(debug=True), data_hash="h", overwrite=False)
+
+
 def test_claims(tmp_path):
     root = tmp_path / "models/run"
     first = claim(root, settings(), data_hash="h", overwrite=False)

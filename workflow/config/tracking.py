@@ -16,6 +16,7 @@ from workflow.errors import install_command
 class TrackingSection(Section):
     """Trackers and metrics"""
 
+    affects = "place"
     trackers: tuple[Literal["wandb", "mlflow", "trackio"], ...] = setting(
         (),
         f"who is told of losses and metrics beside metrics.jsonl and TensorBoard; each is an extra ({install_command('wandb')}), and takes "
@@ -30,6 +31,7 @@ class TrackingSection(Section):
     metrics_host: str = setting(
         "127.0.0.1",
         "address that --metrics_port listens at: 0.0.0.0 where others must reach it, as Prometheus in a cluster",
+        needs="metrics_port",
     )
 
     @field_validator("trackers", mode="before")

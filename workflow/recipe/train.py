@@ -276,7 +276,7 @@ def _say_run(
     for number, line in enumerate(_batch_lines(task, plan)):
         console.print(f"{'' if number else 'batches':<10}{escape(line)}", soft_wrap=True)
     console.print(
-        f"backend   DeepSpeed {plan.name}, {precision}, {place.ranks.world_size} rank(s) on {place.device}"
+        f"backend   DeepSpeed {escape(str(plan))}, {precision}, {place.ranks.world_size} rank(s) on {place.device}"
         + (f": {plan.why}" if plan.why else "")
     )
     update_size = training.train_batch_size * training.gradient_accumulation_steps
@@ -284,7 +284,8 @@ def _say_run(
         f"batch     {training.train_batch_size} x {training.gradient_accumulation_steps} = {update_size} examples an update over all ranks; "
         f"{steps.max_steps} updates, {steps.warmup_steps} of warmup, evaluation every {steps.eval_steps}, checkpoint every {steps.save_steps}"
     )
-    for note in (*task.loaded.notes, *steps.notes):
+    unset = [f"{name} {gone}" for name, gone in task.resolved.unset.items()]
+    for note in (*unset, *task.loaded.notes, *steps.notes):
         console.print(f"  [yellow]note[/]  {escape(note)}")
     rows, warnings = task.data_warnings()
     console.print(f"data      {escape(rows)}")

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from workflow.config.cascade import Layer
-from workflow.config.sections import section_fields
 from workflow.errors import ConfigError
 from workflow.jobs.local import LocalExecutor
 from workflow.metric_names import higher_is_better, metric_of
@@ -22,15 +21,12 @@ from workflow.run_folder import FREE_TO_CHANGE
 from workflow.sweep.driver import Summary, drive_queue, job_of, outcome_of
 from workflow.sweep.entries import Entry, checked_metric
 from workflow.sweep.grid import SEED, Grid, check_count, combinations, draft
-from workflow.sweep.points import Draft, Point, make_points
+from workflow.sweep.points import STILL_IN_NAMES, Draft, Point, make_points
 from workflow.sweep.search import Bounds, SearchQueue, corners
 from workflow.sweep.start import Options, start, tell
 from workflow.sweep.study import TRIALS, Study, open_study, study_name
 from workflow.sweep.summaries import headline, make_files
 from workflow.sweep.trials import Trials
-
-OUTWEIGHED = {"num_epochs": "max_steps", "warmup_steps": "warmup_ratio"}
-"""Settings that say nothing where another one is set."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +62,6 @@ class Sweep:
     def _check(self, points: Sequence[Point]) -> None:
         settings = points[0].resolved
         assert settings is not None
-        problems = []
-        for name in self.grid.swept:
-            other = OUTWEIGHED.get(name)
-            if other in section_fields(self.entry.settings_type) and settings.flat().get(other) is not None:
-                problems.append(
-                    f"{self.grid.name}: {name} varies, but {settings.origin(other)} sets {other}, which wins over it: "
-                    f"all points would be alike; leave out {other}"
-                )
-        if problems:
-            raise ConfigError(*problems)
         checked_metric(
             metric_of(points[0].metrics[0]), self.entry.metrics(settings.settings), where=f"{self.grid.name}: --metric"
         )
@@ -159,7 +145,11 @@ def _described(sweep: Sweep, probe: Point) -> dict[str, Any]:
         "metric": probe.metrics[0],
         "ranges": {name: given.model_dump(exclude_none=True) for name, given in grid.ranges.items()},
         "choices": {name: list(values) for name, values in grid.axes.items()},
-        "settings": {name: value for name, value in probe.settings.items() if name not in varied | FREE_TO_CHANGE},
+        "settings": {
+            name: value
+            for name, value in probe.settings.items()
+            if name not in varied | (FREE_TO_CHANGE - STILL_IN_NAMES)
+        },
     }
 
 
