@@ -17,6 +17,8 @@ SETTINGS_NAMES = ("training_args.json", "args.json")
 SCORES_NAME = "preds.json"
 CALIBRATION_NAME = "calibration.json"
 SCORING_NAME = "scoring.json"
+METRICS_NAME = "metrics.json"
+"""Of an evaluation without a run, beside its predictions."""
 PARAM_GROUPS_NAME = "param_groups.json"
 REPORT_PAGE_NAME = "report.html"
 CARD_NAME = "README.md"

@@ -9,7 +9,9 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
+from workflow.console import leave_stdout_to
 from workflow.errors import ConfigError, did_you_mean
+from workflow.files import is_stream, why_not_writable
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -26,6 +28,7 @@ class CommandParser(argparse.ArgumentParser):
 
 def command_parser(command: str, description: str, example: str) -> CommandParser:
     """A parser with the command's description and an example."""
+    leave_stdout_to(None)
     return CommandParser(
         prog=f"workflow {command}",
         description=description,
@@ -33,6 +36,23 @@ def command_parser(command: str, description: str, example: str) -> CommandParse
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def output_file(text: str) -> Path:
+    """The type of `--out FILE`: `-` is standard output, which messages then leave to it. Raises ConfigError."""
+    out = Path(text)
+    if reason := why_not_writable(out):
+        raise ConfigError(f"--out {out}: {reason}; name a file that can be written")
+    leave_stdout_to(out)
+    return out
+
+
+def output_folder(text: str) -> Path:
+    """The type of `--out DIR`. Raises ConfigError for what can be no folder."""
+    out = Path(text)
+    if is_stream(out) or out.is_file():
+        raise ConfigError(f"--out {out}: is no folder; name one to write into")
+    return out
 
 
 def add_mount(parser: CommandParser) -> None:

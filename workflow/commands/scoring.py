@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflow.commands.parsing import CommandParser, add_meaning, add_mount, command_parser
+from workflow.commands.parsing import CommandParser, add_meaning, add_mount, command_parser, output_file, output_folder
 from workflow.config.clf_settings import checked_score
 from workflow.errors import ConfigError
 
@@ -31,7 +31,11 @@ def score(argv: Sequence[str]) -> int:
         "--data", "--data_name", required=True, metavar="NAME|FILE", help="rows with inputs; targets may be missing"
     )
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="FILE", help=".json for one list, .jsonl for one record a line"
+        "--out",
+        required=True,
+        type=output_file,
+        metavar="FILE",
+        help=".json for one list, .jsonl for one record a line; -, standard output, gets lines",
     )
     parser.add_argument("--split", choices=SPLITS, help="score the rows of one split; by default all rows")
     parser.add_argument("--scores_only", action="store_true", help="leave the rows out of the records")
@@ -101,7 +105,7 @@ def evaluate(argv: Sequence[str]) -> int:
     parser.add_argument("--slice_by", metavar="KEY", help="also measure for each value of this key of the rows")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=output_folder,
         default=Path("evaluation"),
         metavar="DIR",
         help="folder for evaluation.json, .md and plots (default: evaluation)",

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from workflow.data.encoders import SEQ2SEQ_FIELDS, joined
+from workflow.data.encoders import SEQ2SEQ_FIELDS, TOKEN_TYPES, joined
 from workflow.data.examples import SPLITS, Examples
-from workflow.data.features import Features, batched
+from workflow.data.features import Features, Truncation, batched
 from workflow.data.sources import Row
 from workflow.data.targets import KEY
 from workflow.data.texts import Texts
@@ -179,13 +179,17 @@ def _check_rows(rows: Iterable[Row], reading: Reading) -> tuple[SplitCheck, tupl
     return found, (all_prompts, all_pairs)
 
 
+def truncations(features: Features) -> dict[str, Truncation]:
+    """How much the limits cut off each field of texts."""
+    return {key: features.truncation(key) for key in features.fields if key != TOKEN_TYPES}
+
+
 def _add_lengths(found: SplitCheck, features: Features) -> None:
-    for key in features.fields:
+    for key, cut in truncations(features).items():
         full = np.asarray(features.full_lengths[key])
         if len(full):
             found.lengths[key] = {f"p{percent}": int(np.percentile(full, percent)) for percent in PERCENTILES}
-        cut = features.truncation(key)
-        found.truncated[key] = {"rows": cut.rows, "tokens": cut.tokens}
+        found.truncated[key] = asdict(cut)
 
 
 def _add_round_trips(found: SplitCheck, rows: Sequence[Row], keys: Sequence[str], tokenizer: Any) -> None:

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from workflow import paths as names
 from workflow.config.clf_settings import checked_score
-from workflow.console import make_console
+from workflow.console import make_console, styled
 from workflow.data.checks import DataCheck, check, inputs_and_targets
 from workflow.data.encoders import LengthLimits, ScoreEncoder, Seq2SeqEncoder
 from workflow.data.examples import SEQ2SEQ, SPLITS, Examples, ScoredRows, load_examples
@@ -114,9 +113,9 @@ def _print(found: DataCheck, console: Console, *, with_tokens: bool) -> None:
     for name, split in found.splits.items():
         if split.completions is not None:
             shares = ", ".join(f"{text!r} {count / split.rows:.1%}" for text, count in split.completions.items())
-            console.print(f"{name}: {found.nouns[1]}s: {escape(shares)}")
+            console.print(f"{name}: {found.nouns[1]}s: {shares}")
     for warning in found.warnings():
-        console.print(f"[yellow]warning[/]  {escape(warning)}")
+        console.print(styled("warning", "yellow", f"  {warning}"))
     if not with_tokens:
         console.print(
             "no tokenizer given (--model_init_path PATH): lengths, truncation and round trips were not checked"

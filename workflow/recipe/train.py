@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from workflow.config.sections import OptimSection
 from workflow.data.division import MicroBatchLimits
@@ -142,8 +141,7 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan, expo
         trainer = Trainer(backend, objective, order, loop, ranks=place.ranks, strategies=task.strategies)
         if start_from:
             is_own = start_from.parent == paths.root
-            for note in restore(task.strategies, trainer.masters, start_from, step=state.step, is_own=is_own):
-                place.console.print(f"  [yellow]note[/]  {escape(note)}", soft_wrap=True)
+            task.write_notes(restore(task.strategies, trainer.masters, start_from, step=state.step, is_own=is_own))
         wait_for_a_boundary()
         Run(task, paths, backend, steps, trainer.masters, exporter).train(trainer, state)
     except MicroBatchMemoryError as error:
@@ -177,7 +175,7 @@ def _check_room(task: Task[Any], paths: RunPaths, steps: Steps, state: TrainStat
         paths, size, num_saves=num_saves, limit=limit, num_states=KEEP_STATES, num_averages=num_averages
     )
     if note is not None:
-        task.place.console.print(f"  [yellow]note[/]  {escape(note)}")
+        task.write_notes([note])
 
 
 def _steps(task: Task[Any], update_size: int) -> Steps:
@@ -259,12 +257,11 @@ def _say_run(
     console = place.console
     precision = "bf16 with fp32 master weights" if plan.precision == "bf16" else "fp32"
     console.print(f"run       {root}" + (f", continued after step {state.step}" if state.step else ""))
-    for note in continuing:
-        console.print(f"  [yellow]note[/]  {escape(note)}", soft_wrap=True)
+    task.write_notes(continuing)
     for number, line in enumerate(task.header()):
-        console.print(f"{'' if number else 'model':<10}{escape(line)}")
+        console.print(f"{'' if number else 'model':<10}{line}")
     if text := trained_text(task):
-        console.print(f"trains    {escape(text)}")
+        console.print(f"trains    {text}")
     why_padded = task.why_padded
     console.print(f"batches   {_ragged_text(task, plan) if why_padded is None else f'padded: {why_padded}'}")
     console.print(
@@ -276,11 +273,7 @@ def _say_run(
         f"batch     {training.train_batch_size} x {training.gradient_accumulation_steps} = {update_size} examples an update over all ranks; "
         f"{steps.max_steps} updates, {steps.warmup_steps} of warmup, evaluation every {steps.eval_steps}, checkpoint every {steps.save_steps}"
     )
-    for note in (*task.loaded.notes, *steps.notes):
-        console.print(f"  [yellow]note[/]  {escape(note)}")
-    rows, warnings = task.data_warnings()
-    console.print(f"data      {escape(rows)}")
-    for warning in warnings:
-        console.print(f"  [yellow]note[/]  {escape(warning)}")
+    task.write_notes((*task.loaded.notes, *steps.notes))
+    task.say_data()
     if task.strategies.by_layer:
         console.print(f"rates     {rates_text(groups)}", soft_wrap=True)

@@ -230,4 +230,4 @@ class Progress:
         return sum(map(self.study.finished, runs.values())), len(runs)
 
     def _line(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+        self.console.print(text, soft_wrap=True)
