@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import re
@@ -26,6 +27,8 @@ STDOUT = Path("-")
 STREAMS = {"-": 1, "/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 DESCRIPTOR = re.compile(r"/(?:dev|proc/(?:self|(\d+)))/fd/(\d+)")
 MOST_LINKS = 40
+LFS_START = b"version https://git-lfs.github.com/spec/"
+LFS_ADVICE = "is a Git LFS pointer, not the file itself; `git lfs pull` in its repository fetches that"
 
 
 @contextlib.contextmanager
@@ -62,16 +65,16 @@ def _renamed(path: Path) -> Iterator[TextIO]:
 @contextlib.contextmanager
 def _through(stream: Path) -> Iterator[TextIO]:
     """The text is kept apart until the block ends well, so that a reader never gets a part of it."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
+    with tempfile.TemporaryFile() as content, io.TextIOWrapper(content, encoding="utf-8") as file:
         yield file
         file.flush()
-        file.buffer.seek(0)
+        content.seek(0)
         sys.stdout.flush()  # what was printed before comes before
         number = _own_descriptor(stream)
         # An own descriptor is used as it is: opening its name anew would write over what a redirected file holds.
         handle = os.open(stream, os.O_WRONLY | os.O_NOCTTY) if number is None else os.dup(number)
         with os.fdopen(handle, "wb") as out:
-            shutil.copyfileobj(file.buffer, out)
+            shutil.copyfileobj(content, out)
 
 
 def followed(path: Path) -> Path:
@@ -160,6 +163,15 @@ def read_json(path: Path, *, broken: type[WorkflowError] | None = None) -> Any:
         if broken is None:
             return None
         raise broken(f"{path}: cannot be read: {error}") from None
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether Git LFS left its pointer in the place of a file, as a clone without git-lfs does."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(LFS_START)) == LFS_START
+    except OSError:
+        return False
 
 
 def flush_folder(folder: Path) -> None:

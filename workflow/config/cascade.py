@@ -191,9 +191,9 @@ def read_settings_file(path: Path) -> dict[str, Any]:
         ) from None
     try:
         if path.suffix in (".yaml", ".yml"):
-            import yaml
+            from workflow.config.yaml_text import document
 
-            values = yaml.safe_load(text) or {}
+            values = document(text) or {}
         else:
             import json5
 

@@ -80,6 +80,8 @@ class DataCheck:
     leaked_prompts: int
     leaked_rows: int
     nouns: tuple[str, str] = ("prompt", "completion")
+    notes: tuple[str, ...] = ()
+    """What was decided in reading the files."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for `--json`."""
@@ -98,6 +100,7 @@ class DataCheck:
                 )
         found.sort(key=lambda text: not text.startswith("THE"))
         question, answer = self.nouns
+        found += self.notes
         if not any(split.rows for split in self.splits.values()):
             found.append("there are no rows")
         if self.leaked_prompts:
@@ -147,6 +150,7 @@ def check(
         leaked_prompts=int(np.isin(eval_prompts, train_prompts).sum()),
         leaked_rows=int(np.isin(eval_rows, train_rows).sum()),
         nouns=reading.nouns,
+        notes=examples.notes,
     )
 
 

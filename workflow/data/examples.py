@@ -151,6 +151,8 @@ class Examples:
     train: Rows
     eval: Rows
     calibration: Rows
+    notes: tuple[str, ...] = ()
+    """What was decided in reading it."""
 
     def split(self, name: str) -> Rows:
         """The rows of one of SPLITS."""
@@ -170,7 +172,7 @@ def load_examples(
     if not (folder / "train.arrow").is_file():
         _ingest(source, row_format, folder)
     splits = {split: Rows(folder / f"{split}.arrow", limit=(limits or {}).get(split)) for split in SPLITS}
-    return Examples(source.label, source.data_hash, **splits)
+    return Examples(source.label, source.data_hash, **splits, notes=source.notes)
 
 
 def _ingest(source: Source, row_format: RowFormat, folder: Path) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 from workflow.data.glue_files import LeftOut, find_split, glue_rows
 from workflow.data.registry import LINES, Entry
-from workflow.data.sources import HUB_PREFIX, SPLIT_FILES, SUFFIXES, Row, file_rows
+from workflow.data.sources import HUB_PREFIX, SUFFIXES, Row, file_rows
+from workflow.data.splits import SPLIT_FILES
 from workflow.errors import DataError, did_you_mean
 
 Located = tuple[str, Row]

@@ -54,7 +54,8 @@ def score(given: Namespace, place: Place) -> None:
     on_first(lambda: check_out(given.out, source), place.ranks)
     name = model_to_use(given.model, place.mount)
     scorer = collectively(lambda: _load(given, name, place), place.ranks, first_alone=not is_path(name))
-    for note in scorer.loaded.notes:
+    notes = source.notes if given.split is not None else source.read_notes
+    for note in (*notes, *scorer.loaded.notes):
         place.console.print(f"note: {note}", soft_wrap=True)
     parts = on_first(lambda: _parts_folder(given.out), place.ranks)
     job = _Job(given, place, source, scorer, name, parts)
@@ -113,7 +114,7 @@ class _Job:
     def entries(self) -> Iterator[Entry]:
         """The rows to be scored; what is not known of them is null, in the output too."""
         wanted = self.given.split
-        for split, index, row in self.source.rows():
+        for split, index, row in self.source.rows(everything=wanted is None):
             if wanted is None or split == wanted:
                 yield split, index, without_nan(row)
 
