@@ -40,6 +40,7 @@ FLOORS = {
     "runtime": 1,
     "console": 2,
     "files": 1,
+    "locks": 1,
     "errors": 0,
     "metric_names": 0,
     "__init__": -1,

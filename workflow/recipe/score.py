@@ -10,9 +10,7 @@ Knows nothing of training. Ranks share no tensors: each takes every n-th shard o
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 import tempfile
 from argparse import Namespace
@@ -34,6 +32,7 @@ from workflow.files import is_stream, read_json, remove_leftovers, whole_file, w
 from workflow.inference.batch import predictions, score_all
 from workflow.inference.head_engine import score_engine
 from workflow.inference.interface import Engine, EngineLimits
+from workflow.locks import acquire, holder, release
 from workflow.models.load import is_path, quiet_transformers
 from workflow.recipe.place import Place, model_to_use
 from workflow.recipe.score_job import IN_PARTS_ALONE, check_out, describe, differences
@@ -66,7 +65,7 @@ def score(given: Namespace, place: Place) -> None:
             on_first(job.join, place.ranks)
     finally:
         if job.lock is not None:
-            os.close(job.lock)
+            release(job.lock)
             if is_stream(given.out):  # nothing that a second start could go on with
                 shutil.rmtree(parts, ignore_errors=True)
 
@@ -166,13 +165,11 @@ class _Job:
         return all(self.part(number).is_file() for number in self._shards(before["num_rows"]))
 
     def _lock(self) -> None:
-        self.lock = os.open(self.parts / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        self.lock = acquire(self.parts / "lock")
+        if self.lock is None:
             raise ConfigError(
-                f"{self.parts}: another process is scoring into it; wait for it, or choose another --out"
-            ) from None
+                f"{self.parts}: another process is scoring into it ({holder(self.parts / 'lock')}); wait for it, or choose another --out"
+            )
 
     def _start_anew(self) -> None:
         try:
