@@ -41,6 +41,7 @@ FLOORS = {
     "console": 2,
     "files": 1,
     "locks": 1,
+    "caches": 1,
     "errors": 0,
     "metric_names": 0,
     "__init__": -1,
