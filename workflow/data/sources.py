@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workflow.data.hub_dates import as_written
 from workflow.data.json_stream import one_object, stream_splits
 from workflow.data.splits import SPLIT_FILES, SPLIT_OF, TEST, LeftOut, left_out, split_of
 from workflow.data.tables import AUTO, TABLES, parquet_rows, quoting_note, table_rows
@@ -254,7 +255,7 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
 
 
 @functools.cache
-def _load_hub(hub_name: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _load_hub(hub_name: str) -> tuple[dict[str, Iterable[Row]], tuple[str, ...]]:
     """The splits of a hub data set (or of a local folder that `datasets` can load), by our split names, and notes."""
     import datasets
 
@@ -268,12 +269,15 @@ def _load_hub(hub_name: str) -> tuple[dict[str, Any], tuple[str, ...]]:
         ) from None
     label = f"{HUB_PREFIX}{hub_name}"
     left = left_out(loaded, label)
-    by_split = {
-        SPLIT_OF[name]: rows for name, rows in loaded.items() if name in SPLIT_OF and not (left and name == left.name)
-    }
+    notes = [left.note(label)] if left else []
+    by_split: dict[str, Iterable[Row]] = {}
+    for split, rows in loaded.items():
+        if split in SPLIT_OF and not (left and split == left.name):
+            by_split[SPLIT_OF[split]], told = as_written(rows, name, config or None, split, file_rows)
+            notes += [f"{label}: {split}: {note}" for note in told]
     if not by_split:
         raise DataError(f"{label}: no train or eval split among {', '.join(loaded)}")
-    return by_split, ((left.note(label),) if left else ())
+    return by_split, tuple(notes)
 
 
 def _hub_fingerprint(hub_name: str) -> str:
