@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from workflow.commands.parsing import add_mount, command_parser, output_file
+from workflow.commands.parsing import add_mount, add_quoting, command_parser, output_file
 from workflow.errors import ConfigError
 
 
@@ -39,6 +39,7 @@ def generate(argv: Sequence[str]) -> int:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    add_quoting(parser)
     add_mount(parser)
     given = parser.parse_args(argv)
     _check_generate(given)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from workflow.console import leave_stdout_to
+from workflow.data.tables import QUOTING
 from workflow.errors import ConfigError, did_you_mean
 from workflow.files import is_stream, why_not_writable
 
@@ -58,6 +59,16 @@ def output_folder(text: str) -> Path:
 def add_mount(parser: CommandParser) -> None:
     """`--mount`, which most commands have."""
     parser.add_argument("--mount", type=Path, help="folder that holds data/ and models/")
+
+
+def add_quoting(parser: CommandParser) -> None:
+    """`--quoting`, of commands that read data files by themselves."""
+    parser.add_argument(
+        "--quoting",
+        choices=QUOTING,
+        default=QUOTING[0],
+        help="of CSV and TSV files, as seq2seq.py has it (default: auto)",
+    )
 
 
 def add_meaning(parser: CommandParser) -> None:

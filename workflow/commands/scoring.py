@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflow.commands.parsing import CommandParser, add_meaning, add_mount, command_parser, output_file, output_folder
+from workflow.commands.parsing import (
+    CommandParser,
+    add_meaning,
+    add_mount,
+    add_quoting,
+    command_parser,
+    output_file,
+    output_folder,
+)
 from workflow.config.clf_settings import checked_score
 from workflow.errors import ConfigError
 
@@ -50,6 +58,7 @@ def score(argv: Sequence[str]) -> int:
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument("--nproc", type=int, help="ranks to launch; by default one per visible GPU, or one on CPU")
     _add_reading(parser)
+    add_quoting(parser)
     add_mount(parser)
     given = parser.parse_args(argv)
     for name in ("batch_size", "shard_rows"):
@@ -112,6 +121,7 @@ def evaluate(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_meaning(parser)
+    add_quoting(parser)
     add_mount(parser)
     given = parser.parse_args(argv)
     from workflow.recipe.evaluate import evaluate
@@ -143,6 +153,7 @@ def distill(argv: Sequence[str]) -> int:
         metavar="NAME|FILE",
         help="data set whose eval rows, with true targets, both are measured on; by default the teacher's",
     )
+    add_quoting(parser)
     add_mount(parser)
     given, rest = parser.parse_known_args(argv)
     from workflow.recipe.distill import distill

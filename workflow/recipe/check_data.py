@@ -31,7 +31,7 @@ from workflow.recipe.place import init_model_folder, inside_run
 def check_data(given: Namespace) -> int:
     """Prints the findings; malformed data raises DataError (exit 2)."""
     mount, cache = names.find_mount(given.mount), names.cache_dir()
-    source = find_source(given.data_name, mount)
+    source = find_source(given.data_name, mount, given.quoting)
     folder = _model_folder(given, mount)
     if _is_for_scores(given, source):
         found = _check_scores(given, source, folder, cache)

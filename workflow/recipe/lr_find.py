@@ -63,7 +63,8 @@ def lr_find(task: Task[Any], given: Namespace) -> None:
     place = task.place
     quiet_transformers()
     task.check_settings()
-    source = on_first(lambda: find_source(task.settings.data.data_name, place.mount), place.ranks)
+    data = task.settings.data
+    source = on_first(lambda: find_source(data.data_name, place.mount, data.quoting), place.ranks)
     plan = planned_backend(task)
     out = given.out or Path("lr_find") / task.run_name
     on_first(lambda: _check_place(out), place.ranks)

@@ -16,6 +16,7 @@ from workflow.console import make_console
 from workflow.data.encoders import encode
 from workflow.data.examples import PROMPTS, row_problem
 from workflow.data.sources import Row, file_rows
+from workflow.data.tables import quoting_note
 from workflow.errors import DataError
 from workflow.evaluation.evaluator import write_predictions
 from workflow.files import read_json
@@ -106,7 +107,9 @@ def _prompt_rows(given: Namespace) -> list[Row]:
     if not file.is_file():
         raise DataError(f"--data {file}: no such file")
     rows = []
-    for number, (_, row) in enumerate(file_rows(file)):
+    if note := quoting_note(file, given.quoting):
+        print(f"note: {note}", file=sys.stderr)
+    for number, (_, row) in enumerate(file_rows(file, given.quoting)):
         if problem := PROMPTS.problem(row) or row_problem(row):
             raise DataError(f"{file}: row {number}: {problem}")
         rows.append(row)

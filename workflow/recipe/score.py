@@ -49,7 +49,7 @@ Entry = tuple[str, int, Row]
 def score(given: Namespace, place: Place) -> None:
     """Scores what is not scored yet; the last thing that appears is the whole file."""
     quiet_transformers()
-    source = on_first(lambda: find_source(given.data, place.mount), place.ranks)
+    source = on_first(lambda: find_source(given.data, place.mount, given.quoting), place.ranks)
     on_first(lambda: check_out(given.out, source), place.ranks)
     name = model_to_use(given.model, place.mount)
     scorer = collectively(lambda: _load(given, name, place), place.ranks, first_alone=not is_path(name))

@@ -55,7 +55,7 @@ def run_task(task: Task[Any]) -> None:
     settings, place = task.settings, task.place
     quiet_transformers()
     task.check_settings()
-    source = on_first(lambda: find_source(settings.data.data_name, place.mount), place.ranks)
+    source = on_first(lambda: find_source(settings.data.data_name, place.mount, settings.data.quoting), place.ranks)
     if settings.run.no_train:
         task.evaluate_only(source)
         return
