@@ -104,6 +104,14 @@ def test_hub_data_sets_through_datasets(tmp_path):
         find_source(f"hf:{tmp_path / 'none'}", tmp_path)
 
 
+def test_brackets_of_a_path_are_letters_of_it(tmp_path):
+    write_rows(tmp_path / "a[1]/train.jsonl", example_rows(2))
+    for name in (tmp_path / "a[1]", tmp_path / "a[1]/train.jsonl"):
+        assert len(list(find_source(str(name), tmp_path).rows())) == 2
+    with pytest.raises(DataError, match="it takes the path for a pattern: leave out hf:"):
+        find_source(f"hf:{tmp_path / 'a[1]'}", tmp_path)
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".json"])
 def test_dates_of_hub_data_sets_are_the_texts_of_their_files(tmp_path, suffix):
     """The reader of `datasets` makes timestamps of such texts, also of keys that nobody reads."""

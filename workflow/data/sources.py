@@ -264,8 +264,10 @@ def _load_hub(hub_name: str) -> tuple[dict[str, Iterable[Row]], tuple[str, ...]]
         loaded = datasets.load_dataset(name, config or None)
     except Exception as error:  # `datasets` raises many kinds: network, missing, malformed
         reason = " ".join(str(error).split())[:300]
+        is_pattern = any(letter in name for letter in "[]*?") and Path(name).exists()
+        advice = f"; it takes the path for a pattern: leave out {HUB_PREFIX}" if is_pattern else ""
         raise DataError(
-            f"{HUB_PREFIX}{hub_name}: cannot be loaded with `datasets` (NAME, or NAME@CONFIG): {reason}"
+            f"{HUB_PREFIX}{hub_name}: cannot be loaded with `datasets` (NAME, or NAME@CONFIG): {reason}{advice}"
         ) from None
     label = f"{HUB_PREFIX}{hub_name}"
     left = left_out(loaded, label)
