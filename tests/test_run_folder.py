@@ -47,6 +47,16 @@ def test_what_libraries_write_for_their_owner_alone_is_for_all_who_may(tmp_path)
 def test_names():
     assert run_name("google/flan-t5-xl", "data", "3") == "google_flan-t5-xl_data_3"
     assert run_name("/a/b", "hf:x", "0") == "a_b_hf_x_0"
+    for letter in ("a", "\u00fc"):
+        long = [run_name(f"{start}{letter * 300}", "the_rows", "3") for start in "xy"]
+        assert long[0] != long[1]
+        for name in long:
+            assert name.endswith(f"{letter}_the_rows_3")
+            assert len(name.encode()) <= 200
+            assert checked_name(name, what="run") == name
+    assert run_name("a" * 198, "3") == f"{'a' * 198}_3"
+    with pytest.raises(ConfigError, match=r"--training_run_name: a{40}\.\.\. is longer than the 255 bytes"):
+        checked_name("a" * 256, what="--training_run_name")
     assert checked_name(run_name("../../x", "../d", "0"), what="run") == "x_.._d_0"
     assert predictions_name(temperature=0.001, n_samples=1, step=500) == "temperature=0.00_n=1_step=500.json"
     for bad in ("", ".", "..", "a/b", "a\\b", ".hidden", "a\0"):

@@ -38,8 +38,10 @@ FLOORS = {
     "config": 1,
     "paths": 1,
     "runtime": 1,
-    "console": 1,
+    "console": 2,
     "files": 1,
+    "locks": 1,
+    "caches": 1,
     "errors": 0,
     "metric_names": 0,
     "__init__": -1,
@@ -100,6 +102,15 @@ def test_every_room_is_drawn():
     for name in FLOORS:
         if not name.startswith("__"):
             assert re.search(rf"(?<![\w/.]){name}(/|\.py\b)", drawn), f"docs/structure.md does not draw {name}"
+
+
+def test_no_text_is_read_as_markup():
+    """Names and paths hold brackets; styles are asked for by `rich.text.Text`, and consoles are made in one place."""
+    pattern = re.compile(
+        r"rich\.markup|from_markup|markup=True|\[/\]|(?<!\.)\bConsole\(|TextColumn\((?!.*markup=False)"
+    )
+    found = {path.name for path in MODULES if pattern.search(path.read_text(encoding="utf-8"))}
+    assert found == {"console.py"}
 
 
 def test_no_habits_we_refuse():

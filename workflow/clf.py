@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from workflow.config.clf_settings import ClfSettings
 from workflow.config.flags import parse
+from workflow.console import leave_stdout_to
 from workflow.entry import train_in_ranks
 from workflow.exits import run_main
 from workflow.training.ds_file import check_deepspeed
@@ -31,6 +32,8 @@ def clf(argv: Sequence[str]) -> int:
         from workflow.recipe.plan import dry_run
 
         return dry_run(resolved.settings)
+
+    leave_stdout_to(resolved.settings.run.pred_save_path)
 
     def work(place: Place) -> None:
         from workflow.recipe.clf_task import ClfTask

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from workflow.caches import settle_caches
 from workflow.errors import BackendError, RankLost, StartAgain, Stopped, WorkflowError
 from workflow.runtime import RANK_LOST, START_AGAIN, exit_process, note_for_launcher, ranks_from_environment
 
@@ -24,6 +25,8 @@ OUT_OF_MEMORY_ADVICE = (
 def run_main(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> NoReturn:
     """Runs a command and exits with its code, or its error's."""
     note = ""
+    if told := settle_caches():
+        print(f"note: {told}", file=sys.stderr)
     try:
         code = command(argv)
     except WorkflowError as error:

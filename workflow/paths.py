@@ -5,6 +5,7 @@ Knows nothing of what stands in the files. Names given by users stay inside the 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -17,10 +18,17 @@ SETTINGS_NAMES = ("training_args.json", "args.json")
 SCORES_NAME = "preds.json"
 CALIBRATION_NAME = "calibration.json"
 SCORING_NAME = "scoring.json"
+METRICS_NAME = "metrics.json"
+"""Of an evaluation without a run, beside its predictions."""
 PARAM_GROUPS_NAME = "param_groups.json"
 REPORT_PAGE_NAME = "report.html"
 CARD_NAME = "README.md"
 PLOTS_NAME = "plots"
+LONGEST_NAME = 255
+"""Bytes of a name, on all usual file systems."""
+LONGEST_RUN_NAME = 200
+"""Of one that is made; moved aside, a run's name has some more."""
+HASH_DIGITS = 8
 
 
 def find_mount(given: Path | None = None) -> Path:
@@ -51,12 +59,23 @@ def checked_name(name: str, *, what: str) -> str:
         raise ConfigError(
             f"{what}: {name!r} is not a plain name (no slashes, no leading dot); pass a path where a path is meant"
         )
+    if len(name.encode("utf-8", "surrogateescape")) > LONGEST_NAME:
+        raise ConfigError(f"{what}: {name[:40]}... is longer than the {LONGEST_NAME} bytes that a file's name may have")
     return name
 
 
 def run_name(*parts: str) -> str:
-    """The default run name: `{init}_{data}_{seed}` or `{data}_{model}`, slashes as underscores, no leading dot or underscore."""
-    return "_".join(parts).replace("/", "_").replace("\\", "_").replace(":", "_").lstrip("._")
+    """The default run name: `{init}_{data}_{seed}` or `{data}_{model}`, slashes as underscores, no leading dot or underscore.
+
+    Of a name that file systems would refuse the end stays, behind a hash of the whole.
+    """
+    name = "_".join(parts).replace("/", "_").replace("\\", "_").replace(":", "_").lstrip("._")
+    whole = name.encode("utf-8", "surrogateescape")
+    if len(whole) <= LONGEST_RUN_NAME:
+        return name
+    digest = hashlib.sha256(whole).hexdigest()[:HASH_DIGITS]
+    end = whole[HASH_DIGITS + 1 - LONGEST_RUN_NAME :].decode("utf-8", "ignore")
+    return f"{digest}_{end}"
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,8 @@ settings continue it, others are refused, `--overwrite_output_dir` moves it asid
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from workflow.config.rivals import names_set, silenced_by
 from workflow.config.sections import CommandSettings
 from workflow.errors import RunExistsError
 from workflow.files import write_json
+from workflow.locks import acquire, holder, release, stand_of
 from workflow.paths import SETTINGS_NAMES, RunPaths
 from workflow.runtime import AGAIN_VARIABLE
 
@@ -84,7 +83,7 @@ def claim(
         else:
             write_json(paths.settings, record)
     except BaseException:
-        os.close(lock)
+        release(lock)
         raise
     return Claim(paths, finished, lock, data_changed, tuple(notes))
 
@@ -108,20 +107,14 @@ def _refuse_other_folders(paths: RunPaths) -> None:
 
 
 def _lock(paths: RunPaths) -> int:
-    descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-        os.close(descriptor)
+    descriptor = acquire(paths.lock)
+    if descriptor is None:
         raise RunExistsError(
-            f"{paths.root}: held by {holder}; wait for it, or choose another --training_run_name"
-        ) from None
+            f"{paths.root}: held by {holder(paths.lock)}; wait for it, or choose another --training_run_name"
+        )
     if not os.path.samestat(os.fstat(descriptor), paths.lock.stat()):  # moved aside since it was opened
-        os.close(descriptor)
+        release(descriptor)
         raise RunExistsError(f"{paths.root}: moved by another process just now; try again")
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     return descriptor
 
 
@@ -131,8 +124,9 @@ def _move_aside(root: Path) -> None:
     aside = root.with_name(f"{root.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
     while aside.exists():
         aside = aside.with_name(aside.name + "x")
+    stand_of(RunPaths(root).lock).unlink(missing_ok=True)  # of the folder that is made in its place, nobody holds it
     root.rename(aside)
-    os.close(descriptor)
+    release(descriptor)
 
 
 def _has_work(paths: RunPaths) -> bool:

@@ -101,6 +101,16 @@ def test_cut_rows_of_qqp_are_counted_and_of_others_refused(tmp_path):
         read(written(tmp_path / "test.tsv", "id\tquestion1\tquestion2", "0\tA\tB", "1"), "QQP", labelled=False)
 
 
+def test_a_tab_in_a_text_and_a_doubled_column_are_told(tmp_path):
+    header, line, *_ = FILES["RTE"]
+    with pytest.raises(DataError, match=r"line 3: 5 columns, and the header has 4; is there a tab in a text\?"):
+        read(written(tmp_path / "rte.tsv", header, line, "1\tA\tsplit.\tB.\tentailment"), "RTE")
+    with pytest.raises(DataError, match="line 2: 5 columns, and the first line has 4"):
+        read(written(tmp_path / "cola.tsv", FILES["CoLA"][1], "gj04\t1\t\tThey\tsaid."), "CoLA")
+    with pytest.raises(DataError, match='line 1: the column "sentence1" stands twice'):
+        read(written(tmp_path / "twice.tsv", f"{header}\tsentence1", f"{line}\tC."), "RTE")
+
+
 def test_rows_without_a_gold_label_are_counted(tmp_path):
     header, line, *_ = FILES["MNLI"]
     rows, left_out = read(written(tmp_path / "a.tsv", header, line, line.removesuffix("neutral") + "-"), "MNLI")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import example_rows, write_data
-from workflow.data import json_stream
+from workflow.data import hub_dates, json_stream
 from workflow.data.examples import SEQ2SEQ, load_examples
 from workflow.data.sources import find_source
 from workflow.errors import DataError
@@ -101,6 +102,46 @@ def test_hub_data_sets_through_datasets(tmp_path):
     assert found.eval[0]["completion"] == rows[3]["completion"]
     with pytest.raises(DataError, match="cannot be loaded"):
         find_source(f"hf:{tmp_path / 'none'}", tmp_path)
+
+
+def test_brackets_of_a_path_are_letters_of_it(tmp_path):
+    write_rows(tmp_path / "a[1]/train.jsonl", example_rows(2))
+    for name in (tmp_path / "a[1]", tmp_path / "a[1]/train.jsonl"):
+        assert len(list(find_source(str(name), tmp_path).rows())) == 2
+    with pytest.raises(DataError, match="it takes the path for a pattern: leave out hf:"):
+        find_source(f"hf:{tmp_path / 'a[1]'}", tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_dates_of_hub_data_sets_are_the_texts_of_their_files(tmp_path, suffix):
+    """The reader of `datasets` makes timestamps of such texts, also of keys that nobody reads."""
+    rows = [
+        {"prompt": f"{day} May", "completion": f"2021-05-0{day}", "when": {"at": "2021-05-03T10:00"}} for day in (1, 2)
+    ]
+    (tmp_path / "set").mkdir()
+    text = "\n".join(map(json.dumps, rows)) if suffix == ".jsonl" else json.dumps(rows)
+    (tmp_path / "set" / f"train{suffix}").write_text(text)
+    source = find_source(f"hf:{tmp_path / 'set'}", tmp_path)
+    assert list(load_examples(source, SEQ2SEQ, tmp_path / "cache").train) == rows
+    assert source.notes == ()
+
+
+def test_dates_of_hub_data_sets_whose_files_are_elsewhere_are_told(tmp_path, monkeypatch):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.jsonl").write_text('{"prompt": "a", "completion": "2021-05-03"}\n')
+    monkeypatch.setattr(hub_dates, "_files_here", lambda *_: ())
+    source = find_source(f"hf:{tmp_path / 'set'}", tmp_path)
+    assert 'train: `datasets` made dates of the texts of "completion"' in source.notes[0]
+    with pytest.raises(
+        DataError, match=r'train\[0\]: "completion" is a date \(2021-05-03 00:00:00\), which the reader'
+    ):
+        load_examples(source, SEQ2SEQ, tmp_path / "cache")
+
+
+def test_a_date_of_parquet_is_named(tmp_path):
+    write_rows(tmp_path / "data/a.parquet", [{"prompt": "a", "completion": datetime.date(2021, 5, 3)}])
+    with pytest.raises(DataError, match=r'"completion" is a date \(2021-05-03\)'):
+        load("a", tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize(

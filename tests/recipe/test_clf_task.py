@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from tests.fifo import Fifo
+from workflow.cli import workflow
 from workflow.config.clf_settings import ClfSettings
 from workflow.config.flags import parse
+from workflow.console import make_console
 from workflow.errors import ConfigError, ModelError
 from workflow.evaluation.report import Report, result_table
 from workflow.paths import RunPaths
@@ -25,7 +28,7 @@ from workflow.training.checkpoint import TrainState
 def make_task(mount, model, *flags):
     argv = ["--data_name", "scored", "--model_init_path", str(model), *map(str, flags)]
     resolved = parse(ClfSettings, argv, prog="clf.py", example="")
-    return ClfTask(resolved, Place(Ranks(), "cpu", mount, Console()))
+    return ClfTask(resolved, Place(Ranks(), "cpu", mount, make_console()))
 
 
 @pytest.mark.parametrize(("place", "reason"), [("folder", "is a folder"), ("file/x.json", "is no folder")])
@@ -79,7 +82,37 @@ def test_cut_inputs_are_told_without_training(mount, scorer, tmp_path, capsys):
     run_task(task)
     cut = task.data.eval.truncation("input")
     assert cut.rows
-    assert f"note: {cut.rows} rows lose {cut.tokens} tokens of their input" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"note  eval: {cut.rows} rows lose {cut.tokens} tokens of their input to the length limit" in told
+    assert "token_types" not in told
+
+
+def test_what_is_odd_about_the_data_is_told_without_training(mount, scorer, tmp_path, capsys, monkeypatch):
+    """The notes that training gives, and what was cut beside the predictions, where `workflow evaluate` finds it."""
+    monkeypatch.chdir(tmp_path)
+    task = make_task(mount, scorer, "--no_train", "--max_length", 8)
+    run_task(task)
+    told = capsys.readouterr().out
+    warnings = task.data_warnings()[1]
+    assert len(warnings) == 2
+    for warning in warnings:
+        assert f"note  {warning}" in told
+    preds = task.predictions_alone()
+    cut = task.data.eval.truncation("input")
+    truncated = json.loads(preds.with_name("metrics.json").read_text())["truncated"]
+    assert truncated == {"input": {"rows": cut.rows, "tokens": cut.tokens}}
+    workflow(["evaluate", str(preds)])
+    assert f"note: {preds}: {cut.rows} rows lose {cut.tokens} tokens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("out", ["fifo", "link"])
+def test_predictions_go_through_what_is_no_regular_file(mount, scorer, tmp_path, out):
+    fifo = Fifo(tmp_path / "fifo") if out == "fifo" else None
+    (tmp_path / "link").symlink_to("real.jsonl")
+    run_task(make_task(mount, scorer, "--no_train", "--pred_save_path", tmp_path / out, "--max_length", 32))
+    text = fifo.text() if fifo else (tmp_path / "real.jsonl").read_text()
+    assert len(re.findall("pred_score", text)) == 11
+    assert (tmp_path / "link").is_symlink()
 
 
 def test_why_nothing_was_calibrated_stands_below_the_table(mount, tmp_path):

@@ -264,10 +264,10 @@ def test_the_machines_gpus(monkeypatch, capsys):
 def test_auto_asks_the_estimate(flan_like, mount):
     """What a run on GPUs would do with `--deepspeed auto`, decided from the loaded model and the data; the same on every rank."""
     import transformers
-    from rich.console import Console
 
     from workflow.config.cascade import Layer, resolve
     from workflow.config.settings import Seq2SeqSettings
+    from workflow.console import make_console
     from workflow.recipe.backend_choice import choose_backend, fitted_backend, planned_backend
     from workflow.recipe.place import Place
     from workflow.recipe.seq2seq_task import Seq2SeqTask
@@ -275,7 +275,7 @@ def test_auto_asks_the_estimate(flan_like, mount):
 
     values = {"model_init_path": str(flan_like), "data_name": "toy", "precision": "bf16"}
     resolved = resolve(Seq2SeqSettings, [Layer("flag", values)])
-    task = Seq2SeqTask(resolved, Place(Ranks(1, 4, 1), "cpu", mount, Console(quiet=True)))
+    task = Seq2SeqTask(resolved, Place(Ranks(1, 4, 1), "cpu", mount, make_console(quiet=True)))
     task.load_model(str(flan_like), trained=False)
     lengths = SimpleNamespace(source_lengths=np.array([9, 30]), target_lengths=np.array([40, 8]), passes=1)
     plan = planned_backend(task)

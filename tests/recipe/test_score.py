@@ -232,7 +232,7 @@ def test_scores_that_are_no_numbers_name_row_and_model(score, scorer):
 def test_data_that_changes_meanwhile_is_told(score, tmp_path, monkeypatch, rows):
     whole = list(Source.rows(Source("x", "y", ((None, tmp_path / "rows.jsonl"),))))
     answers = [whole, (whole * 2)[:rows]]
-    monkeypatch.setattr(Source, "rows", lambda _: iter(answers.pop(0)))
+    monkeypatch.setattr(Source, "rows", lambda _, **__: iter(answers.pop(0)))
     with pytest.raises(DataError, match="changed while it was scored"):
         score()
 

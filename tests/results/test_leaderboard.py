@@ -191,7 +191,7 @@ def test_test_files_are_scored_by_each_task_s_best_run(tmp_path, suite, capfd, m
     (tmp_path / "glue" / "CoLA" / "test.tsv").write_text("index\tsentence\n0\tOne.\n1\tTwo.\n")
     ran = []
 
-    def score(command, *, check):
+    def score(command, **_):
         ran.append(command)
         rows = json.loads(Path(command[command.index("--data") + 1]).read_text())["eval"]
         assert [row["input"] for row in rows] == ["One.", "Two."]

@@ -61,7 +61,7 @@ def test_formats(suite, name):
 
 def test_the_terminal(suite):
     file = io.StringIO()
-    console = Console(file=file, width=140, color_system=None)
+    console = Console(file=file, width=140, color_system=None, markup=False)
     for sheet in sheets_of(make_table(read_study(suite))):
         console.print(rich_table(sheet))
     assert_golden(file.getvalue(), GOLDEN / "table.txt")

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from workflow.commands.parsing import add_mount, command_parser
+from workflow.commands.parsing import add_mount, add_quoting, command_parser, output_file
 from workflow.errors import ConfigError
 
 
@@ -26,7 +25,10 @@ def generate(argv: Sequence[str]) -> int:
         "--data", metavar="FILE", help='a file of rows with "prompt" (.json, .jsonl, .csv, .tsv, .parquet); needs --out'
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="prediction file to write, in the format of training-time evaluations"
+        "--out",
+        type=output_file,
+        metavar="FILE",
+        help="prediction file to write, in the format of training-time evaluations (- is standard output)",
     )
     parser.add_argument("--temperature", type=float, default=0.0, help="below 0.01 decoding is greedy (default: 0)")
     parser.add_argument("--n_samples", type=int, default=1, help="answers per prompt (default: 1)")
@@ -37,6 +39,7 @@ def generate(argv: Sequence[str]) -> int:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    add_quoting(parser)
     add_mount(parser)
     given = parser.parse_args(argv)
     _check_generate(given)
@@ -52,6 +55,8 @@ def _check_generate(given: argparse.Namespace) -> None:
         raise ConfigError("workflow generate: pass either prompts or --data FILE")
     if given.data and not given.out:
         raise ConfigError("workflow generate: --data needs --out FILE")
+    if given.data and given.out and given.out.exists() and given.out.samefile(given.data):
+        raise ConfigError(f"--out {given.out}: is the file of the rows, which it would replace; choose another")
     if given.num_beams > 1 and (given.temperature >= GREEDY_BELOW or given.n_samples > 1):
         raise ConfigError("workflow generate: --num_beams needs greedy decoding (--temperature 0) and --n_samples 1")
     if given.temperature < GREEDY_BELOW and (given.top_p != 1 or given.top_k):

@@ -6,9 +6,8 @@ Knows nothing of models.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from workflow.commands.parsing import add_mount, command_parser
+from workflow.commands.parsing import add_mount, command_parser, output_folder
 from workflow.errors import install_command
 
 
@@ -28,7 +27,7 @@ def export(argv: Sequence[str]) -> int:
         help="hf: a folder that transformers 4 reads right too; ctranslate2: of a T5, where that package is installed; "
         f"onnx: graphs as optimum reads them ({install_command('onnx')})",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to make (default: export/RUN-TO here)")
+    parser.add_argument("--out", type=output_folder, metavar="DIR", help="folder to make (default: export/RUN-TO here)")
     parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="texts to compare with, instead of built-in ones")
     add_mount(parser)
     given = parser.parse_args(argv)

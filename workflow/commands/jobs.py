@@ -84,7 +84,6 @@ def _status(argv: Sequence[str]) -> int:
 
 
 def _show(records: dict[str, JobRecord]) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
     from workflow.console import make_console
@@ -93,7 +92,7 @@ def _show(records: dict[str, JobRecord]) -> None:
     for name, record in records.items():
         code = "" if record.exit_code is None else str(record.exit_code)
         cells = (name, record.status, code, str(record.attempts), record.job_id, record.ended_at, record.last_line)
-        table.add_row(*(escape(cell or "") for cell in cells))
+        table.add_row(*(cell or "" for cell in cells))
     console = make_console()
     console.print(table)
     counts: dict[str, int] = {}

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workflow.commands.comparing import add_which
-from workflow.commands.parsing import add_mount, command_parser
+from workflow.commands.parsing import add_mount, command_parser, output_file
 from workflow.errors import ConfigError
+from workflow.files import is_stdout, is_stream
 
 if TYPE_CHECKING:
     from workflow.results.leaderboard_files import Unscored
@@ -32,7 +33,7 @@ def leaderboard(argv: Sequence[str]) -> int:
     """Writes the zip, and tells what stands in it."""
     parser = command_parser("leaderboard", DESCRIPTION, EXAMPLE)
     parser.add_argument("places", nargs="*", metavar="RUN", help="studies, runs, or folders of runs")
-    parser.add_argument("--out", required=True, type=Path, metavar="ZIP", help="file to write")
+    parser.add_argument("--out", required=True, type=output_file, metavar="ZIP", help="file to write")
     parser.add_argument(
         "--predictions", nargs="+", default=[], metavar="TASK=FILE", help="scores of a task's test rows; these win"
     )
@@ -54,7 +55,7 @@ def leaderboard(argv: Sequence[str]) -> int:
     given = parser.parse_args(argv)
     if not given.places and not given.predictions:
         raise ConfigError("workflow leaderboard: name runs, or --predictions TASK=FILE")
-    if given.out.suffix != ".zip":
+    if given.out.suffix != ".zip" and not is_stream(given.out):
         raise ConfigError(f"--out {given.out}: ends in .zip")
     if given.data is not None and not given.data.is_dir():
         raise ConfigError(f"--data {given.data}: no such folder; name the one with CoLA/, MRPC/ ...")
@@ -118,6 +119,7 @@ def _score(given: Namespace, wanted: Sequence[Unscored]) -> None:
     from workflow.data.registry_rows import unlabelled_rows
     from workflow.errors import DataError, ResultsError
 
+    told = sys.stderr if is_stdout(given.out) else None
     for one in wanted:
         rows = one.file.with_name(f"{one.file.stem}-rows.json")
         try:
@@ -125,9 +127,9 @@ def _score(given: Namespace, wanted: Sequence[Unscored]) -> None:
         except DataError as error:
             print(f"notice: {one.task.name} is not scored: {error}", file=sys.stderr)
             continue
-        print(f"{one.task.name}: {count:,} test rows, scored by {one.run}", flush=True)
+        print(f"{one.task.name}: {count:,} test rows, scored by {one.run}", flush=True, file=told)
         command = [sys.executable, "-m", "workflow", "score", str(one.run), "--data", str(rows), "--out", str(one.file)]
-        if code := subprocess.run(command, check=False).returncode:
+        if code := subprocess.run(command, check=False, stdout=told).returncode:
             raise ResultsError(f"{one.task.name}: scoring ended with {code}: {shlex.join(command)}")
 
 
@@ -152,8 +154,8 @@ def _tell(given: Namespace, rows: tuple[tuple[str, ...], ...], missing: list[str
             if given.fill
             else "left out (--fill answers them with a constant)"
         )
-        console.print(f"without predictions, {done}: {', '.join(missing)}", soft_wrap=True, markup=False)
+        console.print(f"without predictions, {done}: {', '.join(missing)}", soft_wrap=True)
         if not given.fill:
             console.print("the leaderboard takes all eleven files together", soft_wrap=True)
     for line in advice:
-        console.print(f"to make them: {line}", soft_wrap=True, markup=False)
+        console.print(f"to make them: {line}", soft_wrap=True)

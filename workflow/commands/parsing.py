@@ -9,7 +9,10 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
+from workflow.console import leave_stdout_to
+from workflow.data.tables import QUOTING
 from workflow.errors import ConfigError, did_you_mean
+from workflow.files import is_stream, why_not_writable
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -26,6 +29,7 @@ class CommandParser(argparse.ArgumentParser):
 
 def command_parser(command: str, description: str, example: str) -> CommandParser:
     """A parser with the command's description and an example."""
+    leave_stdout_to(None)
     return CommandParser(
         prog=f"workflow {command}",
         description=description,
@@ -35,9 +39,36 @@ def command_parser(command: str, description: str, example: str) -> CommandParse
     )
 
 
+def output_file(text: str) -> Path:
+    """The type of `--out FILE`: `-` is standard output, which messages then leave to it. Raises ConfigError."""
+    out = Path(text)
+    if reason := why_not_writable(out):
+        raise ConfigError(f"--out {out}: {reason}; name a file that can be written")
+    leave_stdout_to(out)
+    return out
+
+
+def output_folder(text: str) -> Path:
+    """The type of `--out DIR`. Raises ConfigError for what can be no folder."""
+    out = Path(text)
+    if is_stream(out) or out.is_file():
+        raise ConfigError(f"--out {out}: is no folder; name one to write into")
+    return out
+
+
 def add_mount(parser: CommandParser) -> None:
     """`--mount`, which most commands have."""
     parser.add_argument("--mount", type=Path, help="folder that holds data/ and models/")
+
+
+def add_quoting(parser: CommandParser) -> None:
+    """`--quoting`, of commands that read data files by themselves."""
+    parser.add_argument(
+        "--quoting",
+        choices=QUOTING,
+        default=QUOTING[0],
+        help="of CSV and TSV files, as seq2seq.py has it (default: auto)",
+    )
 
 
 def add_meaning(parser: CommandParser) -> None:

@@ -6,9 +6,8 @@ Knows nothing of models or data sets.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from workflow.commands.parsing import add_mount, command_parser
+from workflow.commands.parsing import add_mount, add_quoting, command_parser, output_folder
 from workflow.errors import ConfigError, did_you_mean
 
 
@@ -34,7 +33,7 @@ def init_model(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--out",
         required=True,
-        type=Path,
+        type=output_folder,
         metavar="DIR",
         help="folder to write; a model already made there by the same command is kept",
     )
@@ -55,6 +54,7 @@ def init_model(argv: Sequence[str]) -> int:
         help="t5 alone: label words that become single pieces of the trained vocabulary, as yes and no always are",
     )
     parser.add_argument("--seed", type=int, default=0)
+    add_quoting(parser)
     add_mount(parser)
     given = parser.parse_args(argv)
     if bool(given.data_name) == bool(given.tokenizer):
@@ -75,7 +75,7 @@ def prune(argv: Sequence[str]) -> int:
     )
     parser.add_argument("model", metavar="MODEL", help="a run's name under mount/models, a folder, or a hub name")
     parser.add_argument("--sparsity", type=float, required=True, metavar="SHARE", help="the share, e.g. 0.5")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
+    parser.add_argument("--out", type=output_folder, required=True, metavar="DIR", help="folder to make")
     add_mount(parser)
     given = parser.parse_args(argv)
     from workflow.recipe.prune import prune
@@ -136,6 +136,7 @@ def _check(argv: Sequence[str]) -> int:
     parser.add_argument("--template", metavar="FILE|TEXT", help="clf: wraps each row, with {field} for its keys")
     parser.add_argument("--max_length", type=int, default=1024, help="clf: tokens of an input")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_quoting(parser)
     add_mount(parser)
     given = parser.parse_args(argv)
     from workflow.recipe.check_data import check_data

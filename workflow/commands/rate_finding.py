@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workflow.commands.parsing import CommandParser, command_parser
+from workflow.commands.parsing import CommandParser, command_parser, output_folder
 from workflow.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def _parser() -> CommandParser:
     add("--lr_find_steps", "--lr-find-steps", type=int, default=100, metavar="N", help="updates at most (default: 100)")
     add(
         "--out",
-        type=Path,
+        type=output_folder,
         metavar="DIR",
         help="folder for lr_find.json, .csv, .png, .svg (default: lr_find/RUN_NAME here)",
     )

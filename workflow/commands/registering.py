@@ -69,7 +69,7 @@ def _make_parser() -> CommandParser:
     parser.add_argument(
         "--out",
         metavar="NAME|FILE",
-        help="NAME becomes mount/data/NAME.json; a FILE ends in .json; without it each task of glue becomes a data set of its own "
+        help="NAME becomes mount/data/NAME.json; a FILE ends in .json; - is standard output; without it each task of glue becomes a data set of its own "
         "(cola, mrpc, ...)",
     )
     parser.add_argument(

@@ -6,9 +6,8 @@ Knows nothing of what a page shows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from workflow.commands.parsing import add_mount, command_parser
+from workflow.commands.parsing import add_mount, command_parser, output_file
 
 
 def report(argv: Sequence[str]) -> int:
@@ -22,9 +21,9 @@ def report(argv: Sequence[str]) -> int:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's name under mount/models, or its folder")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=output_file,
         metavar="FILE",
-        help="file to write (default: report.html here; the run itself keeps its own)",
+        help="file to write (default: report.html here; - is standard output; the run itself keeps its own)",
     )
     add_mount(parser)
     given = parser.parse_args(argv)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workflow.commands.comparing import add_where, add_which, where_of
-from workflow.commands.parsing import CommandParser, add_mount, command_parser
+from workflow.commands.parsing import CommandParser, add_mount, command_parser, output_file
 from workflow.errors import ConfigError
 
 DESCRIPTION = """A table of finished runs, from their report.json alone: rows and columns are labels (task, model, setting, seed,
@@ -35,7 +35,12 @@ def results(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--format", choices=("md", "csv", "latex", "html"), help="print this instead of a table for the terminal"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write a file; what it shows already stays in it")
+    parser.add_argument(
+        "--out",
+        type=output_file,
+        metavar="FILE",
+        help="write a file; what it shows already stays in it (- is standard output)",
+    )
     parser.add_argument("--rows", nargs="+", default=[], metavar="LABEL", help="labels of rows (default: what varies)")
     parser.add_argument("--columns", nargs="+", default=[], metavar="LABEL", help="labels of columns (default: task)")
     parser.add_argument(
@@ -56,6 +61,7 @@ def _add_prefer(parser: CommandParser) -> None:
 
 
 def _table(given: Namespace) -> int:
+    from workflow.files import is_stream, whole_file
     from workflow.paths import find_mount
     from workflow.results.appending import joined, write_results
     from workflow.results.runs import picked, read_results
@@ -64,7 +70,8 @@ def _table(given: Namespace) -> int:
     _ask_slurm(given.places)
     read = read_results(given.places, models=find_mount(given.mount) / "models", prefer=given.prefer)
     found = picked(read, where_of(given))
-    if given.out is not None:
+    keeps = given.out is not None and not is_stream(given.out)
+    if keeps:
         found = joined(given.out, found, prefer=given.prefer)
     table = make_table(found, rows=given.rows, columns=given.columns, metrics=given.metric, which=given.which)
     from workflow.results.sheets import details_sheet, left_sheet, main_sheet
@@ -74,10 +81,10 @@ def _table(given: Namespace) -> int:
     left = left_sheet(table)
     sheets = [main, *([left] if left.rows else [])]
     if given.out is not None:
-        from workflow.files import whole_file
         from workflow.results.formats import FORMATS
 
-        write_results(given.out, found)
+        if keeps:
+            write_results(given.out, found)
         with whole_file(given.out) as file:
             file.write(FORMATS[name or "md"](sheets))
     if given.format and given.out is None:
@@ -92,7 +99,7 @@ def _table(given: Namespace) -> int:
     for sheet in sheets:
         console.print(rich_table(sheet))
     if given.out is not None:
-        console.print(f"written to {given.out}: {len(found)} runs", soft_wrap=True, markup=False)
+        console.print(f"written to {given.out}: {len(found)} runs", soft_wrap=True)
     return 0
 
 

@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflow.commands.parsing import CommandParser, add_meaning, add_mount, command_parser
+from workflow.commands.parsing import (
+    CommandParser,
+    add_meaning,
+    add_mount,
+    add_quoting,
+    command_parser,
+    output_file,
+    output_folder,
+)
 from workflow.config.clf_settings import checked_score
 from workflow.errors import ConfigError
 
@@ -31,7 +39,11 @@ def score(argv: Sequence[str]) -> int:
         "--data", "--data_name", required=True, metavar="NAME|FILE", help="rows with inputs; targets may be missing"
     )
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="FILE", help=".json for one list, .jsonl for one record a line"
+        "--out",
+        required=True,
+        type=output_file,
+        metavar="FILE",
+        help=".json for one list, .jsonl for one record a line; -, standard output, gets lines",
     )
     parser.add_argument("--split", choices=SPLITS, help="score the rows of one split; by default all rows")
     parser.add_argument("--scores_only", action="store_true", help="leave the rows out of the records")
@@ -46,6 +58,7 @@ def score(argv: Sequence[str]) -> int:
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument("--nproc", type=int, help="ranks to launch; by default one per visible GPU, or one on CPU")
     _add_reading(parser)
+    add_quoting(parser)
     add_mount(parser)
     given = parser.parse_args(argv)
     for name in ("batch_size", "shard_rows"):
@@ -101,13 +114,14 @@ def evaluate(argv: Sequence[str]) -> int:
     parser.add_argument("--slice_by", metavar="KEY", help="also measure for each value of this key of the rows")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=output_folder,
         default=Path("evaluation"),
         metavar="DIR",
         help="folder for evaluation.json, .md and plots (default: evaluation)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_meaning(parser)
+    add_quoting(parser)
     add_mount(parser)
     given = parser.parse_args(argv)
     from workflow.recipe.evaluate import evaluate
@@ -139,6 +153,7 @@ def distill(argv: Sequence[str]) -> int:
         metavar="NAME|FILE",
         help="data set whose eval rows, with true targets, both are measured on; by default the teacher's",
     )
+    add_quoting(parser)
     add_mount(parser)
     given, rest = parser.parse_known_args(argv)
     from workflow.recipe.distill import distill

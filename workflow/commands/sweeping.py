@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflow.commands.parsing import CommandParser, add_mount, command_parser
+from workflow.commands.parsing import CommandParser, add_mount, command_parser, output_folder
 from workflow.commands.rendering import add_site, needs_of, site_of
 from workflow.errors import ConfigError, did_you_mean
 
@@ -183,7 +183,7 @@ def _given_at_once(parser: CommandParser, argv: Sequence[str]) -> tuple[Namespac
 def _add_study_flags(parser: CommandParser) -> None:
     """What all kinds of studies have."""
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="folder of the study; the same command goes on"
+        "--out", required=True, type=output_folder, metavar="DIR", help="folder of the study; the same command goes on"
     )
     parser.add_argument("--jobs", type=_count, default=1, metavar="N", help="runs at a time (default: 1)")
     parser.add_argument("--retry_failed", action="store_true", help="run what failed or was cancelled again")

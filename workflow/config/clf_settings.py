@@ -44,7 +44,9 @@ class ClfRunSection(RunSection):
         False, "only score the eval rows: predictions go to --pred_save_path, or preds/RUN/ of the working directory"
     )
     pred_save_path: Path | None = setting(
-        None, "also write the final predictions to this file; with --no_train, only there", affects="place"
+        None,
+        "also write the final predictions to this file (- is standard output); with --no_train, only there",
+        affects="place",
     )
     scores_only: bool = setting(False, "prediction files hold scores alone, without the rows", affects="place")
 

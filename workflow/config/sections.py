@@ -165,6 +165,11 @@ class DataSection(Section):
         "mount/data/NAME.json (or .jsonl, .csv, .tsv, .parquet, or a folder with a file per split), a path to such a file, or hf:NAME",
         aliases=("data",),
     )
+    quoting: Literal["auto", "quoted", "none"] = setting(
+        "auto",
+        "whether quotes in CSV and TSV files enclose values (quoted) or are part of texts (none); auto takes them for part of texts "
+        "in TSV files that do not parse otherwise",
+    )
     keep_source: Literal["end", "start"] = setting(
         "end", "which part of a too long input is kept; the cue to answer usually stands at the end"
     )

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from workflow.data.encoders import SEQ2SEQ_FIELDS, joined
+from workflow.data.encoders import SEQ2SEQ_FIELDS, TOKEN_TYPES, joined
 from workflow.data.examples import SPLITS, Examples
-from workflow.data.features import Features, batched
+from workflow.data.features import Features, Truncation, batched
 from workflow.data.sources import Row
 from workflow.data.targets import KEY
 from workflow.data.texts import Texts
@@ -80,6 +80,8 @@ class DataCheck:
     leaked_prompts: int
     leaked_rows: int
     nouns: tuple[str, str] = ("prompt", "completion")
+    notes: tuple[str, ...] = ()
+    """What was decided in reading the files."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for `--json`."""
@@ -98,6 +100,7 @@ class DataCheck:
                 )
         found.sort(key=lambda text: not text.startswith("THE"))
         question, answer = self.nouns
+        found += self.notes
         if not any(split.rows for split in self.splits.values()):
             found.append("there are no rows")
         if self.leaked_prompts:
@@ -147,6 +150,7 @@ def check(
         leaked_prompts=int(np.isin(eval_prompts, train_prompts).sum()),
         leaked_rows=int(np.isin(eval_rows, train_rows).sum()),
         nouns=reading.nouns,
+        notes=examples.notes,
     )
 
 
@@ -179,13 +183,17 @@ def _check_rows(rows: Iterable[Row], reading: Reading) -> tuple[SplitCheck, tupl
     return found, (all_prompts, all_pairs)
 
 
+def truncations(features: Features) -> dict[str, Truncation]:
+    """How much the limits cut off each field of texts."""
+    return {key: features.truncation(key) for key in features.fields if key != TOKEN_TYPES}
+
+
 def _add_lengths(found: SplitCheck, features: Features) -> None:
-    for key in features.fields:
+    for key, cut in truncations(features).items():
         full = np.asarray(features.full_lengths[key])
         if len(full):
             found.lengths[key] = {f"p{percent}": int(np.percentile(full, percent)) for percent in PERCENTILES}
-        cut = features.truncation(key)
-        found.truncated[key] = {"rows": cut.rows, "tokens": cut.tokens}
+        found.truncated[key] = asdict(cut)
 
 
 def _add_round_trips(found: SplitCheck, rows: Sequence[Row], keys: Sequence[str], tokenizer: Any) -> None:

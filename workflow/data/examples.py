@@ -19,7 +19,7 @@ import pyarrow.ipc
 
 from workflow.data.sources import Row, Source
 from workflow.data.targets import Targets
-from workflow.data.texts import Texts
+from workflow.data.texts import Texts, not_a_text
 from workflow.errors import DataError
 from workflow.files import remove_old_leftovers, whole_folder
 
@@ -61,7 +61,7 @@ class TextRows:
                 return f'missing "{key}" (the row has {", ".join(map(json.dumps, row)) or "no keys"})'
             value = row[key]
             if not isinstance(value, str):
-                return f'"{key}" must be a text, not {json.dumps(value, default=str)[:60]}'
+                return not_a_text(key, value)
             if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
                 return f'"{key}" holds half a surrogate pair, which is no character'
         return None
@@ -151,6 +151,8 @@ class Examples:
     train: Rows
     eval: Rows
     calibration: Rows
+    notes: tuple[str, ...] = ()
+    """What was decided in reading it."""
 
     def split(self, name: str) -> Rows:
         """The rows of one of SPLITS."""
@@ -170,7 +172,7 @@ def load_examples(
     if not (folder / "train.arrow").is_file():
         _ingest(source, row_format, folder)
     splits = {split: Rows(folder / f"{split}.arrow", limit=(limits or {}).get(split)) for split in SPLITS}
-    return Examples(source.label, source.data_hash, **splits)
+    return Examples(source.label, source.data_hash, **splits, notes=source.notes)
 
 
 def _ingest(source: Source, row_format: RowFormat, folder: Path) -> None:

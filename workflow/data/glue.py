@@ -28,6 +28,8 @@ class Columns:
     texts: tuple[int, ...]
     label: int
     width: int
+    may_be_longer: bool = False
+    """Whether rows of the corpus have more columns behind these, some more than others."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ TASKS: dict[str, GlueTask] = {
             labels=(),
             other_files=(("sts-train",), ("sts-dev",), ("sts-test",)),
             # The corpus itself: genre, file, year, number, score, two sentences, and their sources in some rows.
-            headerless=(Columns((5, 6), 4, 7),),
+            headerless=(Columns((5, 6), 4, 7, may_be_longer=True),),
         ),
         GlueTask(
             "QQP",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from workflow.data.glue import EVAL, TEST, TRAIN, GlueTask, glue_task, plain
 from workflow.data.sources import Row
+from workflow.data.tables import check_columns
 from workflow.errors import ConfigError, DataError, did_you_mean
 
 SUFFIXES = (".tsv", ".txt", ".csv")
@@ -46,6 +47,8 @@ class _Layout:
     label: int | None
     index: int | None
     width: int
+    most: int | None
+    """Most columns of a row: one more means that a tab of a text has shifted the others."""
     has_header: bool
 
 
@@ -102,6 +105,11 @@ def glue_rows(path: Path, task: GlueTask, left_out: LeftOut, *, labelled: bool =
             if layout.has_header:
                 continue
         where = f"{path}: line {line}"
+        if layout.most is not None and len(cells) > layout.most:
+            raise DataError(
+                f"{where}: {len(cells)} columns, and the {'header has' if layout.has_header else 'first line has'} {layout.most}; is "
+                "there a tab in a text?"
+            )
         is_cut = len(cells) < layout.width
         if is_cut and not (labelled and task.may_be_cut):
             raise DataError(
@@ -143,14 +151,17 @@ def _layout(path: Path, first: Sequence[str], task: GlueTask, *, labelled: bool)
                 f'{path}: no column "{task.label}", so its rows have no labels; the header has {", ".join(names)}'
             )
         label = names.index(task.label) if labelled else None
+        check_columns(names, f"{path}: line 1")
         texts = tuple(names.index(name) for name in task.texts)
         index = names.index(INDEX) if INDEX in names else names.index("id") if "id" in names else None
         # A row is whole when what is read of it is there: MNLI's corpus has more columns than GLUE reads.
         used = [*texts, *([label] if label is not None else []), *([index] if index is not None else [])]
-        return _Layout(texts, label, index, max(used) + 1, has_header=True)
+        return _Layout(texts, label, index, max(used) + 1, len(names), has_header=True)
     for columns in task.headerless:
         if len(names) >= columns.width:
-            return _Layout(columns.texts, columns.label if labelled else None, None, columns.width, has_header=False)
+            most = None if columns.may_be_longer else len(names)
+            label = columns.label if labelled else None
+            return _Layout(columns.texts, label, None, columns.width, most, has_header=False)
     expected = " or ".join(f"{columns.width} columns without a header" for columns in task.headerless)
     raise DataError(
         f"{path}: not {task.name}'s layout: the first line has {len(names)} columns, and none are named "

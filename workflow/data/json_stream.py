@@ -1,4 +1,4 @@
-"""Streams the rows of one large JSON file, `{"train": [...], "eval": [...]}` or `[...]`, in bounded memory.
+"""Streams the rows of one large JSON file, `{"train": [...], "eval": [...]}` or `[...]` or JSON Lines, in bounded memory.
 
 Knows nothing of what a row must hold. Only one row at a time is decoded (by the standard library's decoder), so
 that a file of any size needs memory for its largest row alone.
@@ -12,15 +12,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from workflow.errors import DataError
+from workflow.data.splits import SPLIT_OF
+from workflow.errors import DataError, did_you_mean
 
 CHUNK = 1 << 20
-SPLIT_KEYS = ("train", "eval", "calibration")
+FIRST_KEY = re.compile(r'\{\s*("(?:[^"\\]|\\.)*")\s*:')
+LONGEST_KEY = 1 << 16
 SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON value; use null or, for a target, write a number or take the row out")
+
+
+def one_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs. Raises ValueError for a key that stands twice: one value would hide the other."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f'the key "{next(key for key in keys if keys.count(key) > 1)}" stands twice in one object')
+    return found
 
 
 class _Reader:
@@ -34,7 +45,7 @@ class _Reader:
         self.lines_before = 0
         self.columns_before = 0
         self.ended = False
-        self.decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+        self.decoder = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=one_object)
 
     def _read_more(self) -> None:
         dropped = self.text[: self.position]
@@ -78,7 +89,8 @@ class _Reader:
             except RecursionError:
                 self.fail(f"{where}: nested too deeply")
             except ValueError as error:
-                if self.ended:
+                # What is whole and wrong stays wrong; what is not valid JSON may only be cut by the window.
+                if self.ended or not isinstance(error, json.JSONDecodeError):
                     self._fail_in_value(where, error)
             self._read_more()
 
@@ -87,6 +99,16 @@ class _Reader:
             self.position = min(error.pos, len(self.text))
             self.fail(f"{where}: {error.msg}")
         self.fail(f"{where}: {error}")
+
+    def first_key(self) -> str | None:
+        """The first key of the object that comes next, which is not taken."""
+        self.peek()
+        while (match := FIRST_KEY.match(self.text, self.position)) is None and not self.ended:
+            if len(self.text) - self.position > LONGEST_KEY:
+                return None
+            self._read_more()
+        key = json.loads(match[1]) if match else None
+        return key if isinstance(key, str) else None
 
     def fail(self, problem: str) -> NoReturn:
         """Raises DataError with file, line and column."""
@@ -103,8 +125,10 @@ def stream_splits(path: Path) -> Iterator[tuple[str | None, dict[str, Any]]]:
             reader = _Reader(path, file)
             if reader.peek() == "[":
                 yield from _rows(reader, None)
-            else:
+            elif (key := reader.first_key()) is None or key in SPLIT_OF:
                 yield from _splits(reader)
+            else:
+                yield from _lines(reader, key)
             if reader.peek():
                 reader.fail("text after the end of the data")
     except UnicodeDecodeError as error:
@@ -125,15 +149,48 @@ def _splits(reader: _Reader) -> Iterator[tuple[str | None, dict[str, Any]]]:
             reader.fail(f"a split's name is a text, not {key!r}")
         if key in seen:
             reader.fail(f"split {key!r} stands twice")
-        if key not in SPLIT_KEYS:
-            raise DataError(
-                f'{reader.path}: unknown split "{key}"; a data file has "train" and "eval" (and may have "calibration")'
-            )
+        if key not in SPLIT_OF:
+            raise DataError(f"{reader.path}: {_unknown(key)}")
         seen.add(key)
         reader.take(":", "a colon")
         yield from _rows(reader, key)
         if reader.take(",}", "a comma or }") == "}":
             return
+
+
+def _unknown(key: str) -> str:
+    return f'unknown split "{key}"{did_you_mean(key, SPLIT_OF)}; a data file has "train" and "eval" (and may have "calibration")'
+
+
+def _lines(reader: _Reader, key: str) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    """The rows of JSON Lines that a file named .json holds. What is one object alone, and no row, is refused."""
+    row = reader.value("row[0]")
+    if reader.peek() != "{":
+        if not reader.peek() and any(isinstance(value, dict | list) for value in row.values()):
+            raise DataError(f"{reader.path}: {_why_no_rows(row, key)}")
+        if reader.peek():
+            reader.fail(
+                f"row[0]: {reader.peek()!r} after the object; JSON Lines have one object a line, and nothing between them"
+            )
+    yield None, row
+    index = 1
+    while reader.peek():
+        row = reader.value(f"row[{index}]")
+        if not isinstance(row, dict):
+            reader.fail(f"row[{index}]: a row is an object with named values, not {json.dumps(row)[:60]}")
+        yield None, row
+        index += 1
+
+
+def _why_no_rows(value: dict[str, Any], key: str) -> str:
+    if all(isinstance(column, dict) for column in value.values()):
+        return f'holds columns ("{key}", ...), as data frames write them; write rows: to_json(orient="records", lines=True)'
+    lists = [name for name, part in value.items() if isinstance(part, list) and part and isinstance(part[0], dict)]
+    if lists:
+        return (
+            f'unknown split "{key}"; the rows seem to stand in "{lists[0]}": write that list alone, or call it "train"'
+        )
+    return _unknown(key)
 
 
 def _rows(reader: _Reader, split: str | None) -> Iterator[tuple[str | None, dict[str, Any]]]:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from workflow.data.glue_files import LeftOut, find_split, glue_rows
+from workflow.data.hub_dates import as_written
 from workflow.data.registry import LINES, Entry
-from workflow.data.sources import HUB_PREFIX, SPLIT_FILES, SUFFIXES, Row, file_rows
+from workflow.data.sources import HUB_PREFIX, SUFFIXES, Row, file_rows
+from workflow.data.splits import SPLIT_FILES
 from workflow.errors import DataError, did_you_mean
 
 Located = tuple[str, Row]
@@ -150,9 +152,10 @@ def _load_hub(hub_name: str, split: str) -> Any:
 
     name, _, config = hub_name.partition("@")
     try:
-        return datasets.load_dataset(name, config or None, split=split)
+        rows = datasets.load_dataset(name, config or None, split=split)
     except Exception as error:  # `datasets` raises many kinds: network, missing, malformed
         reason = " ".join(str(error).split())[:300]
         raise DataError(
             f"{HUB_PREFIX}{hub_name}: split {split!r} cannot be loaded with `datasets` (NAME, or NAME@CONFIG): {reason}"
         ) from None
+    return as_written(rows, name, config or None, split, file_rows)[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import string
 from dataclasses import dataclass
+from datetime import date, time
 from functools import cached_property
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def _pair_problem(row: Row) -> str | None:
         if key == second and value is None:
             continue
         if not isinstance(value, str):
-            return f'"{key}" must be a text, not {_shown(value)}'
+            return not_a_text(key, value)
         if problem := _text_problem(key, value):
             return problem
     if not row.get(second):
@@ -84,6 +85,15 @@ def _text_problem(key: str, value: str) -> str | None:
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         return f'"{key}" holds half a surrogate pair, which is no character'
     return None
+
+
+def not_a_text(key: str, value: object) -> str:
+    """What is wrong with a value where a text should stand."""
+    if isinstance(value, date | time):
+        return (
+            f'"{key}" is a date ({value}), which the reader of its file has made; give a file whose column holds texts'
+        )
+    return f'"{key}" must be a text, not {_shown(value)}'
 
 
 def _shown(value: object) -> str:

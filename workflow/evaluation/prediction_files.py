@@ -18,6 +18,7 @@ from workflow.config.clf_settings import checked_score
 from workflow.data.examples import TextRows, load_examples
 from workflow.data.scoring import Scoring
 from workflow.data.sources import Row, find_source
+from workflow.data.tables import AUTO
 from workflow.data.targets import KEY, Targets
 from workflow.errors import ConfigError, DataError, ResultsError
 from workflow.evaluation.metrics import Floats
@@ -57,7 +58,7 @@ def read_predictions(given: Namespace, mount: Path) -> Measured:
     reader = scoring.targets(from_text=True)
     files = [read_scores(path, reader) for path in paths]
     other = read_scores(against, reader) if against else None
-    truth = truth_of(files[0], reader, given.data, mount)
+    truth = truth_of(files[0], reader, given.data, mount, given.quoting)
     for file in (*files, *([other] if other else [])):
         check_same_rows(file, truth)
     return Measured(paths, files, other, scoring, truth)
@@ -109,11 +110,11 @@ def _as_scoring(values: dict[str, Any]) -> Scoring:
     return Scoring(score.kind, score.labels, low, high)
 
 
-def truth_of(first: ScoreFile, reader: Targets, data: str | None, mount: Path) -> Truth:
+def truth_of(first: ScoreFile, reader: Targets, data: str | None, mount: Path, quoting: str = AUTO) -> Truth:
     """The targets, from the records' own rows or from a data set's eval rows."""
     rows, label = first.rows, str(first.path)
     if data is not None:
-        source = find_source(data, mount)
+        source = find_source(data, mount, quoting)
         label = source.label
         rows = list(load_examples(source, ANY_ROW, names.cache_dir()).eval)
         if not rows:

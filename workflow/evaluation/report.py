@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
-from rich.markup import escape
 from rich.table import Table
 
 from workflow.errors import ResultsError
@@ -119,7 +118,7 @@ def result_table(report: Report) -> Table:
     named = (("before training", report.initial), ("best", report.best), ("final", report.final))
     columns = [*((name, part) for name, part in named if part), *report.averages.items()]
     title = f"{report.run}: {report.data}, {report.steps} steps; with 95 % intervals"
-    table = Table(title=escape(title), caption=escape("; ".join(report.notes)) or None)
+    table = Table(title=title, caption="; ".join(report.notes) or None)
     table.add_column("metric", no_wrap=True)
     if report.baseline:
         table.add_column("a constant", justify="right")
@@ -132,7 +131,7 @@ def result_table(report: Report) -> Table:
         table.add_row(metric, *(_cell(metrics.get(metric)) for metrics in found))
     for value in last.slices if last else {}:
         cells = (_cell(part.slices.get(value, {}).get(report.best_metric)) for _, part in columns)
-        table.add_row(escape(f"{report.best_metric} of {value}"), *("" for _ in constant), *cells)
+        table.add_row(f"{report.best_metric} of {value}", *("" for _ in constant), *cells)
     return table
 
 

@@ -18,7 +18,7 @@ from workflow.data.targets import Targets
 from workflow.errors import DataError, ResultsError
 from workflow.evaluation.calibration import Calibration
 from workflow.evaluation.metrics import Floats, Metric
-from workflow.files import read_json, whole_file, write_json
+from workflow.files import is_stream, read_json, whole_file, write_json
 
 SCORE = "pred_score"
 LABEL = "pred_label"
@@ -45,7 +45,12 @@ def write_scores(
         for row, vector in zip(rows, vectors, strict=True)
     )
     with whole_file(path) as file:
-        write_records(file, records, as_lines=path.suffix == ".jsonl")
+        write_records(file, records, as_lines=in_lines(path))
+
+
+def in_lines(path: Path) -> bool:
+    """Whether a prediction file has one record a line, by its name; what has none of a list, such as `-`, has lines."""
+    return path.suffix == ".jsonl" or (path.suffix != ".json" and is_stream(path))
 
 
 def write_records(file: TextIO, records: Iterable[dict[str, Any]], *, as_lines: bool) -> None:
@@ -63,7 +68,7 @@ def write_records(file: TextIO, records: Iterable[dict[str, Any]], *, as_lines: 
 def copy_scores(path: Path, target: Path) -> None:
     """Writes the records of a prediction file to another: a list or lines, as its name says, and no link to the first."""
     with whole_file(target) as file:
-        write_records(file, _records(path), as_lines=target.suffix == ".jsonl")
+        write_records(file, _records(path), as_lines=in_lines(target))
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from workflow.errors import ConfigError, Stopped
 from workflow.jobs.attempts import Attempt
-from workflow.jobs.holding import hold
 from workflow.jobs.job import TRY_AGAIN, Job, JobRecord, Status, now
+from workflow.locks import acquire, release
 from workflow.runtime import PARENT_VARIABLE
 from workflow.watch.signals import Watch
 
@@ -122,7 +122,7 @@ class Drive:
     def _begin(self, job: Job) -> None:
         """Starts a job, or takes over what a killed driver left running; nothing where another driver has it."""
         job.folder.mkdir(parents=True, exist_ok=True)
-        lock = hold(lock_file(job))
+        lock = acquire(lock_file(job))
         if lock is None or job.name in self.running:
             return
         self.locks[job.name] = lock
@@ -180,7 +180,7 @@ class Drive:
 
     def _end(self, job: Job, record: JobRecord) -> None:
         record.write(job.folder)
-        os.close(self.locks.pop(job.name))
+        release(self.locks.pop(job.name))
         self.ended[job.name] = record
         if self.on_end is not None:
             self.on_end(job, record)
@@ -209,7 +209,7 @@ class Drive:
                     del self.running[name]
             time.sleep(POLL_S)
         for lock in self.locks.values():
-            os.close(lock)
+            release(lock)
 
 
 def outcome(code: int, *, asked: Status | None, may_start_again: bool) -> Status | None:
@@ -239,9 +239,9 @@ def lock_file(job: Job) -> Path:
 @contextlib.contextmanager
 def held(job: Job) -> Iterator[bool]:
     """Whether this process holds the job inside the block, and nobody else's driver does."""
-    lock = hold(lock_file(job)) if job.folder.is_dir() else None
+    lock = acquire(lock_file(job)) if job.folder.is_dir() else None
     try:
         yield lock is not None
     finally:
         if lock is not None:
-            os.close(lock)
+            release(lock)

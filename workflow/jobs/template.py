@@ -112,15 +112,17 @@ class _Absent:
 def _fill_yaml(template: Template, fields: Fields, given: Iterable[str]) -> str:
     import yaml
 
+    from workflow.config.yaml_text import documents
+
     try:
-        documents = [*yaml.safe_load_all(template.text)]
+        read = [*documents(template.text)]
     except yaml.YAMLError as error:
         raise TemplateError(
             f"{template.name}: not valid YAML before it is filled (quote a field within text: "
             f'"{{job_name}}-x"): {" ".join(str(error).split())}'
         ) from None
     tree = _Tree(fields)
-    filled = [tree.fill(document, "") for document in documents if document is not None]
+    filled = [tree.fill(document, "") for document in read if document is not None]
     _refuse(template.name, tree.problems, tree.used, fields, given)
     return yaml.safe_dump_all(filled, sort_keys=False, allow_unicode=True, width=100)
 

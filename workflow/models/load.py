@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workflow.errors import ModelError
+from workflow.files import LFS_ADVICE, is_lfs_pointer
 
 if TYPE_CHECKING:
     import torch
@@ -121,6 +122,7 @@ def check_folder(name: str, *, needs_tokenizer: bool = True) -> None:
         raise ModelError(
             f"{name}: no such folder; pass the folder of a checkpoint, or a hub name such as google/flan-t5-small"
         )
+    refuse_pointers(folder)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{name}: no config.json here, so this is no checkpoint folder")
     if not any((folder / file).is_file() for file in WEIGHT_FILES):
@@ -129,6 +131,13 @@ def check_folder(name: str, *, needs_tokenizer: bool = True) -> None:
         raise ModelError(
             f"{name}: no tokenizer here; copy the checkpoint's tokenizer.json, vocab.txt or spiece.model into the folder"
         )
+
+
+def refuse_pointers(path: Path) -> None:
+    """Raises ModelError where Git LFS left pointers in the place of a checkpoint's files."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    if pointers := [file.name for file in files if file.is_file() and is_lfs_pointer(file)]:
+        raise ModelError(f"{path}: {', '.join(pointers) + ' ' if path.is_dir() else ''}{LFS_ADVICE}")
 
 
 def _is_bytes(folder: Path) -> bool:
@@ -244,7 +253,8 @@ class Explained:
         self.what = what
 
     def __enter__(self) -> None:
-        return None
+        if is_path(self.name) and (path := Path(self.name)).exists():
+            refuse_pointers(path)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None or isinstance(error, ModelError) or not isinstance(error, Exception):

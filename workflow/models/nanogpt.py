@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workflow.errors import ModelError
+from workflow.models.load import refuse_pointers
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +62,7 @@ def _load(file: Path) -> Any:
 
     if not file.is_file():
         raise ModelError(f"{file}: no such file; pass a nanoGPT ckpt.pt, or the folder that holds it")
+    refuse_pointers(file)
     try:
         with warnings.catch_warnings(action="ignore"):  # torch warns of odd pickles before it refuses them
             # Mapped, the optimizer's two thirds of the file are never read.

@@ -148,5 +148,5 @@ def write_pages(given: Namespace) -> int:
     if reason := why_not_writable(out):
         raise ConfigError(f"--out {out}: {reason}; name a file that can be written")
     write_page(out, [read_run(root) for root in roots])
-    make_console().print(f"written to {out}", soft_wrap=True, markup=False, highlight=False)
+    make_console().print(f"written to {out}", soft_wrap=True)
     return 0

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from workflow import paths as names
 from workflow.config.clf_settings import checked_score
-from workflow.console import make_console
+from workflow.console import make_console, styled
 from workflow.data.checks import DataCheck, check, inputs_and_targets
 from workflow.data.encoders import LengthLimits, ScoreEncoder, Seq2SeqEncoder
 from workflow.data.examples import SEQ2SEQ, SPLITS, Examples, ScoredRows, load_examples
@@ -32,7 +31,7 @@ from workflow.recipe.place import init_model_folder, inside_run
 def check_data(given: Namespace) -> int:
     """Prints the findings; malformed data raises DataError (exit 2)."""
     mount, cache = names.find_mount(given.mount), names.cache_dir()
-    source = find_source(given.data_name, mount)
+    source = find_source(given.data_name, mount, given.quoting)
     folder = _model_folder(given, mount)
     if _is_for_scores(given, source):
         found = _check_scores(given, source, folder, cache)
@@ -114,9 +113,9 @@ def _print(found: DataCheck, console: Console, *, with_tokens: bool) -> None:
     for name, split in found.splits.items():
         if split.completions is not None:
             shares = ", ".join(f"{text!r} {count / split.rows:.1%}" for text, count in split.completions.items())
-            console.print(f"{name}: {found.nouns[1]}s: {escape(shares)}")
+            console.print(f"{name}: {found.nouns[1]}s: {shares}")
     for warning in found.warnings():
-        console.print(f"[yellow]warning[/]  {escape(warning)}")
+        console.print(styled("warning", "yellow", f"  {warning}"))
     if not with_tokens:
         console.print(
             "no tokenizer given (--model_init_path PATH): lengths, truncation and round trips were not checked"

@@ -16,7 +16,7 @@ import numpy as np
 from workflow import paths as names
 from workflow.config.clf_settings import ClfSettings
 from workflow.data.checks import Reading, inputs_and_targets
-from workflow.data.encoders import INPUT, ScoreEncoder
+from workflow.data.encoders import ScoreEncoder
 from workflow.data.examples import RowFormat, ScoredRows
 from workflow.data.scoring import Scoring
 from workflow.data.sources import Source
@@ -40,7 +40,6 @@ from workflow.recipe.scorers import (
     check_finite,
     check_own_head,
     constant_baseline,
-    cut_notes,
     row_losses,
     score_encoder,
     scoring_notes,
@@ -289,9 +288,7 @@ class ClfTask(Task[ClfSettings]):
         """Predictions, metrics, calibration and plots; at --pred_save_path the predictions alone."""
         assert isinstance(found, ScoreEvaluation)
         check_finite(found.logits, self.start_model(), [f"eval[{row}]" for row in range(len(found.logits))])
-        cut = cut_notes(self.data.eval.truncation(INPUT))
-        for note in [*self.loaded.notes, *cut, *unfit_notes(found.calibration)]:
-            self.write_note(f"note: {note}")
+        self.write_notes(unfit_notes(found.calibration))
         if self.settings.run.pred_save_path is not None:
             self.write_predictions(file, found)
             return

@@ -57,13 +57,15 @@ def distill(given: Namespace, rest: list[str]) -> int:
         return [*start, "--mount", str(mount), *rest]
 
     name = _checked_run(run_of(scoring.template), scoring, mount)
-    unlabelled, labelled = (find_source(data, mount) for data in (given.data, _eval_data(given, teacher)))
+    unlabelled, labelled = (
+        find_source(data, mount, given.quoting) for data in (given.data, _eval_data(given, teacher))
+    )
     distill_data.check_eval_rows(labelled, scoring)
     distill_data.claim(folder, _made_of(teacher, unlabelled, labelled))
 
     score = ["workflow", "score", given.teacher, "--mount", str(mount)]
     scores, on_eval = folder / "teacher" / "scores.jsonl", folder / "teacher" / "eval_scores.json"
-    _run([*score, "--data", given.data, "--split", "train", "--out", str(scores)])
+    _run([*score, "--data", given.data, "--split", "train", "--quoting", given.quoting, "--out", str(scores)])
     distill_data.write_train_rows(folder, scores)
     distill_data.write_eval_rows(folder, labelled, scoring)
     if scoring.template is not None:

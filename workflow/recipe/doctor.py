@@ -66,9 +66,9 @@ def doctor(*, mount: Path | None, as_json: bool) -> int:
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
         mark = "WRONG" if finding.fatal else "note " if finding.problem else "ok   "
-        console.print(f"{mark}  {finding.name:<{width}}  {finding.found}", markup=False)
+        console.print(f"{mark}  {finding.name:<{width}}  {finding.found}")
         if finding.problem:
-            console.print(f"{'':<{width + 9}}{finding.problem}: {finding.do}", markup=False)
+            console.print(f"{'':<{width + 9}}{finding.problem}: {finding.do}")
     console.print(f"\n{len(fatal)} to be mended before a run" if fatal else "\nruns can start here")
     return 1 if fatal else 0
 

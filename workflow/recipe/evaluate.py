@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import numpy as np
 
 from workflow import paths as names
 from workflow.console import make_console
+from workflow.data.encoders import INPUT
+from workflow.data.features import Truncation
 from workflow.data.sources import Row
 from workflow.errors import ConfigError
 from workflow.evaluation.comparison import Comparison, compare
@@ -26,8 +28,10 @@ from workflow.evaluation.plots import FIGURES, write_plots
 from workflow.evaluation.prediction_files import Measured, read_predictions
 from workflow.evaluation.score_evaluator import measure
 from workflow.evaluation.score_forms import as_measured
+from workflow.files import read_json
 from workflow.metric_names import SCORE_METRICS
 from workflow.recipe.evaluate_tables import comparison_table, metric_table, rich_tables, slice_table, write_tables
+from workflow.recipe.scorers import cut_notes
 
 FEWEST_OF_A_SLICE = 2
 
@@ -62,6 +66,7 @@ def evaluate(given: Namespace) -> int:
         "slices_left_out": left_out,
         "comparison": [one.as_json() for one in compared],
         "against": given.against,
+        "notes": _cut_notes(read.paths),
     }
     write_tables(given.out, found, tables)
     if scoring.problem == "binary":
@@ -74,6 +79,8 @@ def evaluate(given: Namespace) -> int:
     for table in tables:
         for part in rich_tables(table, console.width):
             console.print(part)
+    for note in found["notes"]:
+        console.print(f"note: {note}", soft_wrap=True)
     console.print(f"written to {given.out}", soft_wrap=True)
     return 0
 
@@ -135,6 +142,17 @@ def _compare(read: Measured, vectors: Floats, *, ranks: bool) -> list[Comparison
         else compare(scoring.problem, *shaped, metric=metric, unit=scoring.high - scoring.low)
         for metric in wanted
     ]
+
+
+def _cut_notes(paths: Sequence[Path]) -> list[str]:
+    """How much of the rows' inputs the models did not see, as the files beside the predictions tell."""
+    notes = []
+    for path in paths:
+        of_scoring = read_json(path.with_name(f"{path.name}.{names.SCORING_NAME}")) or {}
+        alone = (read_json(path.with_name(names.METRICS_NAME)) or {}) if path.name == names.SCORES_NAME else {}
+        cut = of_scoring.get("truncated") or alone.get("truncated", {}).get(INPUT)
+        notes += [f"{path}: {note}" for note in cut_notes(Truncation(**cut) if cut else Truncation(0, 0))]
+    return notes
 
 
 def _as_json(metrics: Mapping[str, Metric]) -> dict[str, Any]:

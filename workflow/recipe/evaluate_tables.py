@@ -12,7 +12,6 @@ from typing import Any
 
 from rich.cells import cell_len
 from rich.console import JustifyMethod
-from rich.markup import escape
 from rich.table import Table
 
 from workflow.evaluation.comparison import Comparison
@@ -109,12 +108,12 @@ def _width(column: Sequence[str], *, head: int | None = None) -> int:
 
 def _rich_table(shown: Shown, numbers: Iterable[int], widths: Sequence[int | None], *, title: str) -> Table:
     numbers = list(numbers)
-    table = Table(title=escape(title) or None)
+    table = Table(title=title or None)
     for number in numbers:
         justify: JustifyMethod = "right" if number else "left"
-        table.add_column(escape(shown.head[number]), justify=justify, overflow="fold", width=widths[number])
+        table.add_column(shown.head[number], justify=justify, overflow="fold", width=widths[number])
     for row in shown.rows:
-        table.add_row(*(escape(row[number]) for number in numbers))
+        table.add_row(*(row[number] for number in numbers))
     return table
 
 

@@ -44,7 +44,8 @@ def init_model(given: Namespace) -> int:
     """Makes the model unless it is there already."""
     _check(given)
     shape, console = SHAPES_BY_ARCH[given.arch][given.like], make_console()
-    source = find_source(given.data_name, names.find_mount(given.mount)) if given.data_name else None
+    mount = names.find_mount(given.mount)
+    source = find_source(given.data_name, mount, given.quoting) if given.data_name else None
     vocab_size = given.vocab_size or shape.vocab_size
     recipe = {
         "arch": given.arch,

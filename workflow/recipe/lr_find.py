@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from workflow import paths as names
@@ -64,7 +63,8 @@ def lr_find(task: Task[Any], given: Namespace) -> None:
     place = task.place
     quiet_transformers()
     task.check_settings()
-    source = on_first(lambda: find_source(task.settings.data.data_name, place.mount), place.ranks)
+    data = task.settings.data
+    source = on_first(lambda: find_source(data.data_name, place.mount, data.quoting), place.ranks)
     plan = planned_backend(task)
     out = given.out or Path("lr_find") / task.run_name
     on_first(lambda: _check_place(out), place.ranks)
@@ -72,6 +72,7 @@ def lr_find(task: Task[Any], given: Namespace) -> None:
     task.strategies.plan(given.lr_find_steps)
     load_to_train(task, None)
     task.load_data(source)
+    on_first(task.say_data, place.ranks)
     if not len(task.data.train):
         raise DataError(f'{source.label}: no training rows ("train" is empty or missing)')
     if place.device == "cpu":
@@ -185,7 +186,7 @@ def _tell(task: Task[Any], source: Source, found: RangeTest, given: Namespace, o
         )
     else:
         task.write_note(f"suggestion: --lr {chosen.rate:.2g}")
-    task.write_note(f"written to {escape(str(out))}: lr_find.json, .csv, .png, .svg")
+    task.write_note(f"written to {out}: lr_find.json, .csv, .png, .svg")
 
 
 def _table(suggestions: list[Suggestion]) -> Table:

@@ -146,7 +146,7 @@ def find_lengths(settings: Settings, model: Model, mount: Path, *, needs_data: b
     if name is None:
         return _limits(settings, model, None, "no --data_name given")
     try:
-        source = find_source(name, mount)
+        source = find_source(name, mount, settings.data.quoting)
     except DataError as error:
         if needs_data:
             raise

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from workflow.training.model_states import NF4_BYTES
 
@@ -18,22 +18,20 @@ if TYPE_CHECKING:
     from workflow.recipe.plan import Option, Plan
     from workflow.training.memory_plan import Estimate, Job
 
-YES, NO = "[green]fits[/]", "[red]no[/]"
+YES, NO = Text("fits", "green"), Text("no", "red")
 
 
 def show(plan: Plan, console: Console) -> None:
     """On a terminal or into a log file."""
     job = plan.job
     console.print(
-        f"model     {escape(plan.model.name)}: {job.num_parameters / 1e6:,.1f} M parameters; {_precision(plan)}, {job.optimizer}{_quantised(job)}"
+        f"model     {plan.model.name}: {job.num_parameters / 1e6:,.1f} M parameters; {_precision(plan)}, {job.optimizer}{_quantised(job)}"
     )
     passes = f", and passes {job.passes} times" if job.passes > 1 else ""
-    console.print(
-        f"rows      {escape(plan.lengths.note)}; the longest has {job.longest[0]} + {job.longest[1]} tokens{passes}"
-    )
+    console.print(f"rows      {plan.lengths.note}; the longest has {job.longest[0]} + {job.longest[1]} tokens{passes}")
     first = plan.options[0].estimates[0][0]
     console.print(
-        f"memory    {plan.machine.memory / 1e9:.1f} GB ({escape(plan.machine.label)}), of which {first.room / 1e9:.1f} are planned with"
+        f"memory    {plan.machine.memory / 1e9:.1f} GB ({plan.machine.label}), of which {first.room / 1e9:.1f} are planned with"
     )
     console.print(_table(plan))
     console.print(
@@ -42,9 +40,9 @@ def show(plan: Plan, console: Console) -> None:
         + ("; offload (ds_configs/) is slow, and untested" if plan.machine.device == "cuda" else "")
     )
     for option in plan.options:
-        console.print(escape(sentence(plan, option)))
+        console.print(sentence(plan, option))
     for line in time_lines(plan):
-        console.print(escape(line))
+        console.print(line)
 
 
 def _copies(count: int) -> str:

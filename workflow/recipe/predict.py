@@ -16,8 +16,10 @@ from workflow.console import make_console
 from workflow.data.encoders import encode
 from workflow.data.examples import PROMPTS, row_problem
 from workflow.data.sources import Row, file_rows
+from workflow.data.tables import quoting_note
 from workflow.errors import DataError
 from workflow.evaluation.evaluator import write_predictions
+from workflow.files import read_json
 from workflow.inference.batch import generate_all
 from workflow.inference.engine import T5Engine
 from workflow.inference.interface import EngineLimits
@@ -53,7 +55,8 @@ def generate(given: Namespace) -> int:
     quiet_transformers()
     place = Place(Ranks(), pick_device(), names.find_mount(given.mount), make_console())
     rows = _prompt_rows(given)
-    loaded = load_seq2seq(model_to_use(given.model, place.mount))
+    source = model_to_use(given.model, place.mount)
+    loaded = load_seq2seq(source)
     params = SamplingParams(
         max_new_tokens=given.max_new_tokens or loaded.model.generation_config.max_new_tokens or DEFAULT_NEW_TOKENS,
         temperature=given.temperature,
@@ -67,8 +70,10 @@ def generate(given: Namespace) -> int:
     results = answer(
         loaded, model, [row["prompt"] for row in rows], params, batch_size=given.batch_size, seed=given.seed
     )
+    if longer := _longer_than_trained(Path(source), loaded.tokenizer, rows):
+        print(f"note: {longer}", file=sys.stderr)
     cut = sum(generation.finish_reason == "length" for result in results for generation in result.generations)
-    if given.data:
+    if given.out:
         write_predictions(given.out, rows, results)
         place.console.print(f"{len(rows)} rows answered; predictions in {given.out}")
     else:
@@ -83,6 +88,18 @@ def generate(given: Namespace) -> int:
     return 0
 
 
+def _longer_than_trained(checkpoint: Path, tokenizer: Any, rows: Sequence[Row]) -> str | None:
+    """What a run's own evaluations would have cut, and what is read whole here."""
+    settings = (read_json(checkpoint.parent / names.SETTINGS_NAMES[0]) or {}).get("settings", {})
+    limit = settings.get("max_source_length")
+    if not isinstance(limit, int):
+        return None
+    longer = sum(len(ids) > limit for ids in encode(tokenizer, [row["prompt"] for row in rows]))
+    if not longer:
+        return None
+    return f"{longer} prompts have more than the {limit} tokens that this run was trained to read (--max_source_length); they are read whole"
+
+
 def _prompt_rows(given: Namespace) -> list[Row]:
     if not given.data:
         return [{"prompt": prompt} for prompt in given.prompt]
@@ -90,7 +107,9 @@ def _prompt_rows(given: Namespace) -> list[Row]:
     if not file.is_file():
         raise DataError(f"--data {file}: no such file")
     rows = []
-    for number, (_, row) in enumerate(file_rows(file)):
+    if note := quoting_note(file, given.quoting):
+        print(f"note: {note}", file=sys.stderr)
+    for number, (_, row) in enumerate(file_rows(file, given.quoting)):
         if problem := PROMPTS.problem(row) or row_problem(row):
             raise DataError(f"{file}: row {number}: {problem}")
         rows.append(row)

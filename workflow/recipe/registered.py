@@ -12,17 +12,16 @@ from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from workflow import paths as names
-from workflow.console import make_console
+from workflow.console import leave_stdout_to, make_console, styled
 from workflow.data.glue import TASKS, glue_task, plain
 from workflow.data.made_files import Made, make, write_eval, write_once
 from workflow.data.registry import BUILT_IN, Entry, Registry, glue_entry, glue_registry, read_registry
 from workflow.data.registry_rows import Survey, survey, unlabelled_rows
 from workflow.errors import ConfigError, DataError
-from workflow.files import why_not_writable
+from workflow.files import is_stream, why_not_writable
 from workflow.metric_names import higher_is_better
 
 USUAL_FILE = Path("language-database.json")
@@ -35,13 +34,13 @@ def list_data(given: Namespace) -> int:
         given.registry = str(USUAL_FILE)
     if given.registry in (None, BUILT_IN) and given.glue_dir is None:
         console.print(_glue_table())
-        console.print("their files: workflow data make glue TASK --glue_dir DIR --out NAME", markup=False)
+        console.print("their files: workflow data make glue TASK --glue_dir DIR --out NAME")
         return 0
     registry = _registry(given)
-    table = Table("language", "task", "name", "data set", "splits", "classes", title=escape(registry.label))
+    table = Table("language", "task", "name", "data set", "splits", "classes", title=registry.label)
     for entry in registry.entries:
         cells = (entry.language, entry.task, entry.name, entry.dataset, " / ".join(entry.splits))
-        table.add_row(*map(escape, cells), str(entry.classes) if entry.classes else "numbers")
+        table.add_row(*cells, str(entry.classes) if entry.classes else "numbers")
     console.print(table)
     return 0
 
@@ -61,18 +60,16 @@ def show_data(given: Namespace) -> int:
     console = make_console()
     found = survey(_entry(given, given.entry), given.model_type)
     entry = found.entry
-    console.print(f"{escape(entry.key)}  ({escape(entry.dataset)})", highlight=False)
+    console.print(f"{entry.key}  ({entry.dataset})")
     console.print(_split_table(found))
     for split in found.splits:
         state = "present" if split.phonemes == split.rows else f"in {split.phonemes:,} of {split.rows:,} rows"
-        console.print(f"{split.split}: phoneme features {state if split.phonemes else 'absent'}", highlight=False)
+        console.print(f"{split.split}: phoneme features {state if split.phonemes else 'absent'}")
     _print_notes(console, found.notes())
     made = make([found], [found], given.model_type)
     for name in ("train", "eval"):
         for row in islice(made.rows(name), max(0, given.rows)):
-            console.print(
-                f"{name}: {json.dumps(row, ensure_ascii=False)}", markup=False, highlight=False, soft_wrap=True
-            )
+            console.print(f"{name}: {json.dumps(row, ensure_ascii=False)}", soft_wrap=True)
     return 0
 
 
@@ -80,7 +77,7 @@ def _split_table(found: Survey) -> Table:
     table = Table("", *(f"{split.split}" for split in found.splits))
     table.add_row("rows", *(f"{split.rows:,}" for split in found.splits))
     for number, label in enumerate(found.labels):
-        table.add_row(f"class {number}: {escape(label)}", *(f"{split.labels[label]:,}" for split in found.splits))
+        table.add_row(f"class {number}: {label}", *(f"{split.labels[label]:,}" for split in found.splits))
     if not found.entry.classes:
         table.add_row("numbers", *(f"{split.low:g} to {split.high:g}" for split in found.splits))
     return table
@@ -90,8 +87,9 @@ def make_data(given: Namespace) -> int:
     """Writes the data file, or the rows of one split without targets; of GLUE's tasks a file each where no --out joins them."""
     if given.out is None:
         return _make_each(given)
-    console = make_console()
     path = out_file(given.out, names.find_mount(given.mount))
+    leave_stdout_to(path)
+    console = make_console()
     entries = [_entry(given, wanted) for wanted in given.entries]
     if given.split is not None:
         return _make_split(given, entries, path, console)
@@ -104,8 +102,9 @@ def make_data(given: Namespace) -> int:
     for found in surveys.values():
         _print_notes(console, found.notes())
     rows = [sum(found.splits[place].rows for found in part) for place, part in enumerate((made.train, made.eval))]
-    console.print(f"{path}: {rows[0]:,} train and {rows[1]:,} eval rows{state}", markup=False, highlight=False)
-    console.print(f"use it: python3 clf.py --data_name {given.out}{_flags(made)}", markup=False, highlight=False)
+    console.print(f"{path}: {rows[0]:,} train and {rows[1]:,} eval rows{state}")
+    if not is_stream(path):
+        console.print(f"use it: python3 clf.py --data_name {given.out}{_flags(made)}")
     return 0
 
 
@@ -122,18 +121,21 @@ def _make_each(given: Namespace) -> int:
 def _make_split(given: Namespace, entries: list[Entry], path: Path, console: Console) -> int:
     if given.eval is not None:
         raise ConfigError("--split writes rows to be scored alone; leave out --eval")
-    if path.exists() and not given.overwrite:
+    if path.exists() and not given.overwrite and not is_stream(path):
         raise ConfigError(f"{path}: is there already; --overwrite replaces it, or choose another --out")
     rows = (row for entry in entries for row in unlabelled_rows(entry, given.split, given.model_type))
     count = write_eval(rows, path)
-    console.print(f"{path}: {count:,} rows without targets", markup=False, highlight=False)
+    console.print(f"{path}: {count:,} rows without targets")
     return 0
 
 
 def out_file(out: str, mount: Path) -> Path:
     """Where `--out NAME|FILE` is. Raises ConfigError."""
+    path = Path(out)
+    if is_stream(path):
+        return path
     path = (
-        Path(out)
+        path
         if "/" in out or out.endswith(".json")
         else mount / "data" / f"{names.checked_name(out, what='--out')}.json"
     )
@@ -178,4 +180,4 @@ def _glue_dir(given: Namespace) -> Path:
 
 def _print_notes(console: Console, notes: Iterable[str]) -> None:
     for note in notes:
-        console.print(f"[yellow]note[/]  {escape(note)}", highlight=False)
+        console.print(styled("note", "yellow", f"  {note}"))

@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from rich.markup import escape
-
 from workflow.config.cascade import flatten
+from workflow.console import styled
 from workflow.errors import BackendError, GivenUp, Stopped
 from workflow.evaluation.evaluator import Evaluation
 from workflow.evaluation.report import Measured, Report, Speed, measured, records, result_table, write_report
@@ -244,7 +243,7 @@ class Run:
             environment={**environment, "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z")},
         )
         if reason := try_own_page(self.paths.root, report):
-            self.place.console.print(f"[bold red]notice[/]  {escape(reason)}", soft_wrap=True)
+            self.place.console.print(styled("notice", "bold red", f"  {reason}"), soft_wrap=True)
         write_report(self.paths.report, report)  # the last file: by it a run counts as finished
         for line in self._why_ended(state):
             self.place.console.print(line, soft_wrap=True)

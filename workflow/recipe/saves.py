@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-
+from workflow.console import styled
 from workflow.errors import CheckpointError
 from workflow.paths import RunPaths
 from workflow.recipe.averages import Averages
@@ -68,7 +67,7 @@ class Saves:
         step, best = self._newest
         if state.best_step == step:
             put_back(state, best)
-        self.task.place.console.print(f"[bold red]notice[/]  {escape(f'{error}; {SAVE_FAILED}')}", soft_wrap=True)
+        self.task.place.console.print(styled("notice", "bold red", f"  {error}; {SAVE_FAILED}"), soft_wrap=True)
 
     def of_stop(self, state: TrainState) -> None:
         """A whole checkpoint, on the disk when this returns. Raises CheckpointError."""

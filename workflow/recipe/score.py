@@ -10,10 +10,9 @@ Knows nothing of training. Ranks share no tensors: each takes every n-th shard o
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
+import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -28,11 +27,12 @@ from workflow.data.examples import ScoredRows, row_problem, without_nan
 from workflow.data.features import Truncation
 from workflow.data.sources import Row, Source, find_source
 from workflow.errors import ConfigError, DataError
-from workflow.evaluation.score_files import score_record, write_records
-from workflow.files import read_json, remove_leftovers, whole_file, write_json
+from workflow.evaluation.score_files import in_lines, score_record, write_records
+from workflow.files import is_stream, read_json, remove_leftovers, whole_file, write_json
 from workflow.inference.batch import predictions, score_all
 from workflow.inference.head_engine import score_engine
 from workflow.inference.interface import Engine, EngineLimits
+from workflow.locks import acquire, holder, release
 from workflow.models.load import is_path, quiet_transformers
 from workflow.recipe.place import Place, model_to_use
 from workflow.recipe.score_job import IN_PARTS_ALONE, check_out, describe, differences
@@ -49,13 +49,15 @@ Entry = tuple[str, int, Row]
 def score(given: Namespace, place: Place) -> None:
     """Scores what is not scored yet; the last thing that appears is the whole file."""
     quiet_transformers()
-    source = on_first(lambda: find_source(given.data, place.mount), place.ranks)
+    source = on_first(lambda: find_source(given.data, place.mount, given.quoting), place.ranks)
     on_first(lambda: check_out(given.out, source), place.ranks)
     name = model_to_use(given.model, place.mount)
     scorer = collectively(lambda: _load(given, name, place), place.ranks, first_alone=not is_path(name))
-    for note in scorer.loaded.notes:
-        place.console.print(f"note: {note}", markup=False, soft_wrap=True)
-    job = _Job(given, place, source, scorer, name)
+    notes = source.notes if given.split is not None else source.read_notes
+    for note in (*notes, *scorer.loaded.notes):
+        place.console.print(f"note: {note}", soft_wrap=True)
+    parts = on_first(lambda: _parts_folder(given.out), place.ranks)
+    job = _Job(given, place, source, scorer, name, parts)
     try:
         if on_first(job.begin, place.ranks):
             job.score_shards()
@@ -63,7 +65,14 @@ def score(given: Namespace, place: Place) -> None:
             on_first(job.join, place.ranks)
     finally:
         if job.lock is not None:
-            os.close(job.lock)
+            release(job.lock)
+            if is_stream(given.out):  # nothing that a second start could go on with
+                shutil.rmtree(parts, ignore_errors=True)
+
+
+def _parts_folder(out: Path) -> Path:
+    """Beside the output; of what is no file, a temporary folder."""
+    return Path(tempfile.mkdtemp(prefix="workflow-score-")) if is_stream(out) else out.with_name(f"{out.name}.parts")
 
 
 def _load(given: Namespace, name: str, place: Place) -> LoadedScorer:
@@ -85,14 +94,17 @@ def _load(given: Namespace, name: str, place: Place) -> LoadedScorer:
 class _Job:
     """One file to be scored."""
 
-    def __init__(self, given: Namespace, place: Place, source: Source, scorer: LoadedScorer, name: str) -> None:
+    def __init__(
+        self, given: Namespace, place: Place, source: Source, scorer: LoadedScorer, name: str, parts: Path
+    ) -> None:
         self.given = given
         self.place = place
         self.source = source
         self.scorer = scorer
         self.name = name
         self.out: Path = given.out
-        self.parts = self.out.with_name(f"{self.out.name}.parts")
+        self.is_stream = is_stream(self.out)
+        self.parts = parts
         self.described = self.parts / names.SCORING_NAME
         self.record = self.out.with_name(f"{self.out.name}.{names.SCORING_NAME}")
         self.description: dict[str, Any] = {}  # the first rank's
@@ -101,7 +113,7 @@ class _Job:
     def entries(self) -> Iterator[Entry]:
         """The rows to be scored; what is not known of them is null, in the output too."""
         wanted = self.given.split
-        for split, index, row in self.source.rows():
+        for split, index, row in self.source.rows(everything=wanted is None):
             if wanted is None or split == wanted:
                 yield split, index, without_nan(row)
 
@@ -118,7 +130,7 @@ class _Job:
     def begin(self) -> bool:
         """Claims the parts folder, checks every row, and says whether there is anything to do."""
         self.description = describe(self.given, self.name, self.scorer, self.source)
-        if self.out.exists() and not self.given.overwrite and not self._lacks_only_its_record():
+        if self.out.exists() and not self.is_stream and not self.given.overwrite and not self._lacks_only_its_record():
             self._check_same()
             self.place.console.print(f"{self.out} is there already, of the same model and data", soft_wrap=True)
             return False
@@ -153,13 +165,11 @@ class _Job:
         return all(self.part(number).is_file() for number in self._shards(before["num_rows"]))
 
     def _lock(self) -> None:
-        self.lock = os.open(self.parts / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        self.lock = acquire(self.parts / "lock")
+        if self.lock is None:
             raise ConfigError(
-                f"{self.parts}: another process is scoring into it; wait for it, or choose another --out"
-            ) from None
+                f"{self.parts}: another process is scoring into it ({holder(self.parts / 'lock')}); wait for it, or choose another --out"
+            )
 
     def _start_anew(self) -> None:
         try:
@@ -244,7 +254,12 @@ class _Job:
             write_records(file, records, as_lines=True)
 
     def _progress(self) -> Progress:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         return Progress(*columns, console=self.place.console)
 
     # ---- the first rank: after
@@ -261,12 +276,14 @@ class _Job:
                         count += 1
                         yield json.loads(line)
 
-        self.record.unlink(missing_ok=True)
+        if not self.is_stream:
+            self.record.unlink(missing_ok=True)
         with whole_file(self.out) as file:
-            write_records(file, records(), as_lines=self.out.suffix == ".jsonl")
+            write_records(file, records(), as_lines=in_lines(self.out))
             assert count == num_rows, f"{count} records of {num_rows} rows"
         cut = self._truncation(num_rows)
-        write_json(self.record, {**self.description, **self._thresholds(), "truncated": asdict(cut)})
+        if not self.is_stream:
+            write_json(self.record, {**self.description, **self._thresholds(), "truncated": asdict(cut)})
         shutil.rmtree(self.parts)
         self.place.console.print(f"{count} rows scored: {self.out}", soft_wrap=True)
         for note in cut_notes(cut):

@@ -15,6 +15,7 @@ from typing import Any
 from workflow.data.encoders import tokenizer_fingerprint
 from workflow.data.sources import Source
 from workflow.errors import ConfigError
+from workflow.files import is_stream, why_not_writable
 from workflow.models.load import is_path
 from workflow.recipe.scorers import LoadedScorer
 
@@ -63,10 +64,10 @@ def fingerprint(name: str) -> str:
 
 def check_out(out: Path, source: Source) -> None:
     """Refuses an --out that is no place for scores. Raises ConfigError."""
-    if out.suffix not in (".json", ".jsonl"):
+    if out.suffix not in (".json", ".jsonl") and not is_stream(out):
         raise ConfigError(f"--out {out}: ends in neither .json (one list) nor .jsonl (one record a line)")
-    if out.is_dir():
-        raise ConfigError(f"--out {out}: is a folder; name a file")
+    if reason := why_not_writable(out):
+        raise ConfigError(f"--out {out}: {reason}; name a file that can be written")
     if out.exists() and any(out.samefile(file) for _, file in source.files):
         raise ConfigError(f"--out {out}: is the file of the rows to be scored, which it would replace; choose another")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -21,7 +21,8 @@ from workflow import paths as names
 from workflow.config.cascade import Resolved
 from workflow.config.clf_settings import ClfSettings
 from workflow.config.settings import Seq2SeqSettings
-from workflow.data.checks import Reading, check
+from workflow.console import styled
+from workflow.data.checks import Reading, check, truncations
 from workflow.data.examples import Examples, RowFormat, load_examples
 from workflow.data.features import Features, RowEncoder, load_features
 from workflow.data.sources import Source
@@ -179,6 +180,12 @@ class Task(ABC, Generic[S]):
         rows = ", ".join(f"{split.rows} {name} rows" for name, split in found.splits.items())
         return f"{found.label}: {rows}", found.warnings()
 
+    def say_data(self) -> None:
+        """Prints how many rows there are, and what is odd about them; by the first rank."""
+        rows, warnings = self.data_warnings()
+        self.write_note(f"data      {rows}")
+        self.write_notes(warnings)
+
     # ---- training
 
     @functools.cached_property
@@ -273,6 +280,7 @@ class Task(ABC, Generic[S]):
         if not len(self.data.eval):
             raise DataError(f"{source.label}: no eval rows, so there is nothing to do with --no_train")
         self.loaded.model.to(self.device, torch_dtype(self.settings.model.precision, self.place.device)).eval()
+        on_first(self._say_alone, self.place.ranks)
         found = self.evaluator(None).evaluate()
 
         def write() -> None:
@@ -282,6 +290,11 @@ class Task(ABC, Generic[S]):
 
         on_first(write, self.place.ranks)
 
+    def _say_alone(self) -> None:
+        """What training's header says of the model and the data, which decides what the metrics are worth."""
+        self.write_notes(self.loaded.notes)
+        self.say_data()
+
     @abstractmethod
     def predictions_alone(self) -> Path:
         """The prediction file of an evaluation without a run. Raises ConfigError."""
@@ -290,8 +303,14 @@ class Task(ABC, Generic[S]):
         """Writes the prediction file, and the metrics beside it; by the first rank."""
         self.write_predictions(file, found)
         record: Any = measured(0, found.metrics, found.slices).model_dump(mode="json")
-        write_json(file.with_name("metrics.json"), record)
+        record["truncated"] = {name: asdict(cut) for name, cut in truncations(self.data.eval).items()}
+        write_json(file.with_name(names.METRICS_NAME), record)
 
     def write_note(self, text: Any) -> None:
         """A line on the terminal, unbroken."""
         self.place.console.print(text, soft_wrap=True)
+
+    def write_notes(self, notes: Sequence[str]) -> None:
+        """Notes on the terminal, a line each."""
+        for note in notes:
+            self.write_note(styled("  note", "yellow", f"  {note}"))

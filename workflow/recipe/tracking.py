@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.markup import escape
-
 from workflow.config.cascade import flatten
+from workflow.console import styled
 from workflow.paths import RunPaths
 from workflow.recipe.task import Task
 from workflow.runtime import on_first
@@ -38,7 +37,7 @@ def trackers_of(task: Task[Any], paths: RunPaths, exporter: Exporter | None, *, 
     """All that are told; for the first rank."""
 
     def say(text: str) -> None:
-        task.place.console.print(f"[bold red]notice[/]  {escape(text)}", soft_wrap=True)
+        task.place.console.print(styled("notice", "bold red", f"  {text}"), soft_wrap=True)
 
     settings = without_secrets(flatten(task.settings))
     run = TrackedRun(paths.root.name, task.settings.tracking.tracker_project, paths.root, settings, continue_from)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from workflow.config.sections import OptimSection
 from workflow.data.division import MicroBatchLimits
@@ -57,7 +56,7 @@ def run_task(task: Task[Any]) -> None:
     settings, place = task.settings, task.place
     quiet_transformers()
     task.check_settings()
-    source = on_first(lambda: find_source(settings.data.data_name, place.mount), place.ranks)
+    source = on_first(lambda: find_source(settings.data.data_name, place.mount, settings.data.quoting), place.ranks)
     if settings.run.no_train:
         task.evaluate_only(source)
         return
@@ -143,8 +142,7 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan, expo
         trainer = Trainer(backend, objective, order, loop, ranks=place.ranks, strategies=task.strategies)
         if start_from:
             is_own = start_from.parent == paths.root
-            for note in restore(task.strategies, trainer.masters, start_from, step=state.step, is_own=is_own):
-                place.console.print(f"  [yellow]note[/]  {escape(note)}", soft_wrap=True)
+            task.write_notes(restore(task.strategies, trainer.masters, start_from, step=state.step, is_own=is_own))
         wait_for_a_boundary()
         Run(task, paths, backend, steps, trainer.masters, exporter).train(trainer, state)
     except MicroBatchMemoryError as error:
@@ -178,7 +176,7 @@ def _check_room(task: Task[Any], paths: RunPaths, steps: Steps, state: TrainStat
         paths, size, num_saves=num_saves, limit=limit, num_states=KEEP_STATES, num_averages=num_averages
     )
     if note is not None:
-        task.place.console.print(f"  [yellow]note[/]  {escape(note)}")
+        task.write_notes([note])
 
 
 def _steps(task: Task[Any], update_size: int) -> Steps:
@@ -267,16 +265,15 @@ def _say_run(
     console = place.console
     precision = "bf16 with fp32 master weights" if plan.precision == "bf16" else "fp32"
     console.print(f"run       {root}" + (f", continued after step {state.step}" if state.step else ""))
-    for note in continuing:
-        console.print(f"  [yellow]note[/]  {escape(note)}", soft_wrap=True)
+    task.write_notes(continuing)
     for number, line in enumerate(task.header()):
-        console.print(f"{'' if number else 'model':<10}{escape(line)}")
+        console.print(f"{'' if number else 'model':<10}{line}")
     if text := trained_text(task):
-        console.print(f"trains    {escape(text)}")
+        console.print(f"trains    {text}")
     for number, line in enumerate(_batch_lines(task, plan)):
-        console.print(f"{'' if number else 'batches':<10}{escape(line)}", soft_wrap=True)
+        console.print(f"{'' if number else 'batches':<10}{line}", soft_wrap=True)
     console.print(
-        f"backend   DeepSpeed {escape(str(plan))}, {precision}, {place.ranks.world_size} rank(s) on {place.device}"
+        f"backend   DeepSpeed {plan}, {precision}, {place.ranks.world_size} rank(s) on {place.device}"
         + (f": {plan.why}" if plan.why else "")
     )
     update_size = training.train_batch_size * training.gradient_accumulation_steps
@@ -285,11 +282,7 @@ def _say_run(
         f"{steps.max_steps} updates, {steps.warmup_steps} of warmup, evaluation every {steps.eval_steps}, checkpoint every {steps.save_steps}"
     )
     unset = [f"{name} {gone}" for name, gone in task.resolved.unset.items()]
-    for note in (*unset, *task.loaded.notes, *steps.notes):
-        console.print(f"  [yellow]note[/]  {escape(note)}")
-    rows, warnings = task.data_warnings()
-    console.print(f"data      {escape(rows)}")
-    for warning in warnings:
-        console.print(f"  [yellow]note[/]  {escape(warning)}")
+    task.write_notes((*unset, *task.loaded.notes, *steps.notes))
+    task.say_data()
     if task.strategies.by_layer:
         console.print(f"rates     {rates_text(groups)}", soft_wrap=True)

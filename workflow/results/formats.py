@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from html import escape
 from importlib.resources import files
 
-from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from workflow.results.sheets import Sheet
@@ -128,10 +127,10 @@ FORMATS: dict[str, Callable[[Sequence[Sheet]], str]] = {
 
 def rich_table(sheet: Sheet) -> Table:
     """The sheet for a terminal."""
-    table = Table(title=escape_markup(sheet.title), caption=escape_markup(".\n".join(sheet.notes)) or None)
+    table = Table(title=sheet.title, caption=".\n".join(sheet.notes) or None)
     for number, name in enumerate(sheet.head):
         label = number < sheet.num_labels
-        table.add_column(escape_markup(name), justify="left" if label else "right", overflow="fold")
+        table.add_column(name, justify="left" if label else "right", overflow="fold")
     for row in sheet.rows:
-        table.add_row(*map(escape_markup, row))
+        table.add_row(*row)
     return table

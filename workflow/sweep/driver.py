@@ -13,9 +13,9 @@ from pathlib import Path
 
 from workflow.console import make_console
 from workflow.jobs.drive import ShouldStop, held, lock_file
-from workflow.jobs.holding import held_here
 from workflow.jobs.job import Job, JobRecord, Status
 from workflow.jobs.local import LocalExecutor
+from workflow.locks import held_here
 from workflow.sweep.entries import flags_of
 from workflow.sweep.points import Point
 from workflow.sweep.study import Study
@@ -230,4 +230,4 @@ class Progress:
         return sum(map(self.study.finished, runs.values())), len(runs)
 
     def _line(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+        self.console.print(text, soft_wrap=True)

@@ -23,9 +23,9 @@ def run_transfer(file: Path, folder: Path, mount: Path, options: Options, *, pai
     runs = len({point.run for point in matrix.points})
     check_count(runs, max_points, where=str(file))
     for note in matrix.notes:
-        console.print(f"note: {note}", markup=False, highlight=False)
+        console.print(f"note: {note}")
     study = Study(folder, "transfer", mount, list(matrix.points), {"report": given.report})
     open_study(study)  # first, so that a folder of another study leaves no data sets behind
     matrix.write_data(mount)
-    console.print(f"{runs} runs on {len(matrix.data)} data sets fill {len(matrix.points)} cells", highlight=False)
+    console.print(f"{runs} runs on {len(matrix.data)} data sets fill {len(matrix.points)} cells")
     return start(study, options)

@@ -9,7 +9,6 @@ ends with the process that holds it, however it ends. Who runs which point is to
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 
 from workflow.errors import ConfigError, ResultsError
 from workflow.files import read_json, write_json
+from workflow.locks import acquire, release
 from workflow.paths import RunPaths, checked_name
 from workflow.sweep.points import Point
 
@@ -77,12 +77,12 @@ class Study:
     def locked(self) -> Iterator[None]:
         """Waits for its turn to change the study."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = acquire(self.folder / LOCK_FILE, wait=True)
+        assert descriptor is not None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(descriptor)
+            release(descriptor)
 
     def reread(self) -> None:
         """Takes up the points that other processes added. Only while `locked`."""

@@ -121,7 +121,7 @@ def check_data(settings: Any, mount: Path, where: str) -> Iterator[Problem]:
     if name.startswith(HUB_PREFIX):
         return
     try:
-        find_source(name, mount)
+        find_source(name, mount, settings.data.quoting)
     except DataError as error:
         yield Problem(f"{where}: {error}")
 

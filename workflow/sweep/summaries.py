@@ -37,4 +37,4 @@ def headline(study: Study, point: Point) -> str:
 
 def say(text: str) -> None:
     """A line for people, unbroken."""
-    make_console().print(text, soft_wrap=True, markup=False, highlight=False)
+    make_console().print(text, soft_wrap=True)

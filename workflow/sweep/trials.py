@@ -6,7 +6,6 @@ and what was tried is known to all of them.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import warnings
@@ -27,6 +26,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from workflow.errors import ConfigError
+from workflow.locks import acquire, release
 from workflow.sweep.grid import Range, Search
 
 POINTS = "points"
@@ -44,12 +44,13 @@ class _FileLock(JournalFileOpenLock):
         self.path, self.descriptor = path, -1
 
     def acquire(self) -> bool:
-        self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+        descriptor = acquire(self.path, wait=True)
+        assert descriptor is not None
+        self.descriptor = descriptor
         return True
 
     def release(self) -> None:
-        os.close(self.descriptor)
+        release(self.descriptor)
 
 
 @dataclass(frozen=True)

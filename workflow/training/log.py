@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from workflow.files import whole_file
 from workflow.paths import RunPaths
@@ -73,12 +74,12 @@ class TrainingLog:
         self.bar: Progress | None = None
         if console.is_terminal:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[says]}"),
+                TextColumn("{task.fields[says]}", markup=False),
             )
             self.bar = Progress(*columns, console=console)
             self.task = self.bar.add_task("training", total=max_steps, completed=continue_from, says="")
@@ -94,7 +95,7 @@ class TrainingLog:
             self._say_skipped(update)
             return
         if told := self.spikes.look(update.loss):
-            self.console.print(f"step {update.step}/{self.max_steps}  [yellow]note[/]  {told}", soft_wrap=True)
+            self._say(update, "note", told)
         if update.step % self.every and update.step not in (1, self.max_steps):
             return
         values: dict[str, Any] = {
@@ -119,10 +120,11 @@ class TrainingLog:
         fault = update.skipped
         assert fault is not None
         self.file.write({"step": update.step, "skipped": fault.what, "rows": list(fault.rows)})
-        self.console.print(
-            f"step {update.step}/{self.max_steps}  [yellow]left out[/]  {fault}; the weights are as before",
-            soft_wrap=True,
-        )
+        self._say(update, "left out", f"{fault}; the weights are as before")
+
+    def _say(self, update: Update, what: str, text: str) -> None:
+        start = f"step {update.step}/{self.max_steps}  "
+        self.console.print(Text.assemble(start, (what, "yellow"), f"  {text}"), soft_wrap=True)
 
     def write(self, values: Mapping[str, Any], *, group: str) -> None:
         """One line of figures with their step."""
