@@ -20,6 +20,8 @@ SCORING_NAME = "scoring.json"
 PARAM_GROUPS_NAME = "param_groups.json"
 REPORT_PAGE_NAME = "report.html"
 CARD_NAME = "README.md"
+STATE_FOLDER = "training_state"
+"""Of a checkpoint: what the model is without."""
 PLOTS_NAME = "plots"
 
 
