@@ -114,27 +114,36 @@ def model_fault(folder: Path) -> str | None:
     return next((fault for name, fault in faults.items() if not _is_about(folder / name)), None)
 
 
-def check_written(folder: Path, *, hashes: bool = False) -> tuple[str, ...]:
-    """Raises ModelError for a model of which a file is missing, cut short, or (with `hashes`) another than was written.
+def check_written(folder: Path) -> tuple[str, ...]:
+    """Raises ModelError for a model of which a file is missing or cut short.
 
     A settings file that was changed and can be read is a user's own doing, and becomes a note.
     """
+    manifest = _of_model(folder)
+    notes = []
+    for name, fault in size_faults(folder, manifest).items() if manifest is not None else ():
+        if _is_settings(folder / name):
+            notes.append(f"{name} was changed since the checkpoint was written ({fault.removeprefix(f'{name} ')})")
+        elif not _is_about(folder / name):
+            raise ModelError(f"{folder}: {fault}{AGAIN}")
+    return tuple(notes)
+
+
+def check_hashes(folder: Path) -> None:
+    """Raises ModelError unless every file of a model is the one that was written."""
+    manifest = _of_model(folder)
+    if manifest is None:
+        raise ModelError(f"{folder}: no {MANIFEST_FILE}, so there are no hashes to check (--check_hashes)")
+    if fault := damage(folder, manifest):
+        raise ModelError(f"{folder}: {fault}{AGAIN}")
+
+
+def _of_model(folder: Path) -> Manifest | None:
     try:
         manifest = read_manifest(folder)
     except CheckpointError as error:
         raise ModelError(f"{folder}: {error}{AGAIN}") from None
-    if manifest is None:
-        return ()
-    manifest = manifest.without(STATE_FOLDER)
-    notes = []
-    for name, fault in size_faults(folder, manifest).items():
-        if hashes or not (_is_settings(folder / name) or _is_about(folder / name)):
-            raise ModelError(f"{folder}: {fault}{AGAIN}")
-        if not _is_about(folder / name):
-            notes.append(f"{name} was changed since the checkpoint was written ({fault.removeprefix(f'{name} ')})")
-    if hashes and (fault := damage(folder, manifest)):  # type: ignore[assignment]
-        raise ModelError(f"{folder}: {fault}{AGAIN}")
-    return tuple(notes)
+    return manifest.without(STATE_FOLDER) if manifest is not None else None
 
 
 def _is_about(file: Path) -> bool:
