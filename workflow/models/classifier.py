@@ -32,6 +32,8 @@ from workflow.models.load import (
     model_family,
 )
 from workflow.models.nanogpt import is_nanogpt, read_nanogpt
+from workflow.models.padding import padding_counts
+from workflow.models.ragged import why_padded
 from workflow.models.stored import check_numbers, stored_tensors
 from workflow.models.verbalizers import single_token
 from workflow.runtime import seeded
@@ -52,6 +54,8 @@ class LoadedClassifier(LoadedModel):
     takes_types: bool = False
     max_positions: int | None = None
     has_new_head: bool = False
+    of_one_length: bool = False
+    """Whether inputs of one length alone may share a batch, because padding changes this model's scores."""
 
     @property
     def width(self) -> int:
@@ -253,7 +257,7 @@ def _checked(
         )
     notes = (f"new in this model, to be trained: {', '.join(new)}",) if new else ()
     head = {*head_names(model)}
-    return LoadedClassifier(
+    loaded = LoadedClassifier(
         model,
         tokenizer,
         notes,
@@ -265,3 +269,34 @@ def _checked(
         # What a head reads is part of it: without its trained pooler, a trained head reads noise.
         has_new_head=any(key in head or ".pooler." in key for key in new),
     )
+    return loaded if why_padded(model) is None else _padding_tried(name, loaded)
+
+
+def _padding_tried(name: str, loaded: LoadedClassifier) -> LoadedClassifier:
+    """The same, with what padding does to its scores found out."""
+    model, tokenizer, notes = loaded.model, loaded.tokenizer, list(loaded.notes)
+    if getattr(model.config, "attention_type", None) == "block_sparse":
+        # transformers would do it at the first short batch, and never undo it: scores would depend on what came before.
+        model.base_model.set_attention_type("original_full")
+        notes.append(
+            f"this {model.config.model_type} attends in full (attention_type original_full), whatever its inputs' lengths"
+        )
+
+    def logits(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        types = torch.zeros_like(ids) if loaded.takes_types else None
+        return loaded.logits(model, input_ids=ids, attention_mask=mask, token_types=types)
+
+    special = {*tokenizer.all_special_ids}
+    ordinary = [token for token in range(len(tokenizer)) if token not in special]
+    was_training = model.training
+    model.eval()
+    try:
+        counts = padding_counts(name, logits, ordinary, pad_id=tokenizer.pad_token_id, most=loaded.max_positions)
+    finally:
+        model.train(was_training)
+    if counts:
+        notes.append(
+            f"padding changes the scores of this {model.config.model_type} (tried on texts beside longer ones), so only inputs of "
+            "equal length share a batch, in training and scoring; plain batches of transformers give other numbers"
+        )
+    return replace(loaded, notes=tuple(notes), of_one_length=counts)
