@@ -233,13 +233,14 @@ def _load_with_head(
 def _load_nanogpt(
     name: str, problem: str, labels: Sequence[str], tokenizer: str, dropout: float | None, seed: int
 ) -> LoadedClassifier:
-    config, weights = read_nanogpt(Path(name))
+    config, weights, assumed = read_nanogpt(Path(name))
     loaded_tokenizer = load_tokenizer(tokenizer, for_scores=True)
     set_up(config, problem, labels, loaded_tokenizer, dropout)
     with seeded(seed):
         model = GPT2ForSequenceClassification(config)
     model.load_state_dict(weights, strict=False)  # read_nanogpt has matched every key of the body
-    return _checked(name, model, loaded_tokenizer, problem, labels, ["score.weight"])
+    loaded = _checked(name, model, loaded_tokenizer, problem, labels, ["score.weight"])
+    return replace(loaded, notes=(*loaded.notes, *assumed))
 
 
 def _is_encoder(config: Any) -> bool:
