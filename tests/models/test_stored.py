@@ -228,3 +228,11 @@ def test_headers_tell_what_files_hold(flan_like, tmp_path):
             name: tuple(weight.shape) for name, weight in weights.items()
         }
         assert {tensor.dtype for tensor in found.values()} == {torch.float32}
+
+
+def test_weights_in_two_formats_are_told(flan_like, tmp_path):
+    folder = rewritten(flan_like, tmp_path / "m", weights_of(flan_like))
+    torch.save({name: weight + 1 for name, weight in weights_of(flan_like).items()}, tmp_path / "m/pytorch_model.bin")
+    loaded = load_seq2seq(folder)
+    assert loaded.notes == ("the weights are those of model.safetensors; pytorch_model.bin beside it is not read",)
+    assert torch.equal(loaded.model.shared.weight, weights_of(flan_like)["shared.weight"])

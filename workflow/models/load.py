@@ -135,13 +135,15 @@ def check_folder(name: str, *, needs_tokenizer: bool = True) -> tuple[str, ...]:
         )
     if not (folder / "config.json").is_file():
         raise ModelError(f"{name}: no config.json here, so this is no checkpoint folder")
-    if not any((folder / file).is_file() for file in WEIGHT_FILES):
+    held = [file for file in WEIGHT_FILES if (folder / file).is_file()]
+    if not held:
         raise ModelError(f"{name}: no weights here; expected one of {', '.join(WEIGHT_FILES)}")
     if needs_tokenizer and not has_tokenizer(folder):
         raise ModelError(
             f"{name}: no tokenizer here; copy the checkpoint's tokenizer.json, vocab.txt or spiece.model into the folder"
         )
-    return check_written(folder)
+    beside = [f"the weights are those of {held[0]}; {', '.join(held[1:])} beside it is not read"] if held[1:] else []
+    return (*check_written(folder), *beside)
 
 
 def _is_bytes(folder: Path) -> bool:

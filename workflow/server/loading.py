@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from workflow.server.service import LoadService, Service
 from workflow.server.settings import ServeSettings
 from workflow.server.texts import ModelTexts
 
+logger = logging.getLogger("workflow.server")
+
 
 def make_loader(settings: ServeSettings) -> LoadService:
     """A function that loads a run by these settings."""
@@ -42,6 +45,8 @@ def make_loader(settings: ServeSettings) -> LoadService:
             check_hashes(path)
         is_t5 = model_family(str(path)) in FAMILIES
         model, texts, new_tokens, loaded = (_load_t5 if is_t5 else _load_head)(path)
+        for note in loaded.notes:
+            logger.info("run %s: %s", name, note)
         model.to(torch_device(device, Ranks()), dtype).eval()
         return Service(
             name,

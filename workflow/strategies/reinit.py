@@ -30,9 +30,9 @@ class Reinit(Strategy):
         for stack in self._stacks(model):
             first = len(stack.layers) - self.settings.layers
             if first < 0:
-                shared = f" ({found})" if (found := sharing(model)) else ""
+                why = f" ({found})" if (found := sharing(model)) else ""
                 raise ConfigError(
-                    f"--reinit.layers {self.settings.layers}: this model has {len(stack.layers)} {stack.name} layers{shared}; pass at most that"
+                    f"--reinit.layers {self.settings.layers}: this model has {len(stack.layers)} {stack.name} layers{why}; pass at most that"
                 )
             modules |= {f"{stack.name}.{number}": stack.layers[number] for number in range(first, len(stack.layers))}
         if self.settings.pooler:
