@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import metrics_lines, run_program
 from tests.training.test_trackers import free_port
 from tests.training_program import Training, finished
-from workflow.training.manifest import read_manifest
+from workflow.models.manifest import read_manifest
 
 pytestmark = pytest.mark.slow
 

@@ -23,6 +23,8 @@ METRICS_NAME = "metrics.json"
 PARAM_GROUPS_NAME = "param_groups.json"
 REPORT_PAGE_NAME = "report.html"
 CARD_NAME = "README.md"
+STATE_FOLDER = "training_state"
+"""Of a checkpoint: what the model is without."""
 PLOTS_NAME = "plots"
 LONGEST_NAME = 255
 """Bytes of a name, on all usual file systems."""

@@ -31,7 +31,7 @@ SHAPE = {
     "d_model": 64,
     "d_kv": 16,
     "num_heads": 4,
-    # Not the other way round: `generate` of transformers 5.23 makes caches for `num_layers` layers and then fails.
+    # Not the other way round: `generate` of transformers 5.23, which is compared with, makes caches for `num_layers` layers and then fails.
     "num_layers": 3,
     "num_decoder_layers": 2,
     "d_ff": 96,
@@ -470,3 +470,27 @@ def test_bf16_is_near_fp32(loaded, token_ids, flan_like):
         T5Engine(half.model, half.tokenizer, fuse=True), [GenerateRequest(token_ids[0], SamplingParams(4))]
     )
     assert result.generations[0].num_tokens > 0
+
+
+@pytest.mark.parametrize("layers", [(1, 3), (3, 1)])
+def test_beams_of_stacks_of_unlike_depths(layers, vocabulary):
+    """transformers makes a cache of the encoder's depth; without a cache it has no such trouble."""
+    encoder, decoder = layers
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        config = T5Config(
+            **SHAPE | {"num_layers": encoder, "num_decoder_layers": decoder}, pad_token_id=0, eos_token_id=1
+        )
+        model = T5ForConditionalGeneration(config).eval()
+        torch.nn.init.normal_(model.shared.weight, std=8)
+    rows = [[5, 6, 7, 1], [9, 8, 1]]
+    found = generate_all(
+        T5Engine(model, vocabulary), [GenerateRequest(row, SamplingParams(6, num_beams=3)) for row in rows]
+    )
+    for row, result in zip(rows, found, strict=True):
+        with torch.no_grad():
+            expected = model.generate(
+                input_ids=torch.tensor([row]), max_new_tokens=6, num_beams=3, do_sample=False, use_cache=False
+            )
+        tokens = expected[0, 1:].tolist()
+        assert list(result.generations[0].token_ids) == tokens[: tokens.index(1) if 1 in tokens else None]

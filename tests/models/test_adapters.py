@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
 import transformers
-from peft import PeftModel
+from peft import AutoPeftModelForSeq2SeqLM, AutoPeftModelForSequenceClassification, PeftModel
 
 from tests.models import test_ragged_bert as berts
 from tests.models import test_ragged_training as t5s
@@ -163,6 +164,35 @@ def test_what_is_written_is_a_plain_model_and_an_adapter(kind, lora_kind, reques
     stock = transformers.AutoModelForSeq2SeqLM if is_t5 else transformers.AutoModelForSequenceClassification
     names = {*dict(stock.from_pretrained(folder).named_parameters())}
     assert not any("lora" in name or "base_layer" in name for name in names)
+
+
+@pytest.mark.parametrize("kind", ["flan_like", "bert_like", "gpt2_like"])
+def test_peft_chooses_the_class_by_the_adapter_alone(kind, request, tmp_path):
+    """As servers and endpoints do, which know the adapter's folder and nothing else."""
+    from workflow.models.classifier import load_classifier
+    from workflow.models.load import load_seq2seq
+
+    start, is_t5 = str(request.getfixturevalue(kind)), kind == "flan_like"
+    loaded = load_seq2seq(start) if is_t5 else load_classifier(start, problem="binary", labels=["no", "yes"], seed=3)
+    model = loaded.model
+    adapters = add_adapters(
+        model, AdapterPlan(rank=2, alpha=4.0, targets=("all",)), start=start, seed=1, new_weights=loaded.new_weights
+    )
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    adapters.write(tmp_path / "adapter", dict(model.named_parameters()))
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    assert (config["task_type"], config["inference_mode"]) == ("SEQ_2_SEQ_LM" if is_t5 else "SEQ_CLS", True)
+    kinds = AutoPeftModelForSeq2SeqLM if is_t5 else AutoPeftModelForSequenceClassification
+    more = {} if is_t5 else {"pad_token_id": model.config.pad_token_id}
+    found = kinds.from_pretrained(tmp_path / "adapter", **more)
+    ids = torch.arange(6, 12)[None]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | ({"decoder_input_ids": ids} if is_t5 else {})
+    with torch.no_grad():
+        expected, theirs = (one.eval()(**inputs).logits for one in (model, found))
+    torch.testing.assert_close(theirs, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", LEAVES)

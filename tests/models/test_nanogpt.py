@@ -17,7 +17,7 @@ from workflow.errors import ModelError
 from workflow.models.nanogpt import is_nanogpt, read_nanogpt
 
 
-def nanogpt(content, ids):
+def nanogpt(content, ids, activation=torch.nn.GELU()):  # noqa: B008
     """(hidden states after the last norm, logits) of nanoGPT, written anew on its own weights."""
     weights = {name.removeprefix("_orig_mod."): weight for name, weight in content["model"].items()}
     width, heads = content["model_args"]["n_embd"], content["model_args"]["n_head"]
@@ -40,7 +40,7 @@ def nanogpt(content, ids):
         scores = (q @ k.transpose(2, 3) / (width // heads) ** 0.5).masked_fill(future, -torch.inf)
         mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(rows, length, width)
         x = x + linear(f"{at}.attn.c_proj", mixed)
-        wide = torch.nn.GELU()(linear(f"{at}.mlp.c_fc", norm(f"{at}.ln_2", x)))
+        wide = activation(linear(f"{at}.mlp.c_fc", norm(f"{at}.ln_2", x)))
         x = x + linear(f"{at}.mlp.c_proj", wide)
     x = norm("transformer.ln_f", x)
     return x, x @ weights["lm_head.weight"].t()
@@ -51,7 +51,7 @@ def nanogpt(content, ids):
 def test_the_converted_model_computes_the_same(bias, compiled, tmp_path):
     file = make_nanogpt(tmp_path, vocab_size=97, bias=bias, compiled=compiled)
     content = torch.load(file, weights_only=True)
-    config, weights = read_nanogpt(tmp_path)
+    config, weights, _ = read_nanogpt(tmp_path)
     ids = torch.randint(97, (3, 128), generator=torch.Generator().manual_seed(1))
     hidden, logits = nanogpt(content, ids)
     model = GPT2ForSequenceClassification(config).eval()
@@ -69,7 +69,7 @@ def test_the_converted_model_computes_the_same(bias, compiled, tmp_path):
 def test_the_exact_activation_is_told_from_the_approximate_one(tmp_path):
     """Witness for the test above: GPT-2's own activation would fail it."""
     content = torch.load(make_nanogpt(tmp_path), weights_only=True)
-    config, weights = read_nanogpt(tmp_path)
+    config, weights, _ = read_nanogpt(tmp_path)
     config.activation_function = "gelu_new"
     model = GPT2ForSequenceClassification(config).eval()
     model.load_state_dict(weights, strict=False)
@@ -81,7 +81,7 @@ def test_the_exact_activation_is_told_from_the_approximate_one(tmp_path):
 def test_weights_are_fp32_and_their_own(tmp_path):
     file = make_nanogpt(tmp_path, compiled=True)
     change(file, lambda content: content["model"].update({k: v.bfloat16() for k, v in content["model"].items()}))
-    _, weights = read_nanogpt(file)
+    _, weights, _ = read_nanogpt(file)
     file.unlink()
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
     assert all(
@@ -92,7 +92,7 @@ def test_weights_are_fp32_and_their_own(tmp_path):
 
 def test_masks_and_wrappers_are_known(tmp_path):
     file = make_nanogpt(tmp_path)
-    _, plain = read_nanogpt(file)
+    _, plain, _ = read_nanogpt(file)
 
     def wrap(content):
         content["model"] = {f"module._orig_mod.{name}": weight for name, weight in content["model"].items()}
@@ -100,7 +100,7 @@ def test_masks_and_wrappers_are_known(tmp_path):
             content["model"][f"module._orig_mod.transformer.h.{layer}.attn.bias"] = torch.ones(1, 1, 128, 128).tril()
 
     change(file, wrap)
-    _, wrapped = read_nanogpt(file)
+    _, wrapped, _ = read_nanogpt(file)
     assert plain.keys() == wrapped.keys()
     assert all(torch.equal(plain[name], wrapped[name]) for name in plain)
 
@@ -126,7 +126,7 @@ BROKEN = {
     "holds a list, not a dict": lambda content: [1],
     "no dict under 'model' ": lambda content: content.pop("model"),
     r"no dict under 'model_args' \(it has model, ": lambda content: content.update(model_args=None),
-    "model_args lacks n_head, bias": lambda content: content.update(
+    "model_args lacks n_head; nanoGPT's": lambda content: content.update(
         model_args={"n_layer": 2, "n_embd": 64, "block_size": 128, "vocab_size": 9, "dropout": 0}
     ),
     "model_args holds rotary, which": lambda content: content["model_args"].update(rotary=True),
@@ -211,3 +211,26 @@ def test_the_fixture_script_runs_alone(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "a/ckpt.pt")
     assert read_nanogpt(tmp_path / "a")[0].vocab_size == 33
+
+
+def test_early_checkpoints_without_some_arguments(tmp_path):
+    """Before `bias` there were biases everywhere and GPT-2's activation; sizes are those of the weights."""
+    file = make_nanogpt(tmp_path, vocab_size=97, bias=True)
+    whole = torch.load(file, weights_only=True)
+    change(
+        file,
+        lambda content: (
+            [content["model_args"].pop(key) for key in ("bias", "dropout", "vocab_size", "n_layer")] and None
+        ),
+    )
+    config, weights, (note,) = read_nanogpt(tmp_path)
+    assert "bias True, activation_function gelu_new, dropout 0.0, vocab_size 97, n_layer 2" in note
+    ids = torch.randint(97, (2, 20), generator=torch.Generator().manual_seed(1))
+    hidden, _ = nanogpt(whole, ids, torch.nn.GELU(approximate="tanh"))
+    model = GPT2ForSequenceClassification(config).eval()
+    model.load_state_dict(weights, strict=False)
+    with torch.no_grad():
+        assert torch.allclose(model.transformer(ids).last_hidden_state, hidden, atol=1e-5)
+    change(file, lambda content: content["model_args"].pop("n_head") and None)
+    with pytest.raises(ModelError, match=r"model_args lacks n_head; nanoGPT's train\.py writes"):
+        read_nanogpt(tmp_path)

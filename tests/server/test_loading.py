@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tests.conftest import SMALL
 from tests.server.conftest import error_of, serving, settings_of
 from workflow.data.scoring import Scoring
+from workflow.errors import ModelError
 from workflow.evaluation.calibration import fit_calibration
 from workflow.files import write_json
 from workflow.inference.batch import predictions, score_all
@@ -17,6 +19,7 @@ from workflow.inference.head_engine import score_engine
 from workflow.inference.sampling import SamplingParams
 from workflow.models.classifier import load_classifier
 from workflow.models.load import load_seq2seq
+from workflow.models.manifest import write_manifest
 from workflow.models.scratch import byte_vocabulary, make_model, write_scratch_model
 from workflow.models.shapes import Shape
 from workflow.recipe.predict import answer
@@ -144,3 +147,49 @@ def test_generative_scoring_sums_to_one_over_the_vocabulary(live):
         )
     )
     assert 0.3 < total <= 1 + 1e-4  # the padded rows of the head have the rest
+
+
+@pytest.mark.parametrize(("name", "file"), [("flan", "model.safetensors"), ("bert", "model.safetensors")])
+def test_served_weights_are_no_pages_of_their_files(models, tmp_path, name, file):
+    """A file that is overwritten in place would change them, and one that is cut short would end the process."""
+    folder = tmp_path / "run"
+    shutil.copytree(next(path for path in (models / name).iterdir() if path.is_dir()), folder)
+    service = make_loader(settings_of(tmp_path, device="cpu"))("run", folder)
+    model = service.engine.model if name == "flan" else service.engine.loaded.model
+    before = {key: weight.clone() for key, weight in model.named_parameters()}
+    assert str(folder) not in Path("/proc/self/maps").read_text()
+    weights = (folder / file).read_bytes()
+    with (folder / file).open("r+b") as content:
+        content.seek(len(weights) // 2)
+        content.write(bytes(len(weights) // 2))
+    assert all(weight.equal(before[key]) for key, weight in model.named_parameters())
+
+
+def test_a_run_that_was_copied_in_part_is_not_served(models, tmp_path):
+    shutil.copytree(models / "scorer", tmp_path / "models" / "scorer")
+    folder = tmp_path / "models/scorer/checkpoint-best-ckpt"
+    write_manifest(folder, step=1)
+    settings = settings_of(tmp_path / "models", device="cpu")
+    asked = {"model": "scorer", "input": "red"}
+    with serving(settings, make_loader(settings)) as live:
+        calibration = (folder / "calibration.json").read_text()
+        (folder / "calibration.json").unlink()
+        message = error_of(live.post("/score", asked), 404)["message"]
+        assert "calibration.json is missing" in message
+        (folder / "calibration.json").write_text("{}")
+        assert "calibration.json has 2 bytes" in error_of(live.post("/score", asked), 404)["message"]
+        (folder / "calibration.json").write_text(calibration)
+        live.post("/score", asked).raise_for_status()
+        (folder / "tokenizer.json").write_text("{}")
+        live.post("/score", asked).raise_for_status()  # by what was loaded
+
+
+def test_hashes_are_checked_where_asked(models, tmp_path):
+    shutil.copytree(models / "flan", tmp_path / "flan")
+    folder = tmp_path / "flan/checkpoint-best-ckpt"
+    write_manifest(folder, step=1)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    make_loader(settings_of(tmp_path, device="cpu"))("flan", folder)
+    with pytest.raises(ModelError, match="SHA-256 differs"):
+        make_loader(settings_of(tmp_path, device="cpu", check_hashes=True))("flan", folder)

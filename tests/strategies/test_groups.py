@@ -9,6 +9,7 @@ import transformers
 from workflow.config.strategy_settings import Freeze as FreezeSettings
 from workflow.config.strategy_settings import GroupedLayerwiseLrd as GroupedSettings
 from workflow.config.strategy_settings import LayerwiseLrd as LayerwiseSettings
+from workflow.config.strategy_settings import Reinit as ReinitSettings
 from workflow.config.strategy_settings import Swa as SwaSettings
 from workflow.errors import ConfigError
 from workflow.models.adapters import AdapterPlan, add_adapters
@@ -18,6 +19,7 @@ from workflow.strategies.composed import Composed
 from workflow.strategies.freeze import Freeze
 from workflow.strategies.grouped_layerwise_lrd import GroupedLayerwiseLrd
 from workflow.strategies.layerwise_lrd import LayerwiseLrd
+from workflow.strategies.reinit import Reinit
 from workflow.strategies.weight_averaging import Swa
 from workflow.training.optim import groups_record, make_optimizer, optimizer_groups, planned_groups, rates_text, set_lr
 
@@ -208,3 +210,23 @@ def test_an_own_rate_keeps_proportions_and_what_is_frozen():
 def test_rates_are_shown_from_the_top():
     text = rates_text(groups_of(bert(layers=2), LayerwiseLrd(LayerwiseSettings(top_lr=1e-3, decay=0.5))))
     assert text == "0.00103 head pooler; 0.001 encoder.1; 0.0005 encoder.0; 0.00025 embeddings"
+
+
+def test_layers_that_share_their_weights_are_told():
+    """ALBERT: one set of weights is all twelve layers, so no strategy can treat them one by one."""
+    albert, plain = bert(12, "Albert", embedding_size=8), bert(2)
+    for strategy in (
+        LayerwiseLrd(LayerwiseSettings()),
+        GroupedLayerwiseLrd(GroupedSettings()),
+        Freeze(FreezeSettings()),
+    ):
+        (note,) = Composed([strategy]).prepare_model(albert, seed=0)
+        assert f"the 12 layers of this albert are 1 set of weights, so --{strategy.name} does not" in note
+        assert Composed([strategy]).prepare_model(plain, seed=0) == []
+    assert len(Reinit(ReinitSettings(layers=1)).prepare_model(plain, seed=0)) == 1
+    notes = Reinit(ReinitSettings(layers=1)).prepare_model(albert, seed=0)
+    assert "so --reinit.layers 1 starts each layer anew that has them" in notes[-1]
+    assert len(Reinit(ReinitSettings(layers=0)).prepare_model(albert, seed=0)) == 1
+    with pytest.raises(ConfigError, match=r"has 1 encoder layers \(the 12 layers of this albert"):
+        Reinit(ReinitSettings(layers=2)).prepare_model(albert, seed=0)
+    assert not any("shared" in note for note in Composed([Swa(SwaSettings(start=1))]).prepare_model(albert, seed=0))

@@ -14,8 +14,9 @@ from tests.training.rank_worker import run_group
 from workflow.models.load import load_seq2seq, quiet_transformers
 from workflow.models.scratch import make_model, train_vocabulary, write_scratch_model
 from workflow.models.shapes import Shape
-from workflow.models.stored import stored_dtype
-from workflow.training.checkpoint import INDEX_FILE, STATE_FOLDER
+from workflow.models.stored import stored_dtype, stored_tensors
+from workflow.paths import STATE_FOLDER
+from workflow.training.checkpoint import INDEX_FILE
 
 SHAPE = Shape(d_model=512, d_kv=64, d_ff=2048, num_heads=8, num_layers=5)
 LITTLE = 64 << 20
@@ -79,7 +80,7 @@ def halves(flan_like, folder, dtype, *, suffix="safetensors", but=()):
 def test_weights_keep_their_files_type_where_asked(flan_like, tmp_path, dtype, suffix):
     """Files say it, config.json only claims it (here fp32)."""
     folder = halves(flan_like, tmp_path / "m", dtype, suffix=suffix)
-    assert stored_dtype(str(folder)) == dtype
+    assert stored_dtype(stored_tensors(str(folder))) == dtype
     stored, whole = (load_seq2seq(str(folder), as_stored=asked).model for asked in (True, False))
     assert {weight.dtype for weight in whole.parameters()} == {torch.float32}
     # transformers keeps one matrix of a layer in fp32 beside fp16.
@@ -92,7 +93,7 @@ def test_weights_keep_their_files_type_where_asked(flan_like, tmp_path, dtype, s
 
 def test_of_mixed_files_nothing_is_rounded(flan_like, tmp_path):
     folder = halves(flan_like, tmp_path / "m", torch.bfloat16, but=("lm_head.weight",))
-    assert stored_dtype(str(folder)) == torch.float32
+    assert stored_dtype(stored_tensors(str(folder))) == torch.float32
     head = load_file(flan_like / "model.safetensors")["lm_head.weight"]
     assert torch.equal(load_seq2seq(str(folder), as_stored=True).model.lm_head.weight, head)
 

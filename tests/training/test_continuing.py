@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 
 from workflow.errors import CheckpointError, ConfigError
 from workflow.files import write_json
+from workflow.models import manifest as manifests
+from workflow.models.manifest import MANIFEST_FILE, read_manifest, write_manifest
 from workflow.paths import RunPaths
 from workflow.recipe.resume import find_start
 from workflow.run_folder import Claim
-from workflow.training import manifest as manifests
 from workflow.training.checkpoint import TrainState, link_model, prune
 from workflow.training.continuing import fault_of, newest_intact, set_aside
-from workflow.training.manifest import MANIFEST_FILE, read_manifest, write_manifest
 
 FILES = (
     "config.json",

@@ -22,13 +22,14 @@ class MicroBatchLimits:
     """What one micro-batch may hold: `rows` examples, and `tokens` of sources and targets; None: as many as there are.
 
     `padded` batches compute their longest source and target for every row. A batch computes its rows `passes` times.
-    A single row may exceed the tokens.
+    A single row may exceed the tokens. `of_one_length`: no rows of unlike lengths together.
     """
 
     rows: int | None = None
     tokens: int | None = None
     padded: bool = False
     passes: int = 1
+    of_one_length: bool = False
 
     def computed(self, sources: Sequence[int], targets: Sequence[int]) -> int:
         """Tokens that a micro-batch of rows of these lengths computes."""
@@ -88,7 +89,8 @@ def _cut(hand: Sequence[int], lengths: Sequence[tuple[int, int]], limits: MicroB
     total = longest_source = longest_target = 0
     for place in hand:
         source, target = lengths[place]
-        if parts and (limits.rows is None or len(parts[-1]) < limits.rows):
+        fits = not limits.of_one_length or (source, target) == (longest_source, longest_target)
+        if parts and fits and (limits.rows is None or len(parts[-1]) < limits.rows):
             wider = (max(longest_source, source), max(longest_target, target))
             size = (len(parts[-1]) + 1) * sum(wider) if limits.padded else total + source + target
             if limits.tokens is None or limits.passes * size <= limits.tokens:

@@ -73,6 +73,7 @@ def beam_search(
             logits_processor=[first],
             stopping_criteria=[_Unwanted(unwanted)],
             synced_gpus=in_step,
+            past_key_values=_empty_cache(),
         )
     finally:
         model.train(was_training)
@@ -80,6 +81,13 @@ def beam_search(
         Result((_generation(sequence, model.config, tokenizer),), first.scores(row, request.label_tokens))
         for row, (request, sequence) in enumerate(zip(requests, sequences[:, 1:].tolist(), strict=False))
     ]
+
+
+def _empty_cache() -> Any:
+    """Grows a layer at a time: the one that `generate` makes has the encoder's number of layers."""
+    from transformers import DynamicCache, EncoderDecoderCache
+
+    return EncoderDecoderCache(DynamicCache(), DynamicCache())
 
 
 def _config(config: Any, params: SamplingParams) -> Any:

@@ -1,7 +1,8 @@
 """The engine of models with a classification head (BERT family, GPT-2): scores alone.
 
 Knows nothing of files or of how ranks divide the work. Inputs are packed one after another where the model has a
-ragged form, the one that trains it; else they are padded, in batches of like length.
+ragged form, the one that trains it; else they are padded, in batches of like length (of equal length, where padding
+changes the model's scores).
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ class HeadEngine:
         if self.packed is not None:
             return sum(lengths) <= self.limits.max_encode_tokens
         shortest, longest = min(lengths), max(lengths)
-        return shortest >= longest * (1 - WASTE) and longest * len(lengths) <= self.limits.max_encode_tokens
+        waste = 0 if self.loaded.of_one_length else WASTE
+        return shortest >= longest * (1 - waste) and longest * len(lengths) <= self.limits.max_encode_tokens
 
     @torch.no_grad()
     def _logits(self, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:

@@ -192,6 +192,10 @@ def add_adapters(
         _share_base(layer)
     written = copy.deepcopy(config)
     written.base_model_name_or_path = start
+    written.task_type = (
+        "SEQ_2_SEQ_LM" if hasattr(model, "lm_head") else "SEQ_CLS"
+    )  # by which AutoPeftModel... choose a class
+    written.inference_mode = True
     written.modules_to_save = sorted({_module_of(name, model) for name in heads}) or None
     trained = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     fingerprint = _fingerprint(model)  # of the weights as they were loaded, whatever they are rounded to

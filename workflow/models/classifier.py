@@ -23,14 +23,18 @@ from workflow.models.load import (
     Explained,
     LoadedModel,
     check_folder,
+    check_report,
+    check_unquantised,
     head_names,
     is_path,
     load_seq2seq,
     load_tokenizer,
     model_family,
-    some,
 )
 from workflow.models.nanogpt import is_nanogpt, read_nanogpt
+from workflow.models.padding import padding_counts
+from workflow.models.ragged import why_padded
+from workflow.models.stored import check_numbers, stored_tensors
 from workflow.models.verbalizers import single_token
 from workflow.runtime import seeded
 
@@ -50,6 +54,8 @@ class LoadedClassifier(LoadedModel):
     takes_types: bool = False
     max_positions: int | None = None
     has_new_head: bool = False
+    of_one_length: bool = False
+    """Whether inputs of one length alone may share a batch, because padding changes this model's scores."""
 
     @property
     def width(self) -> int:
@@ -115,17 +121,20 @@ def load_classifier(
     dropout: float | None = None,
     seed: int = 0,
     as_stored: bool = False,
+    mapped: bool = True,
 ) -> LoadedClassifier:
     """Loads a model that scores, from a folder, a nanoGPT ckpt.pt or the hub; a head that is missing is made from `seed`.
 
-    `as_stored` is `load_seq2seq`'s; models with a head of their own, which is made in fp32, are fp32. Raises ModelError with the reason and what to do.
+    `as_stored` and `mapped` are `load_seq2seq`'s; models with a head of their own, which is made in fp32, are fp32.
+    Raises ModelError with the reason and what to do.
     """
     if is_path(name) and is_nanogpt(Path(name)):
         return _load_nanogpt(name, problem, labels, tokenizer or NANOGPT_TOKENIZER, dropout, seed)
-    check_folder(name, needs_tokenizer=tokenizer is None)
+    edited = check_folder(name, needs_tokenizer=tokenizer is None)
     if model_family(name) in FAMILIES:
-        return _load_t5(name, problem, labels, tokenizer, dropout, as_stored=as_stored)
-    return _load_with_head(name, problem, labels, tokenizer, dropout, seed)
+        return _load_t5(name, problem, labels, tokenizer, dropout, as_stored=as_stored, mapped=mapped)
+    loaded = _load_with_head(name, problem, labels, tokenizer, dropout, seed, mapped=mapped)
+    return replace(loaded, notes=(*edited, *loaded.notes))
 
 
 def _load_t5(
@@ -136,13 +145,14 @@ def _load_t5(
     dropout: float | None,
     *,
     as_stored: bool,
+    mapped: bool,
 ) -> LoadedClassifier:
     if problem not in ("binary", "multiclass"):
         raise ModelError(
             f"{name}: a T5 scores {problem} targets in no way of its own; use --problem binary (--target_range LOW HIGH maps "
             "bounded numbers) or multiclass, or a BERT-like model"
         )
-    loaded = load_seq2seq(name, dropout=dropout, tokenizer=tokenizer, as_stored=as_stored)
+    loaded = load_seq2seq(name, dropout=dropout, tokenizer=tokenizer, as_stored=as_stored, mapped=mapped)
     tokens = label_tokens(loaded.tokenizer, labels)
     loaded.model.lm_head = LabelRows(loaded.model.lm_head.weight, tokens)
     return LoadedClassifier(
@@ -166,7 +176,14 @@ def label_tokens(tokenizer: Any, labels: Sequence[str]) -> list[int]:
 
 
 def _load_with_head(
-    name: str, problem: str, labels: Sequence[str], tokenizer: str | None, dropout: float | None, seed: int
+    name: str,
+    problem: str,
+    labels: Sequence[str],
+    tokenizer: str | None,
+    dropout: float | None,
+    seed: int,
+    *,
+    mapped: bool,
 ) -> LoadedClassifier:
     with Explained(name, "configuration"):
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
@@ -181,6 +198,7 @@ def _load_with_head(
         )
     if config.model_type not in ("gpt2",) and not _is_encoder(config):
         raise ModelError(f"{name}: a {config.model_type} model; of decoder-only models, this program scores with gpt2")
+    check_unquantised(name, config)
     loaded_tokenizer = load_tokenizer(tokenizer or name, for_scores=True)
     own = own_labels(config)
     set_up(config, problem, labels, loaded_tokenizer, dropout)
@@ -190,6 +208,7 @@ def _load_with_head(
         else transformers.AutoModelForSequenceClassification
     )
     with Explained(name, "weights"), seeded(seed):
+        stored = stored_tensors(name)
         model, report = kind.from_pretrained(
             name,
             config=config,
@@ -197,16 +216,15 @@ def _load_with_head(
             ignore_mismatched_sizes=True,  # allowed for the head alone, below
             output_loading_info=True,
             trust_remote_code=False,
+            disable_mmap=not mapped,
         )
-    head = {*head_names(model)}
-    mismatched = {str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]}
-    made = {key for key in {*report["missing_keys"], *mismatched} if key not in head and ".pooler." not in key}
-    if made:
-        raise ModelError(
-            f"{name}: the weights lack {len(made)} tensors of its {config.model_type}, or have others: {some(sorted(made))}"
-        )
+    check_numbers(name, stored, (weight for weight, _ in model.named_parameters(remove_duplicate=False)))
+    mismatched = {found[0] for found in report["mismatched_keys"]}
     new = sorted({*report["missing_keys"], *mismatched})
+    may_be_new = {key for key in new if key in head_names(model) or ".pooler." in key}
+    notes = check_report(name, model, report, may_be_new=may_be_new)
     loaded = _checked(name, model, loaded_tokenizer, problem, labels, new)
+    loaded = replace(loaded, notes=(*loaded.notes, *notes))
     if loaded.has_new_head or problem == "regression":
         return loaded
     return replace(loaded, notes=(*loaded.notes, *label_notes(name, own, labels)))
@@ -215,13 +233,14 @@ def _load_with_head(
 def _load_nanogpt(
     name: str, problem: str, labels: Sequence[str], tokenizer: str, dropout: float | None, seed: int
 ) -> LoadedClassifier:
-    config, weights = read_nanogpt(Path(name))
+    config, weights, assumed = read_nanogpt(Path(name))
     loaded_tokenizer = load_tokenizer(tokenizer, for_scores=True)
     set_up(config, problem, labels, loaded_tokenizer, dropout)
     with seeded(seed):
         model = GPT2ForSequenceClassification(config)
     model.load_state_dict(weights, strict=False)  # read_nanogpt has matched every key of the body
-    return _checked(name, model, loaded_tokenizer, problem, labels, ["score.weight"])
+    loaded = _checked(name, model, loaded_tokenizer, problem, labels, ["score.weight"])
+    return replace(loaded, notes=(*loaded.notes, *assumed))
 
 
 def _is_encoder(config: Any) -> bool:
@@ -239,7 +258,7 @@ def _checked(
         )
     notes = (f"new in this model, to be trained: {', '.join(new)}",) if new else ()
     head = {*head_names(model)}
-    return LoadedClassifier(
+    loaded = LoadedClassifier(
         model,
         tokenizer,
         notes,
@@ -251,3 +270,34 @@ def _checked(
         # What a head reads is part of it: without its trained pooler, a trained head reads noise.
         has_new_head=any(key in head or ".pooler." in key for key in new),
     )
+    return loaded if why_padded(model) is None else _padding_tried(name, loaded)
+
+
+def _padding_tried(name: str, loaded: LoadedClassifier) -> LoadedClassifier:
+    """The same, with what padding does to its scores found out."""
+    model, tokenizer, notes = loaded.model, loaded.tokenizer, list(loaded.notes)
+    if getattr(model.config, "attention_type", None) == "block_sparse":
+        # transformers would do it at the first short batch, and never undo it: scores would depend on what came before.
+        model.base_model.set_attention_type("original_full")
+        notes.append(
+            f"this {model.config.model_type} attends in full (attention_type original_full), whatever its inputs' lengths"
+        )
+
+    def logits(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        types = torch.zeros_like(ids) if loaded.takes_types else None
+        return loaded.logits(model, input_ids=ids, attention_mask=mask, token_types=types)
+
+    special = {*tokenizer.all_special_ids}
+    ordinary = [token for token in range(len(tokenizer)) if token not in special]
+    was_training = model.training
+    model.eval()
+    try:
+        counts = padding_counts(name, logits, ordinary, pad_id=tokenizer.pad_token_id, most=loaded.max_positions)
+    finally:
+        model.train(was_training)
+    if counts:
+        notes.append(
+            f"padding changes the scores of this {model.config.model_type} (tried on texts beside longer ones), so only inputs of "
+            "equal length share a batch, in training and scoring; plain batches of transformers give other numbers"
+        )
+    return replace(loaded, notes=tuple(notes), of_one_length=counts)

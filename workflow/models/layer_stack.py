@@ -63,6 +63,15 @@ def _stack_name(path: str) -> str:
     return next((part for part in path.split(".") if part in ("encoder", "decoder")), "layers")
 
 
+def sharing(model: Any) -> str | None:
+    """`the 12 layers of this albert are 1 set of weights`, where layers are the same modules again; None elsewhere."""
+    config = model.config
+    groups, layers = (getattr(config, key, None) for key in ("num_hidden_groups", "num_hidden_layers"))
+    if groups is None or layers is None or groups >= layers:
+        return None
+    return f"the {layers} layers of this {config.model_type} are {groups} set{'s' if groups > 1 else ''} of weights"
+
+
 def parts_of(model: Any) -> dict[str, Part]:
     """The part of each parameter by name, as in `named_parameters` (a tied head is the embeddings)."""
     stacks = stacks_of(model)

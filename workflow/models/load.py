@@ -7,6 +7,7 @@ takes Flan's separate output head for tied and drops it (both look like equal em
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from logging import ERROR, getLogger
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from workflow.errors import ModelError
 from workflow.files import LFS_ADVICE, is_lfs_pointer
+from workflow.models.manifest import check_written
 
 if TYPE_CHECKING:
     import torch
@@ -58,17 +60,24 @@ class LoadedModel:
 
 
 def load_seq2seq(
-    name: str, *, dropout: float | None = None, tokenizer: str | None = None, as_stored: bool = False
+    name: str,
+    *,
+    dropout: float | None = None,
+    tokenizer: str | None = None,
+    as_stored: bool = False,
+    mapped: bool = True,
 ) -> LoadedModel:
     """Loads model and tokenizer (its own, unless another is named) from a folder, or from the hub by name.
 
     The weights are fp32 whatever the file holds: an update at a usual learning rate is too small for most bf16
     weights. With `as_stored` they have the files' own type, for a caller that converts them one by one: then they are
-    pages of the files, which all processes of a machine share, and no copies.
+    pages of the files, which all processes of a machine share, and no copies. Without `mapped` they never are.
     `.bin` files are read with `weights_only` alone, and no code of a checkpoint is run.
     Raises ModelError with the reason and what to do.
     """
-    check_folder(name, needs_tokenizer=tokenizer is None)
+    from workflow.models.output_head import head_notes
+
+    edited = check_folder(name, needs_tokenizer=tokenizer is None)
     config, raw_config = _load_config(name)
     if dropout is not None:
         config.dropout_rate = dropout
@@ -77,13 +86,13 @@ def load_seq2seq(
         raise ModelError(
             f"{name}: the tokenizer has {len(loaded_tokenizer)} tokens, the model only {config.vocab_size}; they do not belong together"
         )
-    model, notes = _load_weights(name, config, as_stored=as_stored)
+    model, notes = _load_weights(name, config, raw_config, as_stored=as_stored, mapped=mapped)
     if raw_config.get("tie_word_embeddings") is False:
         _untie(model)
     # transformers writes `true` for every T5; other readers then tie, or scale the logits by d_model**-0.5.
     model.config.tie_word_embeddings = model.lm_head.weight is model.get_input_embeddings().weight
     model.generation_config = generation_settings(config, max_new_tokens=model.generation_config.max_new_tokens)
-    return LoadedModel(model, loaded_tokenizer, tuple(notes))
+    return LoadedModel(model, loaded_tokenizer, (*edited, *notes, *head_notes(name, raw_config, model)))
 
 
 def generation_settings(config: Any, *, max_new_tokens: int | None) -> Any:
@@ -113,10 +122,13 @@ def tokenizer_stands_in(name: str, other: str | None) -> str | None:
     return other if other is not None and is_path(name) and not has_tokenizer(Path(name)) else None
 
 
-def check_folder(name: str, *, needs_tokenizer: bool = True) -> None:
-    """Refuses a folder that cannot be a checkpoint with one clear sentence."""
+def check_folder(name: str, *, needs_tokenizer: bool = True) -> tuple[str, ...]:
+    """Refuses a folder that cannot be a checkpoint, or was copied in part, with one clear sentence.
+
+    Returns notes of what was changed since the checkpoint was written.
+    """
     if not is_path(name):
-        return
+        return ()
     folder = Path(name)
     if not folder.is_dir():
         raise ModelError(
@@ -125,12 +137,15 @@ def check_folder(name: str, *, needs_tokenizer: bool = True) -> None:
     refuse_pointers(folder)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{name}: no config.json here, so this is no checkpoint folder")
-    if not any((folder / file).is_file() for file in WEIGHT_FILES):
+    held = [file for file in WEIGHT_FILES if (folder / file).is_file()]
+    if not held:
         raise ModelError(f"{name}: no weights here; expected one of {', '.join(WEIGHT_FILES)}")
     if needs_tokenizer and not has_tokenizer(folder):
         raise ModelError(
             f"{name}: no tokenizer here; copy the checkpoint's tokenizer.json, vocab.txt or spiece.model into the folder"
         )
+    beside = [f"the weights are those of {held[0]}; {', '.join(held[1:])} beside it is not read"] if held[1:] else []
+    return (*check_written(folder), *beside)
 
 
 def refuse_pointers(path: Path) -> None:
@@ -167,7 +182,19 @@ def _load_config(name: str) -> tuple[Any, dict[str, Any]]:
             raise ModelError(
                 f"{name}: a {family or 'nameless'} model; this program fine-tunes {', '.join(FAMILIES)} (Flan-T5 and ByT5 are t5)"
             )
-        return AutoConfig.from_pretrained(name, trust_remote_code=False), raw
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    check_unquantised(name, config)
+    return config, raw
+
+
+def check_unquantised(name: str, config: Any) -> None:
+    """Raises ModelError for a configuration that says how its weights were quantised."""
+    if found := getattr(config, "quantization_config", None):
+        method = found.get("quant_method", "unknown") if isinstance(found, dict) else type(found).__name__
+        raise ModelError(
+            f"{name}: a quantised checkpoint (quantization_config of config.json: {method}); name the one that it was made "
+            "from, in fp32, bf16 or fp16"
+        )
 
 
 def load_tokenizer(name: str, *, for_scores: bool = False) -> Any:
@@ -198,29 +225,54 @@ def load_tokenizer(name: str, *, for_scores: bool = False) -> Any:
     return tokenizer
 
 
-def _load_weights(name: str, config: Any, *, as_stored: bool) -> tuple[Any, list[str]]:
+def _load_weights(
+    name: str, config: Any, raw_config: dict[str, Any], *, as_stored: bool, mapped: bool
+) -> tuple[Any, list[str]]:
     import torch
     from transformers import AutoModelForSeq2SeqLM
 
-    from workflow.models.stored import stored_dtype
+    from workflow.models.output_head import check_head, check_tables
+    from workflow.models.stored import check_numbers, stored_dtype, stored_tensors
 
     with Explained(name, "weights"):
+        stored = stored_tensors(name)
+        check_head(name, raw_config, stored)
+        check_tables(name, config, stored)
         model, report = AutoModelForSeq2SeqLM.from_pretrained(
             name,
             config=config,
-            dtype=stored_dtype(name) if as_stored else torch.float32,
+            dtype=stored_dtype(stored) if as_stored else torch.float32,
             ignore_mismatched_sizes=True,  # reported below, with the names
             output_loading_info=True,
             trust_remote_code=False,
+            disable_mmap=not mapped,
         )
-    if mismatched := sorted(str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]):
-        raise ModelError(f"{name}: weights and config.json disagree about shapes: {some(mismatched)}")
-    if missing := sorted(report["missing_keys"]):
-        raise ModelError(f"{name}: the weights lack {len(missing)} tensors of its {config.model_type}: {some(missing)}")
+    check_numbers(name, stored, (weight for weight, _ in model.named_parameters(remove_duplicate=False)))
+    return model, check_report(name, model, report)
+
+
+def check_report(name: str, model: Any, report: dict[str, Any], *, may_be_new: Collection[str] = ()) -> list[str]:
+    """What transformers found in the files beyond a model's weights, as notes; `may_be_new` weights may be others, or missing.
+
+    Raises ModelError for other weights that transformers made anew.
+    """
+    mismatched = {
+        found[0]: shapes(found[0], tuple(found[1]), tuple(found[2])) for found in sorted(report["mismatched_keys"])
+    }
+    if odd := [text for key, text in mismatched.items() if key not in may_be_new]:
+        raise ModelError(f"{name}: weights and config.json disagree about shapes: {some(odd)}")
+    if missing := sorted(key for key in report["missing_keys"] if key not in may_be_new):
+        raise ModelError(
+            f"{name}: the weights lack {len(missing)} tensors of its {model.config.model_type}: {some(missing)}"
+        )
     unexpected = sorted(report["unexpected_keys"])
-    return model, [
-        f"{len(unexpected)} tensors of the checkpoint are not used: {some(unexpected)}"
-    ] if unexpected else []
+    return [f"{len(unexpected)} tensors of the checkpoint are not used: {some(unexpected)}"] if unexpected else []
+
+
+def shapes(key: str, found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """`shared.weight is 64x32 in the files, 96x32 by config.json`."""
+    in_file, by_config = ("x".join(map(str, shape)) or "a single number" for shape in (found, expected))
+    return f"{key} is {in_file} in the files, {by_config} by config.json"
 
 
 def _untie(model: Any) -> None:

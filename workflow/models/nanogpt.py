@@ -25,6 +25,8 @@ SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 FIELDS = (*SIZES, "bias", "dropout")
 # The output head is tied to the embeddings; the causal mask is a buffer of nanoGPT's without flash attention.
 NOT_USED = re.compile(r"lm_head\.weight|transformer\.h\.\d+\.attn\.bias")
+LAYER = re.compile(r"transformer\.h\.(\d+)\.")
+ACTIVATION = "activation_function"
 LINEAR = re.compile(r".*\.(c_attn|c_proj|c_fc)\.weight")
 MAX_NAMED = 20
 
@@ -36,8 +38,8 @@ def is_nanogpt(path: Path) -> bool:
     return path.suffix == ".pt"
 
 
-def read_nanogpt(path: Path) -> tuple[GPT2Config, dict[str, torch.Tensor]]:
-    """The configuration and the body's weights, fp32, named as in GPT2ForSequenceClassification.
+def read_nanogpt(path: Path) -> tuple[GPT2Config, dict[str, torch.Tensor], list[str]]:
+    """The configuration, the body's weights, fp32, named as in GPT2ForSequenceClassification, and notes of what was assumed.
 
     Every tensor of the file is used or known not to be; a model without biases gets zeros for them. Files are read
     with `weights_only` alone, so no code of a checkpoint is run. Raises ModelError.
@@ -45,7 +47,7 @@ def read_nanogpt(path: Path) -> tuple[GPT2Config, dict[str, torch.Tensor]]:
     import torch
 
     file = path / CHECKPOINT_FILE if path.is_dir() else path
-    arguments, found = _parts(file, _load(file))
+    arguments, found, notes = _parts(file, _load(file))
     layout = _layout(arguments)
     needed = {name: shape for name, shape in layout.items() if arguments["bias"] or not name.endswith(".bias")}
     _check_weights(file, found, needed)
@@ -54,7 +56,7 @@ def read_nanogpt(path: Path) -> tuple[GPT2Config, dict[str, torch.Tensor]]:
         weight = found[name] if name in needed else torch.zeros(shape)
         # GPT-2's Conv1D keeps its weights the other way round than nn.Linear.
         weights[name] = (weight.t() if LINEAR.fullmatch(name) else weight).to(torch.float32).clone().contiguous()
-    return _config(arguments), weights
+    return _config(arguments), weights, notes
 
 
 def _load(file: Path) -> Any:
@@ -80,8 +82,8 @@ def _load(file: Path) -> Any:
         ) from error
 
 
-def _parts(file: Path, content: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """The checked `model_args`, and the weights by their names without wrappers."""
+def _parts(file: Path, content: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor], list[str]]:
+    """The checked `model_args`, the weights by their names without wrappers, and what was assumed."""
     import torch
 
     if not isinstance(content, dict):
@@ -97,7 +99,12 @@ def _parts(file: Path, content: Any) -> tuple[dict[str, Any], dict[str, torch.Te
         if name in weights:
             raise ModelError(f"{file}: model: {name!r} stands there twice, wrapped and unwrapped; keep one")
         weights[name] = value
-    return _arguments(file, content["model_args"]), weights
+    if ACTIVATION in content["model_args"]:
+        raise ModelError(
+            f"{file}: model_args holds {ACTIVATION}, which nanoGPT has not; a changed architecture cannot be read"
+        )
+    arguments, notes = completed(content["model_args"], weights)
+    return _arguments(file, arguments), weights, notes
 
 
 def _unwrapped(name: str) -> str:
@@ -107,12 +114,42 @@ def _unwrapped(name: str) -> str:
     return name
 
 
+def completed(arguments: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, Any], list[str]]:
+    """`model_args` with what early versions did not write, as the weights and those versions have it; notes of that.
+
+    Without `bias` a checkpoint is of an early version, whose norms and linear maps all had biases, and whose activation was
+    GPT-2's approximation.
+    """
+    found: dict[str, Any] = {}
+    if "bias" not in arguments:
+        found |= {
+            "bias": any(name.endswith(".bias") and not NOT_USED.fullmatch(name) for name in weights),
+            ACTIVATION: "gelu_new",
+        }
+    if "dropout" not in arguments:
+        found["dropout"] = 0.0
+    for table, row_field in (("wte", "vocab_size"), ("wpe", "block_size")):
+        weight = weights.get(f"transformer.{table}.weight")
+        if weight is not None and weight.dim() == 2:
+            sizes = {row_field: weight.shape[0], "n_embd": weight.shape[1]}
+            found |= {field: size for field, size in sizes.items() if field not in arguments}
+    layers = {int(match[1]) for name in weights if (match := LAYER.match(name))}
+    if layers and "n_layer" not in arguments:
+        found["n_layer"] = max(layers) + 1
+    if not found:
+        return dict(arguments), []
+    text = ", ".join(f"{field} {value}" for field, value in found.items())
+    return {**arguments, **found}, [
+        f"model_args of this early nanoGPT checkpoint lacks some values; taken to be {text}"
+    ]
+
+
 def _arguments(file: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
     if missing := [field for field in FIELDS if field not in arguments]:
         raise ModelError(
             f"{file}: model_args lacks {', '.join(missing)}; nanoGPT's train.py writes {', '.join(FIELDS)}"
         )
-    if unknown := [str(field) for field in arguments if field not in FIELDS]:
+    if unknown := [str(field) for field in arguments if field not in (*FIELDS, ACTIVATION)]:
         raise ModelError(
             f"{file}: model_args holds {_some(unknown)}, which nanoGPT has not; a changed architecture cannot be read"
         )
@@ -182,7 +219,8 @@ def _config(arguments: Mapping[str, Any]) -> GPT2Config:
         n_embd=arguments["n_embd"],
         n_layer=arguments["n_layer"],
         n_head=arguments["n_head"],
-        activation_function="gelu",  # the exact one, as nn.GELU(); GPT-2's own is an approximation
+        # By default the exact one, as nn.GELU(); GPT-2's own is an approximation.
+        activation_function=arguments.get(ACTIVATION, "gelu"),
         layer_norm_epsilon=1e-5,
         resid_pdrop=dropout,
         embd_pdrop=dropout,

@@ -158,6 +158,11 @@ class ClfTask(Task[ClfSettings]):
             check_own_head(self.loaded)
 
     @property
+    def of_one_length(self) -> bool:
+        """Where padding changes the scores."""
+        return self.loaded.of_one_length
+
+    @property
     def max_length(self) -> int:
         """Tokens of an input at most."""
         limit = self.loaded.max_positions

@@ -112,7 +112,11 @@ def _tested(task: Task[Any], plan: BackendPlan, given: Namespace, out: Path) -> 
     try:
         trial = partial(micro_batch_trial, task, backend, objective) if task.device.type == "cuda" else None
         micro_batches = sizes.plan(
-            settings.training, padded=task.why_padded is not None, passes=objective.passes, trial=trial
+            settings.training,
+            padded=task.why_padded is not None,
+            passes=objective.passes,
+            of_one_length=task.of_one_length,
+            trial=trial,
         )
         loop = LoopSettings(given.lr_find_steps, 0, "constant", micro_batches.limits, settings.run.seed)
         update_size = settings.training.train_batch_size * settings.training.gradient_accumulation_steps

@@ -47,13 +47,19 @@ class MicroBatchSizes:
         self.file, self.circumstances, self.ranks = paths.micro_batches, circumstances, ranks
 
     def plan(
-        self, training: TrainingSection, *, padded: bool, passes: int, trial: Callable[[MicroBatchLimits], int] | None
+        self,
+        training: TrainingSection,
+        *,
+        padded: bool,
+        passes: int,
+        of_one_length: bool,
+        trial: Callable[[MicroBatchLimits], int] | None,
     ) -> MicroBatches:
         """What is set, what was found before, else what a trial finds, else what CPUs get; lower where memory ran out.
 
         A collective call. Raises StartAgain, or BackendError, where memory runs out in the trial.
         """
-        asked = MicroBatchLimits(training.micro_batch_size, training.micro_batch_tokens, padded, passes)
+        asked = MicroBatchLimits(training.micro_batch_size, training.micro_batch_tokens, padded, passes, of_one_length)
         is_set = asked.rows is not None or asked.tokens is not None
         found = on_first(self._found, self.ranks)
         if found is not None and (found["lowered"] or not is_set):

@@ -16,11 +16,23 @@ from workflow import paths as names
 from workflow.console import make_console
 from workflow.errors import ConfigError, ModelError
 from workflow.files import whole_folder
-from workflow.models.load import FAMILIES, WEIGHT_FILES, Explained, load_seq2seq, model_family, quiet_transformers
+from workflow.models.load import (
+    FAMILIES,
+    WEIGHT_FILES,
+    Explained,
+    check_folder,
+    check_report,
+    check_unquantised,
+    load_seq2seq,
+    model_family,
+    quiet_transformers,
+)
+from workflow.models.manifest import MANIFEST_FILE
 from workflow.models.nanogpt import is_nanogpt
 from workflow.models.pruning import prune as set_zeros
 from workflow.models.pruning import share_of_zeros
 from workflow.models.save import write_model
+from workflow.models.stored import check_numbers, stored_tensors
 from workflow.recipe.place import model_to_use
 
 
@@ -50,13 +62,14 @@ def _write(source: str, folder: Path, sparsity: float) -> float:
         set_zeros(loaded.model, sparsity)
         write_model(folder, loaded.model, loaded.tokenizer, dict(loaded.model.named_parameters()))
         return share_of_zeros(loaded.model)
+    check_folder(source)
     model = _load(source)
     set_zeros(model, sparsity)
     model.save_pretrained(folder)
     if not Path(source).is_dir():
         transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False).save_pretrained(folder)
     for file in Path(source).iterdir() if Path(source).is_dir() else ():  # tokenizer, how it scores
-        is_weights = file.name in WEIGHT_FILES or file.name.startswith(("model-", "pytorch_model-"))
+        is_weights = file.name in (*WEIGHT_FILES, MANIFEST_FILE) or file.name.startswith(("model-", "pytorch_model-"))
         if file.is_file() and not is_weights and not (folder / file.name).exists():
             shutil.copy(file, folder)
     return share_of_zeros(model)
@@ -67,4 +80,11 @@ def _load(source: str) -> Any:
     with Explained(source, "weights"):
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         kind = getattr(transformers, (config.architectures or ["AutoModel"])[0], transformers.AutoModel)
-        return kind.from_pretrained(source, trust_remote_code=False)
+        stored = stored_tensors(source)
+        model, report = kind.from_pretrained(
+            source, ignore_mismatched_sizes=True, output_loading_info=True, trust_remote_code=False
+        )
+    check_unquantised(source, config)
+    check_numbers(source, stored, (weight for weight, _ in model.named_parameters()))
+    check_report(source, model, report)
+    return model

@@ -84,8 +84,9 @@ def load_scorer(
     template: str | None = None,
     max_length: int | None = None,
     tokenizer: str | None = None,
+    mapped: bool = True,
 ) -> LoadedScorer:
-    """A trained checkpoint, by path or hub name. What the checkpoint says of itself may only be repeated.
+    """A trained checkpoint, by path or hub name, `mapped` as by `load_seq2seq`. What the checkpoint says of itself may only be repeated.
 
     Raises ConfigError for what contradicts the checkpoint, ModelError where it cannot score.
     """
@@ -104,7 +105,7 @@ def load_scorer(
     if own is not None and changed != own:
         differences = "; ".join(changed.differences(own))
         raise ConfigError(f"{name} was trained otherwise: {differences}; leave these flags out")
-    loaded = load_classifier(name, problem=changed.problem, labels=changed.labels, tokenizer=tokenizer)
+    loaded = load_classifier(name, problem=changed.problem, labels=changed.labels, tokenizer=tokenizer, mapped=mapped)
     if loaded.has_new_head:
         raise ModelError(f"{name}: has no trained head for {', '.join(changed.labels)}; train it with clf.py first")
     if loaded.max_positions is not None:

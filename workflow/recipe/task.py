@@ -193,6 +193,11 @@ class Task(ABC, Generic[S]):
         """Why the loaded model is trained on padded batches; None where it takes ragged ones."""
         return why_padded(self.loaded.model)
 
+    @property
+    def of_one_length(self) -> bool:
+        """Whether rows of one length alone may share a micro-batch."""
+        return False
+
     @functools.cached_property
     def form(self) -> Any:
         """What training calls: a form of the loaded model that takes ragged batches, else the model."""

@@ -126,8 +126,13 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan, expo
                 empty_loss=lambda: objective.loss_sum(backend.wrapped, ()),
             )
         trial = partial(micro_batch_trial, task, backend, objective) if task.device.type == "cuda" else None
-        padded = task.why_padded is not None
-        micro_batches = sizes.plan(settings.training, padded=padded, passes=objective.passes, trial=trial)
+        micro_batches = sizes.plan(
+            settings.training,
+            padded=task.why_padded is not None,
+            passes=objective.passes,
+            of_one_length=task.of_one_length,
+            trial=trial,
+        )
         place.console.print(f"memory    {micro_batches}")
         loop = LoopSettings(
             steps.max_steps,

@@ -9,15 +9,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from workflow.errors import ConfigError
 from workflow.models.load import FAMILIES, WEIGHT_FILES, has_tokenizer
+from workflow.models.manifest import model_fault
+from workflow.models.stored import FLOATS, safetensors_header
 from workflow.paths import SCORING_NAME, RunPaths, checked_name
-
-HEADER_LENGTH_BYTES = 8
-MAX_HEADER_BYTES = 100_000_000
-FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
@@ -56,6 +53,14 @@ class RunFolder:
         except (ConfigError, OSError, ValueError):  # a name that no file system takes; a folder going away under us
             return None
 
+    def fault(self, name: str) -> str | None:
+        """What a run's checkpoint lacks, where its manifest tells; None where it tells of nothing."""
+        try:
+            folder = self.root / checked_name(name, what="model")
+            return next((fault for path in _candidates(folder) or [folder] if (fault := model_fault(path))), None)
+        except (ConfigError, OSError, ValueError):
+            return None
+
     def _whole_checkpoint(self, path: Path) -> Checkpoint | None:
         root = self.root.resolve()
         if not path.resolve().is_relative_to(root):
@@ -87,8 +92,10 @@ def _candidates(folder: Path) -> list[Path]:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether configuration, tokenizer and every byte of the weights are there."""
+    """Whether configuration, tokenizer and every byte of the weights are there, and all that its manifest names."""
     try:
+        if model_fault(path) is not None:
+            return False
         readable = isinstance(json.loads((path / "config.json").read_text(encoding="utf-8")), dict)
         return readable and has_tokenizer(path) and _tokenizer_readable(path) and _weights_whole(path)
     except (OSError, ValueError, KeyError, TypeError):
@@ -116,11 +123,11 @@ def weight_sizes(path: Path) -> list[tuple[int, int | None]]:
         if file.suffix != ".safetensors":
             sizes.append((file.stat().st_size, None))
             continue
-        header, _ = _header(file)
+        header, _ = safetensors_header(file)
         for name, entry in header.items():
             if name != "__metadata__":
                 start, end = entry["data_offsets"]
-                sizes.append((end - start, FLOAT_BYTES.get(entry["dtype"])))
+                sizes.append((end - start, FLOATS[entry["dtype"]].itemsize if entry["dtype"] in FLOATS else None))
     return sizes
 
 
@@ -137,21 +144,11 @@ def _weight_files(path: Path) -> list[Path]:
     return [path / shard for shard in sorted(set(shards))]
 
 
-def _header(file: Path) -> tuple[dict[str, Any], int]:
-    """A safetensors file's header, and where it ends. Raises ValueError."""
-    with file.open("rb") as content:
-        length = int.from_bytes(content.read(HEADER_LENGTH_BYTES), "little")
-        if not 0 < length <= min(file.stat().st_size, MAX_HEADER_BYTES):
-            raise ValueError(f"{file.name}: no safetensors file")
-        header: dict[str, Any] = json.loads(content.read(length))
-    return header, HEADER_LENGTH_BYTES + length
-
-
 def _file_whole(file: Path) -> bool:
     """Whether a weights file is as long as its header says; of other formats, whether it holds anything."""
     size = file.stat().st_size
     if file.suffix != ".safetensors":
         return size > 0
-    header, start = _header(file)
+    header, start = safetensors_header(file)
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     return size == start + max(ends, default=0)

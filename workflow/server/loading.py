@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ from workflow.inference.engine import T5Engine
 from workflow.inference.head_engine import HeadEngine
 from workflow.inference.interface import Engine, EngineLimits
 from workflow.models.load import FAMILIES, load_seq2seq, model_family, quiet_transformers
+from workflow.models.manifest import check_hashes
 from workflow.recipe.scorers import load_scorer
 from workflow.runtime import Ranks, torch_device
 from workflow.server.memory import serving_place
 from workflow.server.service import LoadService, Service
 from workflow.server.settings import ServeSettings
 from workflow.server.texts import ModelTexts
+
+logger = logging.getLogger("workflow.server")
 
 
 def make_loader(settings: ServeSettings) -> LoadService:
@@ -37,8 +41,12 @@ def make_loader(settings: ServeSettings) -> LoadService:
 
     def load_service(name: str, path: Path) -> Service:
         """The run of a name, from its checkpoint's folder. Raises ModelError."""
+        if settings.models.check_hashes:
+            check_hashes(path)
         is_t5 = model_family(str(path)) in FAMILIES
         model, texts, new_tokens, loaded = (_load_t5 if is_t5 else _load_head)(path)
+        for note in loaded.notes:
+            logger.info("run %s: %s", name, note)
         model.to(torch_device(device, Ranks()), dtype).eval()
         return Service(
             name,
@@ -66,7 +74,7 @@ def make_engine(settings: ServeSettings, model: Any, loaded: Any, *, is_t5: bool
 
 def _load_t5(path: Path) -> tuple[Any, ModelTexts, int | None, Any]:
     """A T5, whether it was trained to score or not: the whole head stays, of which scores read the labels' rows."""
-    loaded = load_seq2seq(str(path))
+    loaded = load_seq2seq(str(path), mapped=False)
     own = read_scoring(path / paths.SCORING_NAME)
     texts = ModelTexts(
         copy.deepcopy(loaded.tokenizer),  # two threads, the engine's and the texts', must not share one
@@ -80,7 +88,7 @@ def _load_t5(path: Path) -> tuple[Any, ModelTexts, int | None, Any]:
 
 def _load_head(path: Path) -> tuple[Any, ModelTexts, int | None, Any]:
     """A model with a classification head."""
-    scorer = load_scorer(str(path))
+    scorer = load_scorer(str(path), mapped=False)
     loaded = scorer.loaded
     texts = ModelTexts(
         copy.deepcopy(loaded.tokenizer),

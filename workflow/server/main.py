@@ -137,4 +137,5 @@ def _check(settings: ServeSettings) -> None:
     folder = RunFolder(settings.folder)
     for name in (*settings.models.preload, *filter(None, [settings.models.default_model])):
         if folder.find(name) is None:
-            raise ConfigError(f"no run named {name!r} with a whole checkpoint under {settings.folder}")
+            why = f": {fault}" if (fault := folder.fault(name)) else ""
+            raise ConfigError(f"no run named {name!r} with a whole checkpoint under {settings.folder}{why}")

@@ -158,6 +158,8 @@ class Registry:
     async def _unknown(self, name: str) -> str:
         names = await self._lately_known()
         shown = ascii(name[:100])
+        if fault := await self._on_disk(lambda: self.folder.fault(name)):
+            return f"the run {shown} cannot be served: {fault}; its checkpoint is being copied, or was copied in part or changed"
         return f"no run named {shown} that can be served{did_you_mean(name[:100], names)}; there are: {_some(names)}"
 
     async def _on_disk(self, work: Callable[[], T]) -> T:

@@ -51,6 +51,9 @@ class ModelsSection(Section):
     memory_bytes: int = setting(
         0, "most bytes of loaded weights; the run used least recently goes first; 0 for no limit", ge=0
     )
+    check_hashes: bool = setting(
+        False, "load a run only if every file has the hash in its manifest.json; names and sizes are always checked"
+    )
     refresh_s: float = setting(5, "seconds between two looks for a newer best checkpoint of the loaded runs", gt=0)
 
 

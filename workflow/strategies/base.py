@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from workflow.models.layer_stack import Part
+from workflow.models.layer_stack import Part, sharing
 
 LogitLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(fp32 logits [passes, n, width], targets: int64 labels [n] or float [n, width]) -> the loss of each, fp32 [n]."""
@@ -83,7 +83,8 @@ class Strategy:
 
     def prepare_model(self, model: Any, *, seed: int) -> list[str]:  # noqa: ARG002
         """Changes a model that a new run starts from, alike on every rank; notes for people. Raises ConfigError."""
-        return []
+        shared = sharing(model) if self.by_layer else None
+        return [f"{shared}, so --{self.name} does not tell them apart: they count as that many"] if shared else []
 
     def param_groups(self, groups: Sequence[Group], *, lr: float) -> list[Group]:  # noqa: ARG002
         """The groups with other rates; `lr` is the run's. Raises ConfigError for a model that does not fit."""

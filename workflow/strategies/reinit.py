@@ -11,7 +11,7 @@ import torch
 
 from workflow.config.strategy_settings import Reinit as Settings
 from workflow.errors import ConfigError
-from workflow.models.layer_stack import Stack, stacks_of
+from workflow.models.layer_stack import Stack, sharing, stacks_of
 from workflow.runtime import derived_seed, seeded
 from workflow.strategies.base import Strategy
 
@@ -30,8 +30,9 @@ class Reinit(Strategy):
         for stack in self._stacks(model):
             first = len(stack.layers) - self.settings.layers
             if first < 0:
+                why = f" ({found})" if (found := sharing(model)) else ""
                 raise ConfigError(
-                    f"--reinit.layers {self.settings.layers}: this model has {len(stack.layers)} {stack.name} layers; pass at most that"
+                    f"--reinit.layers {self.settings.layers}: this model has {len(stack.layers)} {stack.name} layers{why}; pass at most that"
                 )
             modules |= {f"{stack.name}.{number}": stack.layers[number] for number in range(first, len(stack.layers))}
         if self.settings.pooler:
@@ -43,7 +44,12 @@ class Reinit(Strategy):
         with seeded(derived_seed(seed, "reinit")):
             for module in modules.values():
                 start_anew(model, module)
-        return [f"starts anew, from the model's own initialiser: {', '.join(modules)}"]
+        notes = [f"starts anew, from the model's own initialiser: {', '.join(modules)}"]
+        if self.settings.layers and (shared := sharing(model)):
+            notes.append(
+                f"{shared}, so --reinit.layers {self.settings.layers} starts each layer anew that has them; --reinit.layers 0 keeps them"
+            )
+        return notes
 
     def _stacks(self, model: Any) -> list[Stack]:
         stacks = stacks_of(model)

@@ -20,9 +20,8 @@ from typing import Any
 
 from workflow.errors import CheckpointError
 from workflow.files import flush, link_or_copy, remove_leftovers, whole_folder
-from workflow.paths import RunPaths
+from workflow.paths import STATE_FOLDER, RunPaths
 
-STATE_FOLDER = "training_state"
 STATE_FILE = "state.json"
 OPTIMIZER, STRATEGIES = "optimizer", "strategies"
 INDEX_ENDING = ".index.json"

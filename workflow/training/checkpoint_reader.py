@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from workflow.errors import CheckpointError
 from workflow.files import read_json
 from workflow.models.adapters import ADAPTER_FILE, ADAPTER_FOLDER, adapter_key
-from workflow.training.checkpoint import INDEX_ENDING, INDEX_FILE, STATE_FOLDER, STRATEGIES, STRATEGIES_FILE
+from workflow.paths import STATE_FOLDER
+from workflow.training.checkpoint import INDEX_ENDING, INDEX_FILE, STRATEGIES, STRATEGIES_FILE
 
 
 class CheckpointReader:

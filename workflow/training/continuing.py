@@ -15,10 +15,10 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from workflow.errors import CheckpointError
-from workflow.paths import RunPaths
-from workflow.training.checkpoint import INDEX_FILE, KEEP_STATES, STATE_FILE, STATE_FOLDER, link_model, read_state
+from workflow.models.manifest import MANIFEST_FILE, Inode, damage, inodes, read_manifest
+from workflow.paths import STATE_FOLDER, RunPaths
+from workflow.training.checkpoint import INDEX_FILE, KEEP_STATES, STATE_FILE, link_model, read_state
 from workflow.training.checkpoint_reader import weight_files as weight_files_of
-from workflow.training.manifest import MANIFEST_FILE, Inode, damage, inodes, read_manifest
 
 Say = Callable[[str], None]
 DAMAGED_PREFIX = "damaged-"

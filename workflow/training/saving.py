@@ -18,13 +18,14 @@ from safetensors.torch import save_file
 
 from workflow.errors import CheckpointError
 from workflow.files import whole_folder, write_json
+from workflow.models.manifest import write_manifest
 from workflow.models.save import SHARD_BYTES, Weights, in_shards
+from workflow.paths import STATE_FOLDER
 from workflow.training.backend import Backend
 from workflow.training.checkpoint import (
     INDEX_ENDING,
     OPTIMIZER,
     STATE_FILE,
-    STATE_FOLDER,
     STATE_VERSION,
     STRATEGIES,
     STRATEGIES_FILE,
@@ -32,7 +33,6 @@ from workflow.training.checkpoint import (
     free_place,
     swap_in,
 )
-from workflow.training.manifest import write_manifest
 from workflow.training.room import check_before_save, checkpoint_size
 
 ModelWriter = Callable[[Path, Weights], None]

@@ -16,14 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workflow.errors import CheckpointError
+from workflow.errors import CheckpointError, ModelError
 from workflow.files import write_json
+from workflow.paths import CARD_NAME, STATE_FOLDER
 
 MANIFEST_FILE = "manifest.json"
 SCHEMA_VERSION = 1
 HASH_THREADS = 8
 BIG_BYTES = 4 << 30
 """From this size on, checking takes long enough to be worth a line."""
+
+AGAIN = (
+    f": the checkpoint was copied in part, or changed since it was written ({MANIFEST_FILE}); copy it again, or delete "
+    f"{MANIFEST_FILE} where the change is meant"
+)
 
 Inode = tuple[int, int]
 
@@ -70,16 +76,10 @@ def damage(
     Files that are in `known` (hard links of what was found good) are not read again; files beyond the manifest's do
     not count. `say` hears of a check that takes long.
     """
-    to_hash: list[str] = []
-    for name, (size, _) in manifest.files.items():
-        try:
-            found = (folder / name).stat()
-        except OSError as error:
-            return f"{name} is missing" if isinstance(error, FileNotFoundError) else f"{name}: {error.strerror}"
-        if found.st_size != size:
-            return f"{name} has {found.st_size:,} bytes, not {size:,}"
-        if (found.st_dev, found.st_ino) not in known:
-            to_hash.append(name)
+    for fault in size_faults(folder, manifest).values():
+        return fault
+    stats = {name: (folder / name).stat() for name in manifest.files}
+    to_hash = [name for name, found in stats.items() if (found.st_dev, found.st_ino) not in known]
     total = sum(manifest.files[name][0] for name in to_hash)
     if say is not None and total >= BIG_BYTES:
         say(f"checking {folder.name}: {total / 1e9:,.1f} GB against the hashes of its {MANIFEST_FILE}")
@@ -89,6 +89,74 @@ def damage(
         return f"{error.filename}: {error.strerror}"
     changed = [name for name, of in zip(to_hash, hashes, strict=True) if of != manifest.files[name][1]]
     return f"{', '.join(changed)}: not what was written (the SHA-256 differs)" if changed else None
+
+
+def size_faults(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """Which files are missing or of another size, and a sentence of each."""
+    return {name: fault for name, of in manifest.files.items() if (fault := _size_fault(folder, name, of[0]))}
+
+
+def _size_fault(folder: Path, name: str, size: int) -> str | None:
+    try:
+        found = (folder / name).stat().st_size
+    except OSError as error:
+        return f"{name} is missing" if isinstance(error, FileNotFoundError) else f"{name}: {error.strerror}"
+    return None if found == size else f"{name} has {found:,} bytes, not {size:,}"
+
+
+def model_fault(folder: Path) -> str | None:
+    """Why a model is not what was written, by names and sizes of its files; the text about it may be another."""
+    try:
+        manifest = read_manifest(folder)
+    except CheckpointError as error:
+        return str(error)
+    faults = size_faults(folder, manifest.without(STATE_FOLDER)) if manifest is not None else {}
+    return next((fault for name, fault in faults.items() if not _is_about(folder / name)), None)
+
+
+def check_written(folder: Path) -> tuple[str, ...]:
+    """Raises ModelError for a model of which a file is missing or cut short.
+
+    A settings file that was changed and can be read is a user's own doing, and becomes a note.
+    """
+    manifest = _of_model(folder)
+    notes = []
+    for name, fault in size_faults(folder, manifest).items() if manifest is not None else ():
+        if _is_settings(folder / name):
+            notes.append(f"{name} was changed since the checkpoint was written ({fault.removeprefix(f'{name} ')})")
+        elif not _is_about(folder / name):
+            raise ModelError(f"{folder}: {fault}{AGAIN}")
+    return tuple(notes)
+
+
+def check_hashes(folder: Path) -> None:
+    """Raises ModelError unless every file of a model is the one that was written."""
+    manifest = _of_model(folder)
+    if manifest is None:
+        raise ModelError(f"{folder}: no {MANIFEST_FILE}, so there are no hashes to check (--check_hashes)")
+    if fault := damage(folder, manifest):
+        raise ModelError(f"{folder}: {fault}{AGAIN}")
+
+
+def _of_model(folder: Path) -> Manifest | None:
+    try:
+        manifest = read_manifest(folder)
+    except CheckpointError as error:
+        raise ModelError(f"{folder}: {error}{AGAIN}") from None
+    return manifest.without(STATE_FOLDER) if manifest is not None else None
+
+
+def _is_about(file: Path) -> bool:
+    """Whether it is a text for people alone."""
+    return file.name == CARD_NAME and file.is_file()
+
+
+def _is_settings(file: Path) -> bool:
+    """Whether it is a whole JSON file; one that was cut short is none."""
+    try:
+        return file.suffix == ".json" and isinstance(json.loads(file.read_text(encoding="utf-8")), dict | list)
+    except (OSError, ValueError):
+        return False
 
 
 def inodes(folder: Path, manifest: Manifest) -> frozenset[Inode]:
