@@ -266,6 +266,44 @@ def test_languages_are_joined(tmp_path, data):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_classes_keep_their_names_in_made_files(data):
+    words = [{"text": "t", "label": label} for label in ("neutral", "bad", "good")]
+    bad, neutral, good = ({"target": n, "target_name": name} for n, name in enumerate(("bad", "neutral", "good")))
+
+    def classes_of(entry):
+        return [{key: row[key] for key in row if key.startswith("target")} for row in rows_of(entry)]
+
+    assert classes_of(data(words, words, labels=["bad", "neutral", "good"])) == [neutral, bad, good]
+    # A number is a name where the names are numbers: five stars are 5, whatever the order of the classes.
+    stars = [{"text": "t", "label": label} for label in (5, 1, 3)]
+    assert [row["target"] for row in classes_of(data(stars, stars))] == [5, 1, 3]
+    assert [row["target_name"] for row in classes_of(data(stars, stars, labels=["5", "3", "1"]))] == ["5", "1", "3"]
+    three = [{"text": "t", "label": label} for label in (2, 0, 1)]
+    assert classes_of(data(three, three, labels=["2", "1", "0"]))[0] == {"target": 2, "target_name": "2"}
+    two = [{"text": "t", "label": label} for label in (1, 0)]
+    assert classes_of(data(two, two, classes=2, labels=["1", "0"])) == [
+        {"target": 0, "target_name": "1"},
+        {"target": 1, "target_name": "0"},
+    ]
+
+
+def test_the_same_names_in_another_order_are_joined_by_name(tmp_path, data):
+    words = [{"text": "t", "label": label} for label in ("a", "b", "c")]
+    data(words, words)
+
+    def joined(one, other):
+        sets = {"english": {"topic": {"set": {**ENTRY, **one}}}, "spanish": {"topic": {"set": {**ENTRY, **other}}}}
+        return make(list(map(survey, registry_of(tmp_path, sets).entries)), [])
+
+    made = joined({"labels": ["a", "b", "c"]}, {"labels": ["c", "a", "b"]})
+    assert [(row["target"], row["target_name"]) for row in made.rows("train")] == [(0, "a"), (1, "b"), (2, "c")] * 2
+    rows = [{"text": "t", "label": label} for label in ("b", "c", "d")]
+    (tmp_path / "other.json").write_text(json.dumps({"train": rows, "eval": rows}))
+    other = {"dataset": "other.json", "splits": ["train", "eval"], "labels": ["b", "c", "d"]}
+    with pytest.raises(DataError, match="labels are a, b, c and b, c, d; give both"):
+        joined({"labels": ["a", "b", "c"]}, other)
+
+
 def test_unlike_classes_are_not_joined(tmp_path, data):
     data()
     (tmp_path / "words.json").write_text(

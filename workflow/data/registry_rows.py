@@ -53,6 +53,11 @@ class Survey:
     splits: tuple[SplitSurvey, SplitSurvey]
     labels: tuple[str, ...]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the classes are called: as the labels, but in GLUE's tasks, whose labels may be numbers."""
+        return self.entry.glue[0].names if self.entry.glue is not None else self.labels
+
     def notes(self) -> list[str]:
         """What is odd, though it may be meant."""
         found = []
@@ -228,15 +233,19 @@ def _by_value(label: str) -> tuple[int, int, str]:
     return (0, int(label), "") if digits.isdecimal() and digits.isascii() else (1, 0, label)
 
 
-def made_rows(entry: Entry, split: str, classes: Mapping[str, int], model_type: str = NORMAL) -> Iterator[Row]:
-    """The rows of a surveyed split: `input` (and `input_pair`), `target`, `language`, and what the entry keeps."""
+def made_rows(
+    entry: Entry, split: str, classes: Mapping[str, Mapping[str, Any]], model_type: str = NORMAL
+) -> Iterator[Row]:
+    """The rows of a surveyed split: `input` (and `input_pair`), `target`, `language`, and what the entry keeps.
+
+    `classes` are what the rows of each label say of their class; none for numbers.
+    """
     columns = columns_of(entry, model_type)
     for _, row in split_rows(entry, split, [*dict.fromkeys((*columns, entry.label, *entry.keep))], LeftOut()):
         value = row[entry.label]
-        target = classes[label_of(value) or ""] if classes else number_of(value)
         yield {
             **made_texts(entry, row, columns),
-            KEY: target,
+            **(classes[label_of(value) or ""] if classes else {KEY: number_of(value)}),
             LANGUAGE: entry.language,
             **{name: row[name] for name in entry.keep},
         }

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from workflow.data.class_names import NO_NAMES, ClassNames
 from workflow.data.targets import Targets
 from workflow.data.texts import Texts
 from workflow.errors import ModelError
@@ -39,9 +40,9 @@ class Scoring:
         """How rows are read."""
         return Texts(self.template)
 
-    def targets(self, *, from_text: bool = False) -> Targets:
-        """How targets are read and predictions written."""
-        return Targets(self.problem, self.labels, self.low, self.high, from_text)
+    def targets(self, *, from_text: bool = False, names: ClassNames = NO_NAMES) -> Targets:
+        """How the targets of a data set with these class names are read, and predictions written."""
+        return Targets(self.problem, self.labels, self.low, self.high, from_text, names)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 import transformers
 
 from workflow.errors import ModelError
-from workflow.models.head_config import label_notes, own_labels, set_up
+from workflow.label_names import places_of
+from workflow.models.head_config import OwnHead, in_order, label_notes, own_head, set_up
+from workflow.models.head_rows import put_rows
 from workflow.models.input_lengths import most_tokens
 from workflow.models.load import (
     FAMILIES,
@@ -128,6 +130,14 @@ def load_classifier(
     return _load_with_head(name, problem, labels, tokenizer, dropout, seed)
 
 
+def read_own_head(name: str) -> OwnHead | None:
+    """What a checkpoint says of its classification head; None for those without one of their own. Raises ModelError."""
+    if (is_path(name) and is_nanogpt(Path(name))) or model_family(name) in FAMILIES:
+        return None
+    with Explained(name, "configuration"):
+        return own_head(transformers.AutoConfig.from_pretrained(name, trust_remote_code=False))
+
+
 def _load_t5(
     name: str,
     problem: str,
@@ -182,8 +192,8 @@ def _load_with_head(
     if config.model_type not in ("gpt2",) and not _is_encoder(config):
         raise ModelError(f"{name}: a {config.model_type} model; of decoder-only models, this program scores with gpt2")
     loaded_tokenizer = load_tokenizer(tokenizer or name, for_scores=True)
-    own = own_labels(config)
-    set_up(config, problem, labels, loaded_tokenizer, dropout)
+    own = own_head(config)
+    set_up(config, "regression" if own.is_sigmoid(problem) else problem, labels, loaded_tokenizer, dropout)
     kind = (
         GPT2ForSequenceClassification
         if config.model_type == "gpt2"
@@ -206,10 +216,20 @@ def _load_with_head(
             f"{name}: the weights lack {len(made)} tensors of its {config.model_type}, or have others: {some(sorted(made))}"
         )
     new = sorted({*report["missing_keys"], *mismatched})
+    _order_outputs(name, model, own, problem, labels)
+    set_up(config, problem, labels, loaded_tokenizer, dropout)
     loaded = _checked(name, model, loaded_tokenizer, problem, labels, new)
-    if loaded.has_new_head or problem == "regression":
-        return loaded
-    return replace(loaded, notes=(*loaded.notes, *label_notes(name, own, labels)))
+    return loaded if loaded.has_new_head else replace(loaded, notes=(*loaded.notes, *label_notes(own, problem, labels)))
+
+
+def _order_outputs(name: str, model: Any, own: OwnHead, problem: str, labels: Sequence[str]) -> None:
+    """Puts the outputs of a head in the order of the labels, by name; one output becomes the second of two."""
+    if own.is_sigmoid(problem):  # softmax([0, x]) is sigmoid(x)
+        put_rows(name, model, [None, 0])
+        return
+    places = places_of(labels, own.labels) if problem != "regression" and len(labels) == own.outputs else None
+    if places is not None and places != in_order(labels):
+        put_rows(name, model, places)
 
 
 def _load_nanogpt(
