@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from workflow.data.class_names import KEY
 from workflow.data.encoders import SEQ2SEQ_FIELDS, joined
 from workflow.data.examples import SPLITS, Examples
 from workflow.data.features import Features, batched
 from workflow.data.sources import Row
-from workflow.data.targets import KEY
 from workflow.data.texts import Texts
 
 ROUND_TRIP_ROWS = 20_000

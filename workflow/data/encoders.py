@@ -13,9 +13,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from workflow.data.class_names import KEY
 from workflow.data.features import Encoded, FloatArray
 from workflow.data.sources import Row
-from workflow.data.targets import KEY, Targets
+from workflow.data.targets import Targets
 from workflow.data.texts import Texts
 
 SEQ2SEQ_FIELDS = ("prompt", "completion")

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from workflow.data.class_names import KEY
 from workflow.data.glue import GlueTask
 from workflow.data.glue_files import LeftOut, find_split
 from workflow.data.registry import LINES, Entry
 from workflow.data.registry_sources import PHONEME, PHONEME_FIX, column_file, place_of, split_rows
 from workflow.data.sources import Row
-from workflow.data.targets import KEY
 from workflow.errors import DataError, did_you_mean
 
 NORMAL, IPA = "normal", "ipa"

@@ -62,7 +62,7 @@ class Targets:
         """What is wrong with a row's target, or None."""
         if KEY not in row:
             return f'missing "{KEY}" (the row has {", ".join(map(json.dumps, row)) or "no keys"})'
-        if self._has_classes and (contradiction := self.names.problem(row)):
+        if self.has_classes and (contradiction := self.names.problem(row)):
             return contradiction
         try:
             self.vector(row[KEY])
@@ -118,7 +118,8 @@ class Targets:
         return dict(zip(self.labels, self._share(prediction), strict=True))
 
     @property
-    def _has_classes(self) -> bool:
+    def has_classes(self) -> bool:
+        """Whether a target is one of the labels."""
         return self.problem in ("binary", "multiclass")
 
     @property

@@ -52,6 +52,8 @@ class LoadedClassifier(LoadedModel):
     takes_types: bool = False
     max_positions: int | None = None
     has_new_head: bool = False
+    own_head: OwnHead | None = None
+    """What the checkpoint says of the head that it holds."""
 
     @property
     def width(self) -> int:
@@ -219,6 +221,8 @@ def _load_with_head(
     _order_outputs(name, model, own, problem, labels)
     set_up(config, problem, labels, loaded_tokenizer, dropout)
     loaded = _checked(name, model, loaded_tokenizer, problem, labels, new)
+    if not head & {*report["missing_keys"]}:
+        loaded = replace(loaded, own_head=own)
     return loaded if loaded.has_new_head else replace(loaded, notes=(*loaded.notes, *label_notes(own, problem, labels)))
 
 

@@ -122,10 +122,8 @@ def in_order(labels: Sequence[str]) -> tuple[int, ...]:
     return tuple(range(len(labels)))
 
 
-def check_trained_head(name: str, own: OwnHead | None, problem: str, labels: Sequence[str]) -> None:
+def check_trained_head(name: str, own: OwnHead, problem: str, labels: Sequence[str]) -> None:
     """Raises ModelError where a trained head cannot mean what is asked of it."""
-    if own is None:
-        return
     what = f"{own.outputs} output{'s' if own.outputs > 1 else ''}" + (f" ({listed(own.labels)})" if own.labels else "")
     if own.says == "regression" and own.outputs > 1:
         raise ModelError(f"{name}: its head gives {own.outputs} numbers for an input; this program reads one")

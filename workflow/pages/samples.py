@@ -15,14 +15,18 @@ from typing import Any
 import numpy as np
 
 from workflow.config.clf_settings import checked_score
+from workflow.data.class_names import KEY
+from workflow.data.scoring import Scoring
 from workflow.data.sources import file_rows
-from workflow.data.targets import KEY, Targets
+from workflow.data.targets import Targets
 from workflow.data.texts import Texts
 from workflow.errors import WorkflowError
 from workflow.evaluation.metrics import Floats
-from workflow.evaluation.score_files import ROW, SCORE
+from workflow.evaluation.prediction_files import said_of
+from workflow.evaluation.score_files import ROW, SCORE, classes_of
 from workflow.evaluation.text_metrics import normalise, token_f1
 from workflow.pages.run_files import RunFiles
+from workflow.paths import SCORES_NAME
 
 NUM_SAMPLES = 8
 NUM_WORST = 12
@@ -87,10 +91,12 @@ def rows_to_show(count: int) -> list[int]:
 
 def targets_of(run: RunFiles) -> Targets:
     """How a scorer's targets are read. Raises ConfigError."""
+    file = run.root / SCORES_NAME
     said = {name: run.settings.get(name) for name in ("problem", "labels", "target_range")}
     score = checked_score(**said)
     low, high = score.target_range or (0.0, 1.0)
-    return Targets(score.kind, score.labels, low, high, from_text=True)
+    scoring = said_of(file, {}) or Scoring(score.kind, score.labels, low, high)
+    return scoring.targets(from_text=True, names=classes_of(file, ()))
 
 
 def _samples(run: RunFiles, count: int, read: Any) -> list[Sample]:

@@ -18,6 +18,7 @@ from workflow import paths as names
 from workflow.config.clf_settings import checked_score
 from workflow.console import make_console
 from workflow.data.checks import DataCheck, check, inputs_and_targets
+from workflow.data.class_names import class_names
 from workflow.data.encoders import LengthLimits, ScoreEncoder, Seq2SeqEncoder
 from workflow.data.examples import SEQ2SEQ, SPLITS, Examples, ScoredRows, load_examples
 from workflow.data.features import Features, RowEncoder, load_features
@@ -27,6 +28,7 @@ from workflow.data.texts import TEXT_KEYS, read_template
 from workflow.models.input_lengths import most_tokens_of
 from workflow.models.load import FAMILIES, load_tokenizer, model_family, quiet_transformers
 from workflow.recipe.place import init_model_folder, inside_run
+from workflow.recipe.settling import settled
 
 
 def check_data(given: Namespace) -> int:
@@ -58,11 +60,14 @@ def _is_for_scores(given: Namespace, source: Source) -> bool:
 
 
 def _check_scores(given: Namespace, source: Source, folder: str | None, cache: Path) -> DataCheck:
-    score = checked_score(labels=given.labels, target_range=given.target_range, max_length=given.max_length)
+    score = checked_score(
+        problem=given.problem, labels=given.labels, target_range=given.target_range, max_length=given.max_length
+    )
     low, high = score.target_range or (0.0, 1.0)
     template = read_template(given.template) if given.template is not None else None
-    scoring = Scoring(score.kind, score.labels, low, high, template)
-    targets = scoring.targets(from_text=source.is_untyped)
+    classes = class_names(row for _, _, row in source.rows())
+    scoring = settled(score, Scoring(score.kind, score.labels, low, high, template), folder, classes, trained=False)
+    targets = scoring.targets(from_text=source.is_untyped, names=classes)
     examples = load_examples(source, ScoredRows(scoring.texts, targets), cache)
     encoder = None
     if folder is not None:

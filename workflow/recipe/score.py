@@ -68,7 +68,12 @@ def score(given: Namespace, place: Place) -> None:
 
 def _load(given: Namespace, name: str, place: Place) -> LoadedScorer:
     scorer = load_scorer(
-        name, labels=given.labels, template=given.template, max_length=given.max_length, tokenizer=given.tokenizer
+        name,
+        labels=given.labels,
+        problem=given.problem,
+        template=given.template,
+        max_length=given.max_length,
+        tokenizer=given.tokenizer,
     )
     if given.calibrated:
         if scorer.calibration is None or scorer.scoring.problem != "binary":
@@ -94,7 +99,7 @@ class _Job:
         self.out: Path = given.out
         self.parts = self.out.with_name(f"{self.out.name}.parts")
         self.described = self.parts / names.SCORING_NAME
-        self.record = self.out.with_name(f"{self.out.name}.{names.SCORING_NAME}")
+        self.record = names.scoring_beside(self.out)
         self.description: dict[str, Any] = {}  # the first rank's
         self.lock: int | None = None
 

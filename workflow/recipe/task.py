@@ -146,6 +146,9 @@ class Task(ABC, Generic[S]):
         """Contents of the files that settings name, by what to call them."""
         return {}
 
+    def look_at(self, source: Source) -> None:
+        """Collective: notes what the data says of itself, before the model is loaded."""
+
     def load_model_everywhere(self, name: str, *, trained: bool) -> None:
         """Collective; from the hub, the first rank of a machine fetches the model before the others read it."""
         if not is_path(name):
@@ -290,7 +293,7 @@ class Task(ABC, Generic[S]):
         """Writes the prediction file, and the metrics beside it; by the first rank."""
         self.write_predictions(file, found)
         record: Any = measured(0, found.metrics, found.slices).model_dump(mode="json")
-        write_json(file.with_name("metrics.json"), record)
+        write_json(file.with_name(names.METRICS_NAME), record)
 
     def write_note(self, text: Any) -> None:
         """A line on the terminal, unbroken."""

@@ -17,10 +17,10 @@ import numpy as np
 from workflow.data.glue import STS_RANGE, GlueTask
 from workflow.data.scoring import Scoring
 from workflow.errors import ResultsError
-from workflow.evaluation.prediction_files import scoring_of
+from workflow.evaluation.prediction_files import said_of
 from workflow.evaluation.score_files import ScoreFile, read_scores
 from workflow.files import read_json
-from workflow.paths import SCORING_NAME, SETTINGS_NAMES
+from workflow.paths import scoring_beside
 
 INDEX_KEYS = ("index", "idx")
 HALF = 0.5
@@ -75,12 +75,8 @@ def placeholder(task: GlueTask) -> Answers:
 
 def _scoring(task: GlueTask, path: Path) -> Scoring:
     """As the scoring or the run that wrote the file says; without either, as the task's classes are."""
-    beside = (path.with_name(f"{path.name}.{SCORING_NAME}"), path.with_name(SETTINGS_NAMES[1]))
-    scoring = (
-        scoring_of([path], {})
-        if any(read_json(file) for file in beside)
-        else Scoring(task.problem, task.names or ("no", "yes"))
-    )
+    said = said_of(path, {})
+    scoring = said if said is not None else Scoring(task.problem, task.names or ("no", "yes"))
     if task.problem == "regression":
         fits = scoring.problem in ("regression", "binary")
     else:
@@ -102,7 +98,7 @@ def _numbers(scoring: Scoring, file: ScoreFile) -> tuple[Sequence[float], str]:
 
 def _threshold(task: GlueTask, path: Path) -> tuple[float, str]:
     """(the threshold that scoring wrote beside its file, what to tell of it); 0.5 where none was fitted."""
-    record = read_json(path.with_name(f"{path.name}.{SCORING_NAME}"))
+    record = read_json(scoring_beside(path))
     found = record.get("thresholds") if isinstance(record, dict) else None
     metric = task.metrics[0]
     value = found.get(metric) if isinstance(found, dict) else None
