@@ -20,6 +20,7 @@ from workflow.errors import ResultsError
 from workflow.evaluation.prediction_files import said_of
 from workflow.evaluation.score_files import ScoreFile, read_scores
 from workflow.files import read_json
+from workflow.label_names import places_of
 from workflow.paths import scoring_beside
 
 INDEX_KEYS = ("index", "idx")
@@ -119,9 +120,8 @@ def _classes(task: GlueTask, scoring: Scoring, file: ScoreFile, threshold: float
 def _places(task: GlueTask, labels: Sequence[str]) -> list[int]:
     """The task's class of each of the run's labels: by name where all have names of this task, else by place."""
     for names in (task.labels, task.names):
-        known = {name.lower(): place for place, name in enumerate(names)}
-        if {label.lower() for label in labels} == set(known):
-            return [known[label.lower()] for label in labels]
+        if len(names) == len(labels) and (places := places_of(labels, names)) is not None:
+            return list(places)
     return list(range(len(labels)))
 
 
