@@ -7,6 +7,7 @@ Knows nothing of argv (`flags`).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from workflow.errors import ConfigError, did_you_mean
 
 DEFAULT_FILE = Path("configs/default.json")
 FLAGS = "flag"
+_YAML_BOOL = "tag:yaml.org,2002:bool"
 NULL = "null"
 """A flag's text for no value."""
 
@@ -134,9 +136,25 @@ def _by_flat_name(layer: Layer, settings_type: type[BaseModel], problems: list[s
 
 def _opened(value: Any) -> Any:
     """Of a setting made of settings: those by their defaults for `true`, None for `false`."""
-    if value is True or value == "true":
+    if value is True or value in ("true", "yes", "on"):
         return {}
-    return None if value is False or value in ("false", NULL) else value
+    return None if value is False or value in ("false", "no", "off", NULL) else value
+
+
+def _read_yaml(text: str) -> Any:
+    """YAML by its version 1.2, where true and false alone are truth values: `labels: [no, yes]` are two words."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """A loader of its own, since the words are kept with the class."""
+
+    words = re.compile("true|True|TRUE|false|False|FALSE")
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != _YAML_BOOL]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    Loader.add_implicit_resolver(_YAML_BOOL, words, list("tTfF"))
+    return yaml.load(text, Loader=Loader)
 
 
 def _unknown_parts(origin: str, name: str, value: Any, within: type[BaseModel] | None) -> list[str]:
@@ -191,9 +209,7 @@ def read_settings_file(path: Path) -> dict[str, Any]:
         ) from None
     try:
         if path.suffix in (".yaml", ".yml"):
-            import yaml
-
-            values = yaml.safe_load(text) or {}
+            values = _read_yaml(text) or {}
         else:
             import json5
 

@@ -5,6 +5,7 @@ Knows nothing of where a value came from (`cascade`) or how flags are parsed (`f
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,6 +87,14 @@ class ScoreSection(Section):
         "tokens of an input, special ones included; longer ones are cut and counted; at most what the model takes",
         ge=4,
     )
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        """Names that a settings file may write without quotation marks: numbers and truth values."""
+        if not isinstance(value, list | tuple):
+            return value
+        return [json.dumps(name) if isinstance(name, bool | int) else name for name in value]
 
     @field_validator("labels")
     @classmethod

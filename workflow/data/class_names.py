@@ -15,8 +15,22 @@ from workflow.errors import DataError
 from workflow.label_names import as_number, listed, places_of, shared
 
 KEY = "target"
+LABEL_KEY = "label"
+"""Read where a row has no `target`: what data sets of other programs call it."""
+UNLABELLED = -1
+"""The `label` of rows without one, as in GLUE's test splits on the hub."""
 NAME_KEY = "target_name"
 """Beside a number: the name of the class that it stands for."""
+
+
+def target_of(row: Row) -> Any:
+    """A row's `target`, else its `label`; None where it has neither."""
+    return row[KEY] if KEY in row else row.get(LABEL_KEY)
+
+
+def has_target(row: Row) -> bool:
+    """Whether a row has a `target`, or a `label`."""
+    return KEY in row or LABEL_KEY in row
 
 
 @dataclass(frozen=True)
@@ -69,11 +83,11 @@ class ClassNames:
 
     def problem(self, row: Row) -> str | None:
         """Why a row's own name for its class contradicts these, or None."""
-        name, number = row.get(NAME_KEY), _number(row.get(KEY))
+        name, number = row.get(NAME_KEY), _number(target_of(row))
         if name is None or (number is not None and self.name(number) == name):
             return None
         return (
-            f'"{NAME_KEY}" is {name!r} beside the "{KEY}" {row.get(KEY)!r}, which is '
+            f'"{NAME_KEY}" is {name!r} beside the "{KEY}" {target_of(row)!r}, which is '
             f"{self.name(number)!r} in this data set"
             if number is not None and self.name(number) is not None
             else f'"{NAME_KEY}" is {name!r}, and the first row of the data has none: give it to all rows or to none'
@@ -83,6 +97,11 @@ class ClassNames:
 NO_NAMES = ClassNames()
 
 
+def is_unlabelled(row: Row) -> bool:
+    """Whether a row says by its `label` that it has none."""
+    return KEY not in row and NAME_KEY not in row and row.get(LABEL_KEY, 0) in (UNLABELLED, str(UNLABELLED))
+
+
 def class_names(rows: Iterable[Row]) -> ClassNames:
     """What rows call their classes; nothing where the first row with a target does not say.
 
@@ -90,9 +109,9 @@ def class_names(rows: Iterable[Row]) -> ClassNames:
     """
     found: dict[float, str] = {}
     for row in rows:
-        name, number = row.get(NAME_KEY), _number(row.get(KEY))
+        name, number = row.get(NAME_KEY), _number(target_of(row))
         if not isinstance(name, str) or number is None:
-            if KEY not in row or found:
+            if found or not has_target(row) or is_unlabelled(row):
                 continue
             return NO_NAMES
         if found.setdefault(number, name) != name:

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -214,11 +214,14 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
     import pyarrow.parquet
 
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
+        file = pyarrow.parquet.ParquetFile(path)
+        features = _features_of(file.schema_arrow.metadata)
+        for batch in file.iter_batches(batch_size=1024):
             for row in batch.to_pylist():  # data frames mark missing values with NaN
-                yield {
+                plain = {
                     key: None if isinstance(value, float) and value != value else value for key, value in row.items()
                 }
+                yield with_class_name(plain, features)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read as parquet: {error}") from None
 
@@ -257,5 +260,24 @@ def _hub_fingerprint(hub_name: str) -> str:
 
 def _hub_rows(hub_name: str) -> Iterator[tuple[str, Row]]:
     for split, rows in _load_hub(hub_name).items():
+        features = {key: getattr(feature, "names", None) for key, feature in (rows.features or {}).items()}
         for row in rows:
-            yield split, dict(row)
+            yield split, with_class_name(dict(row), features)
+
+
+def with_class_name(row: Row, features: Mapping[str, Sequence[str] | None]) -> Row:
+    """A row with the name of its class, where the features of a `datasets` set name the numbers of its label."""
+    key = next((key for key in ("target", "label") if key in row), None)
+    names, number = features.get(key) if key is not None else None, row.get(key) if key is not None else None
+    if not names or "target_name" in row or not isinstance(number, int) or not 0 <= number < len(names):
+        return row
+    return {**row, "target_name": names[number]}
+
+
+def _features_of(metadata: Mapping[bytes, bytes] | None) -> dict[str, Sequence[str] | None]:
+    """The names of the classes of each column, where `datasets` wrote a Parquet file."""
+    try:
+        said = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        return {key: feature.get("names") for key, feature in said.items() if isinstance(feature, dict)}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}

@@ -19,7 +19,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workflow.data.class_names import KEY, NAME_KEY, NO_NAMES, ClassNames
+from workflow.data.class_names import (
+    KEY,
+    LABEL_KEY,
+    NAME_KEY,
+    NO_NAMES,
+    UNLABELLED,
+    ClassNames,
+    has_target,
+    is_unlabelled,
+    target_of,
+)
 from workflow.data.sources import Row
 from workflow.errors import DataError, did_you_mean
 from workflow.label_names import as_number, booleans_of, listed, numbers_of, place_of
@@ -60,15 +70,23 @@ class Targets:
 
     def problem_of(self, row: Row) -> str | None:
         """What is wrong with a row's target, or None."""
-        if KEY not in row:
+        if not has_target(row):
             return f'missing "{KEY}" (the row has {", ".join(map(json.dumps, row)) or "no keys"})'
         if self.has_classes and (contradiction := self.names.problem(row)):
             return contradiction
         try:
-            self.vector(row[KEY])
+            self.of(row)
         except _UnfitError as reason:
-            return f'"{KEY}" {reason}'
+            return f'"{KEY if KEY in row else LABEL_KEY}" {reason}'
         return None
+
+    def of(self, row: Row) -> list[float]:
+        """A row's target as `width` numbers. Raises ValueError where it is none."""
+        return self.vector(target_of(row))
+
+    def leaves_out(self, row: Row) -> bool:
+        """Whether a row has no label, as its `label` -1 says where no label is called so."""
+        return is_unlabelled(row) and self.has_classes and place_of(str(UNLABELLED), self.labels) is None
 
     def vector(self, value: Any) -> list[float]:
         """The target as `width` numbers. Raises ValueError, saying what to do, for values that are none."""
@@ -100,7 +118,7 @@ class Targets:
 
     def typed(self, row: Row) -> Row:
         """A good row whose target means the same in any data set: numbers in texts are numbers, classes have their labels' names."""
-        value = row[KEY]
+        value = target_of(row)
         is_class = self.problem == "multiclass" and not isinstance(value, list | dict)
         if is_class:
             value = self.labels[self._index(value)]
@@ -108,7 +126,8 @@ class Targets:
             value = self.prediction(self.vector(value))
         elif isinstance(value, str):
             value = float(value)
-        return {**{key: part for key, part in row.items() if key != NAME_KEY}, KEY: value}
+        left_out = (NAME_KEY,) if KEY in row else (NAME_KEY, LABEL_KEY)
+        return {**{key: part for key, part in row.items() if key not in left_out}, KEY: value}
 
     def target(self, prediction: Any) -> Any:
         """A prediction file's value as a row's target: where two labels are numbers, a share would be read as one of them."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from workflow import paths as names
 from workflow.config.clf_settings import checked_score
-from workflow.data.class_names import KEY, class_names
+from workflow.data.class_names import class_names
 from workflow.data.examples import TextRows, load_examples
 from workflow.data.scoring import Scoring
 from workflow.data.sources import Row, find_source
@@ -138,7 +138,7 @@ def truth_of(first: ScoreFile, scoring: Scoring, data: str | None, mount: Path) 
         unread = scoring.texts.problem_of(row) if scoring.reads and any(key in row for key in TEXT_KEYS) else None
         if problem := reader.problem_of(row) or unread:
             raise ResultsError(f"{label}: row {number}: {problem}")
-        targets.append(reader.vector(row[KEY]))
+        targets.append(reader.of(row))
     return Truth(rows, np.array(targets, dtype=np.float64))
 
 

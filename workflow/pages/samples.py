@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from workflow.config.clf_settings import checked_score
-from workflow.data.class_names import KEY
 from workflow.data.scoring import Scoring
 from workflow.data.sources import file_rows
 from workflow.data.targets import Targets
@@ -182,7 +181,7 @@ class ScoreReader:
         row = record.get(ROW)
         if not isinstance(row, dict):
             return "(scores alone)", "", self.shown(given), True
-        wanted = self.targets.vector(row[KEY])
+        wanted = self.targets.of(row)
         return self.asked(row), self.shown(wanted), self.shown(given), self.decides(given) == self.decides(wanted)
 
     def decides(self, vector: Sequence[float]) -> Any:
@@ -207,7 +206,7 @@ def look_at_scores(run: RunFiles, step: int) -> tuple[Looked, list[Sample]]:
             row = record.get(ROW)
             if not isinstance(row, dict):
                 continue
-            wanted = reader.targets.vector(row[KEY])
+            wanted = reader.targets.of(row)
             targets.append(wanted)
             wrong += reader.decides(given) != reader.decides(wanted)
             yield Wrong(

@@ -10,6 +10,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -17,7 +18,7 @@ from rich.table import Table
 from workflow import paths as names
 from workflow.config.clf_settings import checked_score
 from workflow.console import make_console
-from workflow.data.checks import DataCheck, check, inputs_and_targets
+from workflow.data.checks import DataCheck, check, inputs_and_targets, odd_classes
 from workflow.data.class_names import class_names
 from workflow.data.encoders import LengthLimits, ScoreEncoder, Seq2SeqEncoder
 from workflow.data.examples import SEQ2SEQ, SPLITS, Examples, ScoredRows, load_examples
@@ -81,7 +82,11 @@ def _check_scores(given: Namespace, source: Source, folder: str | None, cache: P
             scoring.keep_source,
             ends_in_eos=is_t5,
         )
-    return check(examples, inputs_and_targets(scoring.texts), features=_features(examples, encoder, cache))
+    found = check(examples, inputs_and_targets(scoring.texts), features=_features(examples, encoder, cache))
+    if scoring.problem != "regression":
+        train, held_out = ([targets.of(row) for row in rows] for rows in (examples.train, examples.eval))
+        found.classes = odd_classes(scoring.labels, *(np.array(part, dtype=np.float32) for part in (train, held_out)))
+    return found
 
 
 def _features(examples: Examples, encoder: RowEncoder | None, cache: Path) -> dict[str, Features] | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from workflow import paths as names
 from workflow.config.clf_settings import ClfSettings
-from workflow.data.checks import Reading, inputs_and_targets
+from workflow.data.checks import Reading, inputs_and_targets, odd_classes
 from workflow.data.class_names import NO_NAMES, ClassNames, class_names
 from workflow.data.encoders import INPUT, ScoreEncoder
 from workflow.data.examples import RowFormat, ScoredRows
@@ -152,6 +152,12 @@ class ClfTask(Task[ClfSettings]):
     def reading(self) -> Reading:
         """Inputs and targets."""
         return inputs_and_targets(self.scoring.texts)
+
+    def odd_classes(self) -> list[str]:
+        """Those that no training row has."""
+        if self.scoring.problem == "regression":
+            return []
+        return odd_classes(self.scoring.labels, self.data.train.targets, self.data.eval.targets)
 
     # ---- the model
 
@@ -308,8 +314,9 @@ class ClfTask(Task[ClfSettings]):
         for of in (strategy.name for strategy in self.strategies.strategies):
             if (averaged := paths.step_scores(state.step, of)).is_file():
                 replace_by_link(averaged, paths.root / names.prefixed(names.SCORES_NAME, of))
-        vectors = read_scores(final, self.scoring.targets()).vectors
-        self._plots(paths.root / names.PLOTS_NAME, paths.root.name, vectors)
+        if self.scoring.problem == "binary":
+            vectors = read_scores(final, self.scoring.targets()).vectors
+            self._plots(paths.root / names.PLOTS_NAME, paths.root.name, vectors)
 
     def _plots(self, folder: Path, title: str, vectors: Floats) -> None:
         if self.scoring.problem == "binary":

@@ -179,8 +179,13 @@ class Task(ABC, Generic[S]):
         data = self.data
         features = {"train": data.train, "eval": data.eval, "calibration": data.calibration}
         found = check(data.examples, self.reading, features=features, tokenizer=self.loaded.tokenizer)
+        found.classes = self.odd_classes()
         rows = ", ".join(f"{split.rows} {name} rows" for name, split in found.splits.items())
         return f"{found.label}: {rows}", found.warnings()
+
+    def odd_classes(self) -> list[str]:
+        """What is odd about the classes of the data."""
+        return []
 
     # ---- training
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from workflow.config.clf_settings import ScoreSection
-from workflow.data.class_names import KEY
 from workflow.data.scoring import Scoring
 from workflow.data.sources import Row
 from workflow.errors import ResultsError
@@ -134,7 +133,7 @@ def _read_scores(file: Path, ablation: Ablation) -> tuple[Predictions, float | N
     if read.rows is None:
         raise ResultsError(f"{file}: holds scores alone, without the rows' targets")
     reader = scoring.targets(from_text=True, names=classes_of(file, read.rows))
-    targets = np.array([reader.vector(row[KEY]) for row in read.rows])
+    targets = np.array([reader.of(row) for row in read.rows])
     given, wanted = (as_measured(scoring.problem, vectors) for vectors in (read.vectors, targets))
     value = forms(scoring.problem, given, wanted, unit=_unit(scoring))[ablation.metric].point.value
     return Predictions(given, read.rows, wanted, scoring), value
