@@ -243,6 +243,32 @@ def test_a_hub_data_set(tmp_path, data):
         survey(entry_of(tmp_path, dataset=f"hf:{tmp_path / 'set'}", splits=["train", "test"]))
 
 
+def test_labels_of_minus_one_are_left_out_where_no_class_is_called_so(data):
+    rows = [{"text": "t", "label": label} for label in (1, -1, 0, -1)]
+    for labels in ({}, {"labels": ["0", "1"]}):
+        found = survey(data(rows, rows[2:], classes=2, **labels))
+        assert [(split.rows, split.unlabelled) for split in found.splits] == [(2, 2), (1, 1)]
+        assert "2 rows without a label (-1) left out" in found.notes()[0]
+        assert [row["target"] for row in make([found], [found]).rows("train")] == [1, 0]
+    signs = [{"text": "t", "label": label} for label in (1, -1, 0)]
+    assert survey(data(signs, signs, classes=3)).labels == ("-1", "0", "1")
+    with pytest.raises(DataError, match=r"validation.*no row"):
+        survey(data(rows, [rows[1]], classes=2))
+
+
+def test_a_hub_sets_features_name_its_classes(tmp_path):
+    import datasets
+
+    features = {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "so-so", "good"])}
+    rows = {"text": ["a", "b", "c"], "label": [2, 0, 1]}
+    for split in ("train", "validation"):
+        file = tmp_path / "set" / f"{split}.parquet"
+        file.parent.mkdir(exist_ok=True)
+        datasets.Dataset.from_dict(rows, features=datasets.Features(features)).to_parquet(file)
+    made = rows_of(entry_of(tmp_path, dataset=f"hf:{tmp_path / 'set'}"))
+    assert [(row["target"], row["target_name"]) for row in made] == [(2, "good"), (0, "bad"), (1, "so-so")]
+
+
 # The files made of them.
 
 

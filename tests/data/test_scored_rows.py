@@ -7,6 +7,7 @@ import math
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from workflow.data.sources import find_source
 from workflow.data.targets import Targets
 from workflow.data.texts import Texts, read_template
 from workflow.errors import ConfigError, DataError, ModelError
+from workflow.evaluation.score_files import MOST_LISTED, NUM_LISTED, read_scores, write_scores
 
 BINARY = Targets()
 STARS = Targets(low=1, high=5)
@@ -143,6 +145,24 @@ def test_predictions_that_are_no_probabilities(targets, value):
 )
 def test_targets_become_what_means_the_same_in_any_data_set(targets, text, value):
     assert replace(targets, from_text=True).typed({"input": "a", "target": text}) == {"input": "a", "target": value}
+
+
+def test_the_files_of_many_classes_keep_the_likeliest(tmp_path):
+    labels = tuple(f"c{number}" for number in range(MOST_LISTED + 1))
+    targets = Targets("multiclass", labels)
+    shares = np.random.default_rng(0).exponential(size=(3, len(labels))) ** 3
+    shares /= shares.sum(axis=1, keepdims=True)
+    write_scores(tmp_path / "p.json", [{"input": "a"}] * 3, shares, targets)
+    record = json.loads((tmp_path / "p.json").read_text())[0]
+    assert len(record["pred_score"]) == NUM_LISTED
+    assert record["pred_label"] == next(iter(record["pred_score"])) == labels[shares[0].argmax()]
+    back = read_scores(tmp_path / "p.json", targets).vectors
+    assert back.sum(axis=1) == pytest.approx(np.ones(3))
+    assert (back.argsort()[:, -NUM_LISTED:] == shares.argsort()[:, -NUM_LISTED:]).all()
+    assert sum(targets.vector(targets.target(record["pred_score"]))) == pytest.approx(1)
+    few = Targets("multiclass", labels[:3])
+    write_scores(tmp_path / "q.json", [{"input": "a"}], np.array([[0.2, 0.5, 0.3]]), few)
+    assert json.loads((tmp_path / "q.json").read_text())[0]["pred_score"] == [0.2, 0.5, 0.3]
 
 
 NLI = ("entailment", "neutral", "contradiction")

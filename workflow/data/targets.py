@@ -108,6 +108,8 @@ class Targets:
     def from_prediction(self, value: Any) -> list[float]:
         """The vector behind a prediction file's value. Raises ValueError where it is none."""
         if self.problem in ("multiclass", "multilabel"):
+            if isinstance(value, dict):
+                return self._filled(value)
             if not isinstance(value, list) or len(value) != self.width:
                 raise _UnfitError(f"must be a list of {self.width} numbers, not {_shown(value)}")
             vector = [self._number(part, "must hold numbers") for part in value]
@@ -115,6 +117,17 @@ class Targets:
                 raise _UnfitError(f"{_shown(value)}: probabilities lie in [0, 1]; are these logits?")
             return vector
         return self._share(value) if self.problem == "binary" else self.vector(value)
+
+    def _filled(self, likeliest: dict[str, Any]) -> list[float]:
+        """A vector of the likeliest labels' numbers; of a distribution, what is missing from 1 is the others' alike."""
+        vector = [0.0] * self.width
+        given = {self._index(name): self._number(share, "must hold numbers") for name, share in likeliest.items()}
+        rest = max(0.0, 1 - sum(given.values())) / max(1, self.width - len(given))
+        if self.problem == "multiclass":
+            vector = [rest] * self.width
+        for place, share in given.items():
+            vector[place] = share
+        return vector
 
     def typed(self, row: Row) -> Row:
         """A good row whose target means the same in any data set: numbers in texts are numbers, classes have their labels' names."""
@@ -131,6 +144,9 @@ class Targets:
 
     def target(self, prediction: Any) -> Any:
         """A prediction file's value as a row's target: where two labels are numbers, a share would be read as one of them."""
+        if isinstance(prediction, dict):
+            total = sum(prediction.values()) if self.problem == "multiclass" else 1.0
+            return {name: share / total for name, share in prediction.items()}
         numbers = numbers_of(self.labels)
         if self.problem != "binary" or self._has_range or len(numbers) < 2 or numbers == {0: 0, 1: 1}:
             return prediction

@@ -26,17 +26,29 @@ from workflow.paths import METRICS_NAME, SCORING_NAME, scoring_beside
 SCORE = "pred_score"
 LABEL = "pred_label"
 ROW = "orig_d"
+MOST_LISTED = 1000
+"""Labels whose scores a record lists; a file of ten thousand for each row would hold nothing else."""
+NUM_LISTED = 100
 THRESHOLDS_ARE_OF = "scores in [0, 1]; with --target_range LOW HIGH, of (pred_score - LOW) / (HIGH - LOW)"
 
 
 def score_record(row: Row | None, vector: Sequence[float], targets: Targets) -> dict[str, Any]:
-    """One record; without a row the score alone. Multi-class records name the likeliest label, multi-label ones all above 0.5."""
-    record: dict[str, Any] = {SCORE: targets.prediction(vector)}
+    """One record; without a row the score alone. Multi-class records name the likeliest label, multi-label ones all above 0.5.
+
+    Of more than MOST_LISTED labels the NUM_LISTED likeliest are kept, by name.
+    """
+    is_long = targets.width > MOST_LISTED
+    record: dict[str, Any] = {SCORE: _likeliest(vector, targets.labels) if is_long else targets.prediction(vector)}
     if targets.problem == "multiclass":
         record[LABEL] = targets.labels[int(np.argmax(vector))]
     if targets.problem == "multilabel":
         record[LABEL] = [label for label, share in zip(targets.labels, vector, strict=True) if share >= 0.5]
     return record if row is None else {ROW: row, **record}
+
+
+def _likeliest(vector: Sequence[float], labels: Sequence[str]) -> dict[str, float]:
+    places = np.argsort(-np.asarray(vector), kind="stable")[:NUM_LISTED]
+    return {labels[place]: float(f"{vector[place]:.6g}") for place in places.tolist()}
 
 
 def write_scores(

@@ -56,8 +56,10 @@ def _is_for_scores(given: Namespace, source: Source) -> bool:
     """Whether the data is for clf.py: as asked, else by its first row."""
     if given.task is not None:
         return bool(given.task == "clf")
+    if given.template is not None or given.problem is not None or given.labels is not None:
+        return True
     first = next((row for _, _, row in source.rows()), {})
-    return given.template is not None or ("prompt" not in first and any(key in first for key in TEXT_KEYS))
+    return "prompt" not in first and any(key in first for key in TEXT_KEYS)
 
 
 def _check_scores(given: Namespace, source: Source, folder: str | None, cache: Path) -> DataCheck:
