@@ -74,7 +74,8 @@ class ScoreSection(Section):
     )
     labels: tuple[str, ...] = setting(
         ("no", "yes"),
-        "names of the classes, in order; for T5 each must be one token of its vocabulary, and scores are read off these tokens' logits",
+        "names of the classes, in the order of the scores; by default those of a trained head or of the data, else no and yes; for T5 "
+        "each must be one token of its vocabulary, and scores are read off these tokens' logits",
     )
     target_range: tuple[float, float] | None = setting(
         None, "LOW and HIGH of binary targets, mapped to [0, 1] for training and back in predictions"
