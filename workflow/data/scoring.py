@@ -67,6 +67,8 @@ def read_scoring(file: Path) -> Scoring | None:
     values = read_json(file, broken=ModelError)
     if values is None:
         return None
+    if isinstance(values, dict) and isinstance(values.get("scoring"), dict):  # a run's own, beside its checkpoints
+        values = values["scoring"]
     if not isinstance(values, dict) or values.pop("schema_version", None) != SCHEMA_VERSION:
         raise ModelError(f"{file}: not a scoring file that this version reads")
     try:

@@ -53,6 +53,12 @@ class Texts:
         """Whether a good row holds one text or two; an empty second text counts."""
         return "pairs" if row.get(_keys_of(row)[1]) is not None else "texts"
 
+    def unread_partner(self, row: Row) -> str | None:
+        """What to tell of a single text beside a key that may be meant for its partner, or None."""
+        first, second = _keys_of(row)
+        hint = did_you_mean(second, [key for key, value in row.items() if key != first and isinstance(value, str)])
+        return f'the rows are single texts: they have no "{second}"{hint}' if hint else None
+
     def _unread(self, row: Row) -> str | None:
         """Why a row is none of those that the run was trained on, or None."""
         kind, (first, second) = self.kind_of(row), _keys_of(row)
