@@ -213,7 +213,15 @@ class ClfTask(Task[ClfSettings]):
 
     def encoder(self) -> ScoreEncoder:
         """Inputs as the model takes them."""
-        return score_encoder(self.loaded, self.scoring, self.max_length, self.targets)
+        said = {"from_text": self._from_text, "names": self._names}
+        return score_encoder(
+            self.loaded,
+            self.scoring,
+            self.max_length,
+            with_targets=True,
+            from_text=self._from_text,
+            names=self._names,
+        )
 
     def head_steps(self, max_steps: int) -> int:
         """As set with --ft_head_first, by default a tenth of the run."""

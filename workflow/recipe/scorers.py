@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from workflow import paths as names
+from workflow import paths
+from workflow.data.class_names import NO_NAMES, ClassNames
 from workflow.data.encoders import INPUT, ScoreEncoder
 from workflow.data.features import Features, Truncation
 from workflow.data.scoring import Scoring, read_scoring
 from workflow.data.sources import Row
-from workflow.data.targets import Targets as TargetReader
 from workflow.data.texts import read_template
 from workflow.errors import ConfigError, ModelError
 from workflow.evaluation.calibration import Calibration
@@ -51,7 +51,7 @@ class LoadedScorer:
     @cached_property
     def encoder(self) -> ScoreEncoder:
         """How rows become the model's inputs."""
-        return score_encoder(self.loaded, self.scoring, self.scoring.max_length)
+        return score_encoder(self.loaded, self.scoring, self.scoring.max_length, with_targets=False)
 
 
 def check_own_head(loaded: LoadedClassifier) -> None:
@@ -84,7 +84,7 @@ def scoring_of(name: str) -> tuple[Scoring | None, OwnHead | None]:
 
     Raises ModelError.
     """
-    own = read_scoring(Path(name) / names.SCORING_NAME)  # a hub name leads to no file
+    own = read_scoring(Path(name) / paths.SCORING_NAME)  # a hub name leads to no file
     if own is not None:
         return own, None
     head = read_own_head(name)
@@ -134,7 +134,7 @@ def load_scorer(
         loaded = replace(loaded, notes=(*loaded.notes, *head.notes()))
     if loaded.max_positions is not None:
         changed = replace(changed, max_length=min(changed.max_length, loaded.max_positions))
-    return LoadedScorer(loaded, changed, read_calibration(Path(name) / names.CALIBRATION_NAME))
+    return LoadedScorer(loaded, changed, read_calibration(Path(name) / paths.CALIBRATION_NAME))
 
 
 def _for_head(head: OwnHead | None, asked: dict[str, Any]) -> dict[str, Any]:
@@ -179,9 +179,15 @@ def check_finite(logits: Floats, name: str, rows: Sequence[str]) -> None:
 
 
 def score_encoder(
-    loaded: LoadedClassifier, scoring: Scoring, max_length: int, targets: TargetReader | None = None
+    loaded: LoadedClassifier,
+    scoring: Scoring,
+    max_length: int,
+    *,
+    with_targets: bool,
+    from_text: bool = False,
+    names: ClassNames = NO_NAMES,
 ) -> ScoreEncoder:
-    """How rows become a model's inputs and, where their targets are read, what they are measured by."""
+    """How rows of data with these class names become a model's inputs and, with targets, what they are measured by."""
     return ScoreEncoder(
         loaded.tokenizer,
         scoring.texts,
@@ -189,13 +195,13 @@ def score_encoder(
         scoring.keep_source,
         ends_in_eos=loaded.start_token is not None,
         has_types=loaded.takes_types,
-        target_reader=targets,
+        target_reader=scoring.targets(from_text=from_text, names=names) if with_targets else None,
     )
 
 
 def scoring_notes(name: str, scoring: Scoring) -> list[str]:
     """How a checkpoint that was trained to score differs from what this run asks of it."""
-    before = read_scoring(Path(name) / names.SCORING_NAME)
+    before = read_scoring(Path(name) / paths.SCORING_NAME)
     if before is None:
         return []
     mine, theirs = replace(scoring, max_length=0), replace(before, max_length=0)

@@ -84,10 +84,10 @@ def what_is_read(examples: Examples) -> tuple[Reads | None, list[str]]:
         note = f"{counts[few]} of {len(examples.train)} training rows are {words[few]} beside {words[many]}, first train[{first}]"
         return None, [note]
     (reads,) = counts
-    notes = [note] if reads == "texts" and (note := texts.unread_partner(examples.train[0])) else []
+    unread = texts.unread_partner(examples.train[0]) if reads == "texts" else None
     fit = Texts(reads=reads)
     for split in ("eval", "calibration"):
         for number, row in enumerate(examples.split(split)):
             if problem := fit.problem_of(row):
                 raise DataError(f"{examples.label}: {split}[{number}] is not like the training rows: {problem}")
-    return reads, notes
+    return reads, [unread] if unread else []
