@@ -213,7 +213,6 @@ class ClfTask(Task[ClfSettings]):
 
     def encoder(self) -> ScoreEncoder:
         """Inputs as the model takes them."""
-        said = {"from_text": self._from_text, "names": self._names}
         return score_encoder(
             self.loaded,
             self.scoring,
