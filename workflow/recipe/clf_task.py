@@ -175,6 +175,8 @@ class ClfTask(Task[ClfSettings]):
         """The model with a head for these labels."""
         model = self.settings.model
         self.scoring = settled(self.settings.score, self.scoring, name, self._names, trained=trained)
+        if not self.settings.run.no_train:  # known again from the rows; a run that goes on finds its rows in the cache
+            self.scoring = replace(self.scoring, reads=None)
         check_metric(self.settings, self.scoring.problem)
         pretrained = model.model_pretrain_name
         self.loaded = load_classifier(
