@@ -44,6 +44,7 @@ FLOORS = {
     "caches": 1,
     "errors": 0,
     "metric_names": 0,
+    "label_names": 0,
     "__init__": -1,
 }
 OFFERED = {"client"}

@@ -16,6 +16,8 @@ from workflow.errors import ConfigError
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 SETTINGS_NAMES = ("training_args.json", "args.json")
 SCORES_NAME = "preds.json"
+METRICS_NAME = "metrics.json"
+"""Beside the predictions of an evaluation without a run."""
 CALIBRATION_NAME = "calibration.json"
 SCORING_NAME = "scoring.json"
 METRICS_NAME = "metrics.json"
@@ -53,6 +55,11 @@ def cache_dir() -> Path:
 def predictions_folder(name: str) -> Path:
     """Where the predictions of --no_train go: a folder of this name in `WORKFLOW_PREDS`, else in preds/ here."""
     return Path(os.environ.get("WORKFLOW_PREDS") or "preds") / name
+
+
+def scoring_beside(file: Path) -> Path:
+    """The record of how a file of scores was made."""
+    return file.with_name(f"{file.name}.{SCORING_NAME}")
 
 
 def checked_name(name: str, *, what: str) -> str:

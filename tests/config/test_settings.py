@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 from workflow.config.cascade import Layer, resolve
+from workflow.config.clf_settings import ClfSettings
 from workflow.config.flags import parse
 from workflow.config.sections import field_aliases, section_fields
 from workflow.config.settings import Seq2SeqSettings
@@ -194,3 +195,21 @@ def test_schema_accepts_our_own_config_files():
 @pytest.mark.parametrize("name", STUDIES)
 def test_our_own_files_of_studies_are_what_their_readers_take(name):
     assert STUDIES[name](ROOT / "configs" / name)
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("labels: [no, yes]", ("no", "yes")),
+        ("labels: [off, on]", ("off", "on")),
+        ("labels: [true, false]", ("true", "false")),
+        ("labels: [1, 2, 3]", ("1", "2", "3")),
+    ],
+)
+def test_labels_in_yaml_are_the_words_that_stand_there(tmp_path, text, labels):
+    file = tmp_path / "a.yaml"
+    file.write_text(f"{text}\nno_train: yes\nscores_only: no\n")
+    argv = ["--config", str(file), "--data_name", "d", "--model_init_path", "m"]
+    found = parse(ClfSettings, argv, prog="clf.py", example="").settings
+    assert found.score.labels == labels
+    assert (found.run.no_train, found.run.scores_only) == (True, False)

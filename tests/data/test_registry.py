@@ -243,6 +243,32 @@ def test_a_hub_data_set(tmp_path, data):
         survey(entry_of(tmp_path, dataset=f"hf:{tmp_path / 'set'}", splits=["train", "test"]))
 
 
+def test_labels_of_minus_one_are_left_out_where_no_class_is_called_so(data):
+    rows = [{"text": "t", "label": label} for label in (1, -1, 0, -1)]
+    for labels in ({}, {"labels": ["0", "1"]}):
+        found = survey(data(rows, rows[2:], classes=2, **labels))
+        assert [(split.rows, split.unlabelled) for split in found.splits] == [(2, 2), (1, 1)]
+        assert "2 rows without a label (-1) left out" in found.notes()[0]
+        assert [row["target"] for row in make([found], [found]).rows("train")] == [1, 0]
+    signs = [{"text": "t", "label": label} for label in (1, -1, 0)]
+    assert survey(data(signs, signs, classes=3)).labels == ("-1", "0", "1")
+    with pytest.raises(DataError, match=r"validation.*no row"):
+        survey(data(rows, [rows[1]], classes=2))
+
+
+def test_a_hub_sets_features_name_its_classes(tmp_path):
+    import datasets
+
+    features = {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "so-so", "good"])}
+    rows = {"text": ["a", "b", "c"], "label": [2, 0, 1]}
+    for split in ("train", "validation"):
+        file = tmp_path / "set" / f"{split}.parquet"
+        file.parent.mkdir(exist_ok=True)
+        datasets.Dataset.from_dict(rows, features=datasets.Features(features)).to_parquet(file)
+    made = rows_of(entry_of(tmp_path, dataset=f"hf:{tmp_path / 'set'}"))
+    assert [(row["target"], row["target_name"]) for row in made] == [(2, "good"), (0, "bad"), (1, "so-so")]
+
+
 # The files made of them.
 
 
@@ -264,6 +290,44 @@ def test_languages_are_joined(tmp_path, data):
     assert path.read_bytes() == before
     assert write_once(make([first], [first]), path, overwrite=True)
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_classes_keep_their_names_in_made_files(data):
+    words = [{"text": "t", "label": label} for label in ("neutral", "bad", "good")]
+    bad, neutral, good = ({"target": n, "target_name": name} for n, name in enumerate(("bad", "neutral", "good")))
+
+    def classes_of(entry):
+        return [{key: row[key] for key in row if key.startswith("target")} for row in rows_of(entry)]
+
+    assert classes_of(data(words, words, labels=["bad", "neutral", "good"])) == [neutral, bad, good]
+    # A number is a name where the names are numbers: five stars are 5, whatever the order of the classes.
+    stars = [{"text": "t", "label": label} for label in (5, 1, 3)]
+    assert [row["target"] for row in classes_of(data(stars, stars))] == [5, 1, 3]
+    assert [row["target_name"] for row in classes_of(data(stars, stars, labels=["5", "3", "1"]))] == ["5", "1", "3"]
+    three = [{"text": "t", "label": label} for label in (2, 0, 1)]
+    assert classes_of(data(three, three, labels=["2", "1", "0"]))[0] == {"target": 2, "target_name": "2"}
+    two = [{"text": "t", "label": label} for label in (1, 0)]
+    assert classes_of(data(two, two, classes=2, labels=["1", "0"])) == [
+        {"target": 0, "target_name": "1"},
+        {"target": 1, "target_name": "0"},
+    ]
+
+
+def test_the_same_names_in_another_order_are_joined_by_name(tmp_path, data):
+    words = [{"text": "t", "label": label} for label in ("a", "b", "c")]
+    data(words, words)
+
+    def joined(one, other):
+        sets = {"english": {"topic": {"set": {**ENTRY, **one}}}, "spanish": {"topic": {"set": {**ENTRY, **other}}}}
+        return make(list(map(survey, registry_of(tmp_path, sets).entries)), [])
+
+    made = joined({"labels": ["a", "b", "c"]}, {"labels": ["c", "a", "b"]})
+    assert [(row["target"], row["target_name"]) for row in made.rows("train")] == [(0, "a"), (1, "b"), (2, "c")] * 2
+    rows = [{"text": "t", "label": label} for label in ("b", "c", "d")]
+    (tmp_path / "other.json").write_text(json.dumps({"train": rows, "eval": rows}))
+    other = {"dataset": "other.json", "splits": ["train", "eval"], "labels": ["b", "c", "d"]}
+    with pytest.raises(DataError, match="labels are a, b, c and b, c, d; give both"):
+        joined({"labels": ["a", "b", "c"]}, other)
 
 
 def test_unlike_classes_are_not_joined(tmp_path, data):

@@ -7,11 +7,13 @@ import math
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import shared
+from workflow.data.class_names import NO_NAMES, class_names
 from workflow.data.encoders import INPUT, TOKEN_TYPES, ScoreEncoder, joined, shares
 from workflow.data.examples import ScoredRows, load_examples
 from workflow.data.scoring import Scoring, read_scoring
@@ -19,10 +21,12 @@ from workflow.data.sources import find_source
 from workflow.data.targets import Targets
 from workflow.data.texts import Texts, read_template
 from workflow.errors import ConfigError, DataError, ModelError
+from workflow.evaluation.score_files import MOST_LISTED, NUM_LISTED, read_scores, write_scores
 
 BINARY = Targets()
 STARS = Targets(low=1, high=5)
 MOODS = Targets("multiclass", ("bad", "so-so", "good"))
+SPAM = Targets(labels=("ham", "spam"))
 TAGS = Targets("multilabel", ("red", "green", "blue"))
 RATINGS = Targets("multiclass", ("1", "2", "3", "4", "5"))
 
@@ -41,6 +45,22 @@ RATINGS = Targets("multiclass", ("1", "2", "3", "4", "5"))
         (TAGS, ["red", "blue"], [1, 0, 1]),
         (TAGS, [], [0, 0, 0]),
         (TAGS, [0.5, 0, 1], [0.5, 0, 1]),
+        (BINARY, "yes", [0, 1]),
+        (SPAM, "Ham", [1, 0]),
+        (SPAM, {"ham": 0.25, "spam": 0.75}, [0.25, 0.75]),
+        (replace(SPAM, from_text=True), "spam", [0, 1]),
+        (Targets(labels=("1", "2")), 2, [0, 1]),
+        (Targets(labels=("1", "0")), 0, [0, 1]),
+        (Targets(labels=("true", "false")), True, [1, 0]),
+        (Targets("multiclass", ("true", "false", "unknown")), False, [0, 1, 0]),
+        (Targets("multiclass", ("not_entailment", "entailment")), "Not entailment", [1, 0]),
+        (Targets("multilabel", ("a", "b")), [1], [0, 1]),
+        (Targets("multilabel", ("a", "b")), [False, True], [0, 1]),
+        (Targets("multilabel", ("a", "b")), [0.0, 1.0], [0, 1]),
+        (Targets("multilabel", ("a", "b")), [1, 1], [1, 1]),
+        (Targets("multilabel", ("a", "b")), {"b": 1}, [0, 1]),
+        (TAGS, [0, 2, 1], [1, 1, 1]),
+        (TAGS, [0, 1, 1], [0, 1, 1]),
         (RATINGS, 1, [1, 0, 0, 0, 0]),
         (RATINGS, 5.0, [0, 0, 0, 0, 1]),
         (Targets("multiclass", RATINGS.labels, from_text=True), "2", [0, 1, 0, 0, 0]),
@@ -60,7 +80,11 @@ def test_vectors(targets, value, vector):
     [
         (BINARY, {"input": "x"}, 'missing "target" (the row has "input")'),
         (BINARY, {"target": 1.5}, '"target" is 1.5, outside [0, 1]; --target_range LOW HIGH sets another range'),
-        (BINARY, {"target": "yes"}, 'not the text "yes"; write 1 for yes and 0 for no'),
+        (
+            BINARY,
+            {"target": "maybe"},
+            '"maybe" is no label; --labels has no, yes; write a label\'s name, or a number (1 for',
+        ),
         (BINARY, {"target": math.nan}, '"target" is nan'),
         (BINARY, {"target": None}, "must be a number in [0, 1], not null: write a number, or take the row out"),
         (BINARY, {"target": [1]}, "must be a number in [0, 1], not [1]"),
@@ -72,6 +96,14 @@ def test_vectors(targets, value, vector):
         (MOODS, {"target": 3}, "3 is no label"),
         (MOODS, {"target": [0.5, 0.6, 0.1]}, "shares are not negative and sum to 1"),
         (TAGS, {"target": "red"}, "must be a list of labels"),
+        (
+            Targets("multilabel", ("a", "b")),
+            {"target": [0, 1]},
+            "[0, 1] may be two labels by their numbers, or a number for",
+        ),
+        (Targets("multilabel", ("0", "1")), {"target": [1, 0]}, "[1, 0] may be two labels"),
+        (Targets(labels=("1", "0")), {"target": 0.5}, "0.5 is no label; --labels has 1, 0"),
+        (MOODS, {"target": True}, "true is no label"),
         (RATINGS, {"target": 0}, "0 is no label; --labels has 1, 2, 3, 4, 5"),
         (Targets("multiclass", ("bad", "2")), {"target": 1}, "1 is no label"),
         (BINARY, {"target": 10**400}, '"target" is 1000'),
@@ -101,10 +133,102 @@ def test_predictions_that_are_no_probabilities(targets, value):
 
 @pytest.mark.parametrize(
     ("targets", "text", "value"),
-    [(BINARY, "0.50", 0.5), (RATINGS, "2", "2"), (MOODS, "2", "good"), (MOODS, "bad", "bad"), (BINARY, 1, 1)],
+    [
+        (BINARY, "0.50", 0.5),
+        (BINARY, "yes", 1),
+        (RATINGS, "2", "2"),
+        (MOODS, "2", "good"),
+        (MOODS, "Bad", "bad"),
+        (MOODS, 2, "good"),
+        (BINARY, 1, 1),
+    ],
 )
-def test_numbers_in_texts_become_what_json_holds(targets, text, value):
-    assert replace(targets, from_text=True).typed(text) == value
+def test_targets_become_what_means_the_same_in_any_data_set(targets, text, value):
+    assert replace(targets, from_text=True).typed({"input": "a", "target": text}) == {"input": "a", "target": value}
+
+
+def test_the_files_of_many_classes_keep_the_likeliest(tmp_path):
+    labels = tuple(f"c{number}" for number in range(MOST_LISTED + 1))
+    targets = Targets("multiclass", labels)
+    shares = np.random.default_rng(0).exponential(size=(3, len(labels))) ** 3
+    shares /= shares.sum(axis=1, keepdims=True)
+    write_scores(tmp_path / "p.json", [{"input": "a"}] * 3, shares, targets)
+    record = json.loads((tmp_path / "p.json").read_text())[0]
+    assert len(record["pred_score"]) == NUM_LISTED
+    assert record["pred_label"] == next(iter(record["pred_score"])) == labels[shares[0].argmax()]
+    back = read_scores(tmp_path / "p.json", targets).vectors
+    assert back.sum(axis=1) == pytest.approx(np.ones(3))
+    assert (back.argsort()[:, -NUM_LISTED:] == shares.argsort()[:, -NUM_LISTED:]).all()
+    assert sum(targets.vector(targets.target(record["pred_score"]))) == pytest.approx(1)
+    few = Targets("multiclass", labels[:3])
+    write_scores(tmp_path / "q.json", [{"input": "a"}], np.array([[0.2, 0.5, 0.3]]), few)
+    assert json.loads((tmp_path / "q.json").read_text())[0]["pred_score"] == [0.2, 0.5, 0.3]
+
+
+NLI = ("entailment", "neutral", "contradiction")
+CLASSES = class_names([{"target": number, "target_name": name} for number, name in enumerate(NLI)])
+
+
+@pytest.mark.parametrize(
+    ("labels", "places"),
+    [
+        (NLI, [0, 1, 2]),
+        (("CONTRADICTION", "NEUTRAL", "ENTAILMENT"), [2, 1, 0]),
+        (("neutral", "entailment", "other", "contradiction"), [1, 0, 3]),
+        (("yes", "maybe", "no"), [0, 1, 2]),
+    ],
+)
+def test_a_class_is_the_label_of_its_name_whatever_the_order(labels, places):
+    targets = Targets("multiclass", labels, names=CLASSES)
+    assert [targets.vector(number).index(1) for number in range(3)] == places
+    assert [targets.typed({"target": number})["target"] for number in range(3)] == [labels[place] for place in places]
+    assert (CLASSES.note(labels) is None) == (labels[0] != "yes")
+
+
+def test_two_classes_are_mapped_by_name_with_their_shares():
+    names = class_names(
+        [{"target": "1", "target_name": "entailment"}, {"target": "0", "target_name": "not_entailment"}]
+    )
+    there, back = (Targets(labels=labels, names=names) for labels in (names.names, names.names[::-1]))
+    assert there.vector(1) == back.vector(0) == [0, 1]
+    assert there.vector(0.25) == back.vector(0.75) == [0.75, 0.25]
+    assert back.typed({"target": 1, "target_name": "entailment"}) == {"target": 0}
+    only_one = class_names([{"target": 1, "target_name": "entailment"}])
+    assert Targets(labels=("entailment", "not_entailment"), names=only_one).vector(1) == [1, 0]
+
+
+def test_classes_that_are_numbers_keep_them():
+    stars = class_names([{"target": number, "target_name": str(number)} for number in (1, 2, 4, 3, 5)])
+    words = ("awful", "bad", "so-so", "good", "great")
+    assert Targets("multiclass", words, names=stars).vector(5) == [0, 0, 0, 0, 1]
+    assert Targets("multiclass", ("5", "4", "3", "2", "1"), names=stars).vector(5) == [1, 0, 0, 0, 0]
+    some = class_names([{"target": number, "target_name": str(number)} for number in (1, 2, 4)])
+    told = Targets("multiclass", words, names=some).problem_of({"target": 1, "target_name": "1"})
+    assert "the data's 3 classes (1, 2, 4) cannot be read in the order of the 5 labels" in (told or "")
+
+
+def test_class_names_that_contradict_each_other_or_the_labels():
+    for rows, told in (
+        ([{"target": 0, "target_name": "a"}, {"target": 0, "target_name": "b"}], "0 is called 'a' in one row and 'b'"),
+        ([{"target": 0, "target_name": "a"}, {"target": 1, "target_name": "a"}], "two values of .* are called 'a'"),
+    ):
+        with pytest.raises(DataError, match=told):
+            class_names(rows)
+    assert not class_names([{"target": 0}, {"target": 0, "target_name": "a"}])
+    for names, row, told in (
+        (CLASSES, {"target": 0, "target_name": "neutral"}, "'neutral' beside the \"target\" 0, which is 'entailment'"),
+        (NO_NAMES, {"target": 0, "target_name": "neutral"}, "the first row of the data has none"),
+    ):
+        assert told in (Targets("multiclass", NLI, names=names).problem_of(row) or "")
+    partly = Targets("multiclass", ("entailment", "neutral", "contra"), names=CLASSES)
+    assert "of which contradiction is no label" in (partly.problem_of({"target": 0, "target_name": NLI[0]}) or "")
+    assert "one of the classes entailment" in (Targets(names=CLASSES).problem_of({"target": 0}) or "")
+
+
+def test_predictions_are_shares_whatever_the_labels_are_called():
+    targets = Targets(labels=("1", "0"))
+    assert targets.from_prediction(1) == [0, 1]
+    assert targets.vector(targets.target(0.25)) == [0.75, 0.25]
 
 
 def test_pairs_and_their_problems():

@@ -15,6 +15,7 @@ from workflow.inference.head_engine import score_engine
 from workflow.inference.interface import EngineLimits
 from workflow.inference.requests import ScoreRequest
 from workflow.models.classifier import label_tokens, load_classifier
+from workflow.models.head_config import OwnHead, check_trained_head, own_head
 
 ROWS = ["reverse red one two", "reverse blue", "reverse green green left right one two three"]
 
@@ -171,25 +172,110 @@ def test_what_cannot_score_is_refused(flan_like, bert_like, tmp_path):
         load_classifier(str(tmp_path / "broken"), problem="binary", labels=("no", "yes"))
 
 
-def test_a_trained_heads_own_labels_are_never_permuted_unsaid(bert_like, tmp_path):
-    own = ("entailment", "neutral", "contradiction")
-    loaded = load_classifier(str(bert_like), problem="multiclass", labels=own)
-    loaded.model.save_pretrained(tmp_path)
-    loaded.tokenizer.save_pretrained(tmp_path)
+NLI = ("entailment", "neutral", "contradiction")
+
+
+def saved(folder, loaded, **config):
+    """A checkpoint as somebody else's program left it."""
+    loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
+    said = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**said, **config}))
+    return str(folder)
+
+
+def scores_of(loaded):
+    ids, mask = tensors(loaded.tokenizer)
+    with torch.no_grad():
+        return loaded.logits(loaded.model.eval(), input_ids=ids, attention_mask=mask)
+
+
+@pytest.mark.parametrize("kind", ["bert_like", "gpt2_like"])
+def test_a_trained_head_is_put_in_the_order_of_the_labels_by_name(kind, request, tmp_path):
+    loaded = load_classifier(str(request.getfixturevalue(kind)), problem="multiclass", labels=NLI)
+    name, expected = saved(tmp_path / "own", loaded), scores_of(loaded)
 
     def load(*labels):
-        return load_classifier(str(tmp_path), problem="multiclass", labels=labels)
+        return load_classifier(name, problem="multiclass", labels=labels)
 
-    with pytest.raises(ModelError, match=r"another order.*; pass --labels entailment neutral contradiction$"):
-        load(*reversed(own))
+    turned = load("Contradiction", "ENTAILMENT", "neutral")
+    assert torch.allclose(scores_of(turned), expected[:, [2, 0, 1]], atol=1e-6)
+    (note,) = turned.notes
+    assert note.endswith("Contradiction, ENTAILMENT, neutral; each output was put in its label's place, by name")
+    again = load_classifier(saved(tmp_path / "turned", turned), problem="multiclass", labels=NLI)
+    assert torch.allclose(scores_of(again), expected, atol=1e-6)
     (note,) = load("x", "y", "z").notes
-    assert (
-        note
-        == "the checkpoint calls its labels entailment, neutral, contradiction; here they are, in this order, x, y, z"
-    )
-    assert load(*own).notes == load("Entailment", "Neutral", "Contradiction").notes == ()
+    assert note == f"the checkpoint calls its labels {', '.join(NLI)}; here they are, in this order, x, y, z"
+    assert load(*NLI).notes == load("Entailment", "Neutral", "Contradiction").notes == ()
     assert load("a", "b").has_new_head
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["id2label"] = {str(number): f"LABEL_{number}" for number in range(3)}
-    (tmp_path / "config.json").write_text(json.dumps({**config, "label2id": {}}))
-    assert load(*reversed(own)).notes == ()
+    name = saved(tmp_path / "unnamed", loaded, id2label={str(n): f"LABEL_{n}" for n in range(3)}, label2id={})
+    unnamed = load(*reversed(NLI))
+    assert unnamed.notes == ()
+    assert torch.equal(scores_of(unnamed), expected)
+
+
+def test_one_output_is_the_logit_of_yes_where_binary_scores_are_asked_of_it(bert_like, tmp_path):
+    one = load_classifier(str(bert_like), problem="regression", labels=("no", "yes"))
+    name = saved(tmp_path, one, problem_type=None)
+    both = load_classifier(name, problem="binary", labels=("no", "yes"))
+    shares = scores_of(both).softmax(dim=1)[:, 1:]
+    assert torch.allclose(shares, scores_of(one).sigmoid(), atol=1e-6)
+    assert not both.has_new_head
+    assert both.notes == ("its head's one output is read as the logit of yes, by a sigmoid",)
+    again = load_classifier(saved(tmp_path, both), problem="binary", labels=("no", "yes"))
+    assert torch.allclose(scores_of(again), scores_of(both), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "says", "names", "problem", "labels"),
+    [
+        (1, None, (), "regression", ("no", "yes")),
+        (1, "regression", ("score",), "regression", ("no", "yes")),
+        (2, None, (), "binary", ("no", "yes")),
+        (2, None, ("NEGATIVE", "POSITIVE"), "binary", ("NEGATIVE", "POSITIVE")),
+        (2, "multi_label_classification", (), "multilabel", ("LABEL_0", "LABEL_1")),
+        (3, None, (), "multiclass", ("LABEL_0", "LABEL_1", "LABEL_2")),
+        (3, "multi_label_classification", ("a", "b", "c"), "multilabel", ("a", "b", "c")),
+    ],
+)
+def test_what_a_head_says_of_itself(outputs, says, names, problem, labels):
+    from transformers import BertConfig
+
+    more = {"id2label": dict(enumerate(names))} if names else {"num_labels": outputs}
+    own = own_head(BertConfig(problem_type=says, **more))
+    assert (own.problem, own.names, own.outputs) == (problem, labels, outputs)
+
+
+@pytest.mark.parametrize(
+    ("own", "problem", "labels", "message"),
+    [
+        (
+            OwnHead(3, NLI, None),
+            "binary",
+            ("no", "yes"),
+            "its head has 3 outputs .*and no output for each of binary targets",
+        ),
+        (
+            OwnHead(1, (), "regression"),
+            "binary",
+            ("no", "yes"),
+            "its head has 1 output, and no output for each of binary",
+        ),
+        (
+            OwnHead(2, (), "regression"),
+            "regression",
+            ("no", "yes"),
+            "gives 2 numbers for an input; this program reads one",
+        ),
+        (OwnHead(2, ("a", "b"), None), "regression", ("no", "yes"), "no output for each of regression targets"),
+        (
+            OwnHead(3, NLI, None),
+            "multiclass",
+            ("neutral", "x", "y"),
+            "neutral stands elsewhere there, and others have no",
+        ),
+    ],
+)
+def test_what_a_trained_head_cannot_mean_is_refused(own, problem, labels, message):
+    with pytest.raises(ModelError, match=message):
+        check_trained_head("m", own, problem, labels)

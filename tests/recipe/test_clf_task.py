@@ -14,11 +14,18 @@ from workflow.cli import workflow
 from workflow.config.clf_settings import ClfSettings
 from workflow.config.flags import parse
 from workflow.console import make_console
-from workflow.errors import ConfigError, ModelError
+from workflow.data.examples import ScoredRows, load_examples
+from workflow.data.scoring import Scoring
+from workflow.data.sources import find_source
+from workflow.data.targets import Targets
+from workflow.data.texts import Texts
+from workflow.errors import ConfigError, DataError, ModelError
 from workflow.evaluation.report import Report, result_table
+from workflow.files import write_json
 from workflow.paths import RunPaths
 from workflow.recipe.clf_task import ClfTask
 from workflow.recipe.place import Place
+from workflow.recipe.settling import what_is_read
 from workflow.recipe.train import run_task
 from workflow.recipe.trained import load_to_train
 from workflow.runtime import Ranks
@@ -152,3 +159,46 @@ def test_predictions_at_a_path_are_a_file_of_their_own_in_the_form_of_its_name(m
     assert (json.loads(text) if suffix == ".json" else [json.loads(line) for line in text.splitlines()]) == records
     assert not file.samefile(final)
     assert paths.scores.samefile(final)
+
+
+def test_a_model_without_a_run_refuses_rows_of_another_kind(mount, scorer, tmp_path):
+    write_json(scorer / "scoring.json", Scoring(max_length=32, reads="pairs").as_json())
+    task = make_task(mount, scorer, "--no_train", "--pred_save_path", tmp_path / "out.json", "--max_length", 32)
+    with pytest.raises(DataError, match="the second text: this run reads pairs"):
+        run_task(task)
+    assert not (tmp_path / "out.json").exists()
+
+
+SINGLE, PAIR = {"input": "a", "target": 1}, {"input": "a", "input_pair": "", "target": 1}
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "reads", "note"),
+    [
+        ([SINGLE, SINGLE], [SINGLE], "texts", None),
+        ([PAIR, PAIR], [PAIR], "pairs", None),
+        (
+            [PAIR, PAIR, SINGLE],
+            [SINGLE, PAIR],
+            None,
+            "1 of 3 training rows are single texts beside pairs, first train[2]",
+        ),
+        (
+            [{**SINGLE, "input_pear": "b"}],
+            [SINGLE],
+            "texts",
+            'the rows are single texts: they have no "input_pair"; did you mean "input_pear"?',
+        ),
+    ],
+)
+def test_a_run_records_whether_it_reads_pairs(mount, tmp_path, train, held_out, reads, note):
+    (mount / "data/kinds.json").write_text(json.dumps({"train": train, "eval": held_out}))
+    examples = load_examples(find_source("kinds", mount), ScoredRows(Texts(), Targets()), tmp_path / "cache")
+    assert what_is_read(examples) == (reads, [note] if note else [])
+
+
+def test_eval_rows_of_another_kind_than_the_training_rows_are_refused(mount, tmp_path):
+    (mount / "data/kinds.json").write_text(json.dumps({"train": [PAIR], "eval": [PAIR, SINGLE]}))
+    examples = load_examples(find_source("kinds", mount), ScoredRows(Texts(), Targets()), tmp_path / "cache")
+    with pytest.raises(DataError, match=r'eval\[1\] is not like the training rows: missing "input_pair"'):
+        what_is_read(examples)

@@ -17,6 +17,7 @@ from workflow.data.targets import Targets
 from workflow.data.texts import Texts, read_template
 from workflow.errors import ConfigError, DataError
 from workflow.recipe import distill as module
+from workflow.recipe import distill_data
 from workflow.runtime import PARENT_VARIABLE
 
 
@@ -190,3 +191,32 @@ def test_steps_die_with_the_whole(monkeypatch):
     )
     module._run(["workflow", "--version"])
     assert started[0]["env"][PARENT_VARIABLE] == str(os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "train", "held_out"),
+    [
+        (("entailment", "not_entailment"), [0.25, 0.5], [0.25, 0.5], [0.0, 1.0]),
+        (("1", "0"), [0.25, 0.5], [{"1": 0.75, "0": 0.25}, {"1": 0.5, "0": 0.5}], None),
+        (
+            ("c", "entailment", "not_entailment"),
+            [[0.2, 0.3, 0.5]] * 2,
+            [[0.2, 0.3, 0.5]] * 2,
+            ["entailment", "not_entailment"],
+        ),
+    ],
+)
+def test_the_students_data_has_the_teachers_labels(tmp_path, labels, scores, train, held_out):
+    names = {1: "entailment", 0: "not_entailment"} if held_out else {1: "1", 0: "0"}
+    rows = [{"input": "a", "target": n, "target_name": name, "split": "eval"} for n, name in names.items()]
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    (tmp_path / "s.jsonl").write_text(
+        "".join(json.dumps({"orig_d": row, "pred_score": s}) + "\n" for row, s in zip(rows, scores, strict=True))
+    )
+    scoring = Scoring("binary" if len(labels) == 2 else "multiclass", labels)
+    distill_data.write_train_rows(tmp_path, tmp_path / "s.jsonl", scoring)
+    assert lines(tmp_path / "train.jsonl") == [{"input": "a", "target": target} for target in train]
+    distill_data.write_eval_rows(tmp_path, find_source(str(tmp_path / "d.json"), tmp_path), scoring)
+    made = lines(tmp_path / "eval.jsonl")
+    assert all("target_name" not in row for row in made)
+    assert [row["target"] for row in made] == (held_out or [0.0, 1.0])

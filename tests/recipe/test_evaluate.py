@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from workflow.cli import workflow
+from workflow.data.class_names import ClassNames
+from workflow.data.scoring import Scoring
 from workflow.errors import ConfigError, DataError, ResultsError
+from workflow.evaluation.score_files import scoring_record
+from workflow.files import write_json
 
 
 def write_file(path, scores, targets, settings=None):
@@ -164,3 +169,15 @@ def test_long_names_of_runs_are_folded_not_cut(tmp_path, evaluate, capsys):
     assert "\u2026" not in told
     for number in range(5):
         assert f"_{number} " in told
+
+
+def test_rows_and_classes_are_read_as_the_run_recorded_them(tmp_path, evaluate):
+    file = tmp_path / "run/preds.json"
+    write_file(file, [[0.1, 0.2, 0.7], [0.6, 0.3, 0.1]] * 10, [0, 2] * 10, {"labels": ["no", "yes"]})
+    scoring = Scoring("multiclass", ("contradiction", "neutral", "entailment"))
+    names = ClassNames((0, 1, 2), ("entailment", "neutral", "contradiction"))
+    write_json(tmp_path / "run/scoring.json", scoring_record(scoring, names))
+    assert evaluate(file)["metrics"]["run"]["accuracy"]["value"] == 1
+    write_json(tmp_path / "run/scoring.json", scoring_record(replace(scoring, reads="pairs"), names))
+    with pytest.raises(ResultsError, match='row 0: missing "input_pair", the second text: this run reads pairs'):
+        evaluate(file)

@@ -41,7 +41,7 @@ def test_show(place, capsys):
     told = capsys.readouterr().out
     assert "class 2: so-so" in told
     assert "train: phoneme features absent" in told
-    assert 'eval: {"input": "[bold]t 0", "target": 0, "language": "english"}' in told
+    assert 'eval: {"input": "[bold]t 0", "target": 0, "target_name": "bad", "language": "english"}' in told
 
 
 def test_make_and_its_hint(place, capsys):
@@ -85,7 +85,8 @@ def test_glue(place, capsys):
     assert "note  GLUE/RTE/dev.tsv: no rows of class not_entailment" in capsys.readouterr().out.replace(f"{place}/", "")
     made = json.loads((place / "mount/data/rte.json").read_text())
     assert [row["target"] for row in made["train"]] == [1, 0]  # yes is entailment
-    assert made["train"][0] == {"input": "One 0", "input_pair": "Two", "target": 1, "language": "english", "index": "0"}
+    first = {"input": "One 0", "input_pair": "Two", "target": 1, "target_name": "entailment"}
+    assert made["train"][0] == first | {"language": "english", "index": "0"}
     assert workflow(["data", "make", "glue", "RTE", "--glue_dir", "GLUE", "--split", "test", "--out", "test.json"]) == 0
     assert json.loads((place / "test.json").read_text()) == {
         "eval": [{"input": "One 0", "input_pair": "Two", "language": "english", "index": "0"}]

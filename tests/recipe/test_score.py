@@ -14,9 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import score_rows
+from workflow.data.scoring import Scoring
 from workflow.data.sources import Source
 from workflow.errors import ConfigError, DataError, ModelError
 from workflow.evaluation.calibration import Calibration
+from workflow.files import write_json
+from workflow.models.classifier import load_classifier
 from workflow.recipe import score_job
 from workflow.recipe.score import _Job
 
@@ -253,3 +256,71 @@ def test_fingerprints_see_every_byte(tmp_path):
     file.write_bytes(content)
     assert score_job.fingerprint(str(tmp_path)) != before
     assert score_job.fingerprint("google/flan-t5-small") == "google/flan-t5-small"
+
+
+@pytest.mark.parametrize(
+    ("reads", "row", "told"),
+    [
+        ("pairs", {"input": "red", "input_pear": "blue"}, r"train\[0\]: missing .*did you mean .input_pear"),
+        ("pairs", {"input": "red"}, "this run reads pairs"),
+        ("texts", {"input": "red", "input_pair": "blue"}, "this run reads single texts"),
+    ],
+)
+def test_rows_of_another_kind_than_the_model_was_trained_on_are_refused(score, scorer, tmp_path, reads, row, told):
+    write_json(scorer / "scoring.json", Scoring(max_length=32, reads=reads).as_json())
+    with pytest.raises(DataError, match=told):
+        score(data=write_rows(tmp_path / "other.jsonl", [row]))
+    assert not (tmp_path / "out.jsonl.parts").exists()
+
+
+def ready_made(folder, start, problem, labels, **config):
+    """A checkpoint as another program leaves it: what its scores are stands in its configuration, or nowhere."""
+    loaded = load_classifier(str(start), problem=problem, labels=labels, seed=3)
+    loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
+    said = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**said, **config}))
+    return folder
+
+
+UNNAMED = {"id2label": {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}, "label2id": {}, "problem_type": None}
+
+
+@pytest.mark.parametrize(
+    ("config", "flags", "problem", "labels"),
+    [
+        ({}, (), "multilabel", ["a", "b", "c"]),
+        ({}, ("--labels", "c", "b", "a"), "multilabel", ["c", "b", "a"]),
+        ({"problem_type": None}, (), "multiclass", ["a", "b", "c"]),
+        ({"problem_type": None}, ("--problem", "multilabel"), "multilabel", ["a", "b", "c"]),
+        (UNNAMED, (), "multiclass", ["LABEL_0", "LABEL_1", "LABEL_2"]),
+        (UNNAMED, ("--labels", "x", "y", "z"), "multiclass", ["x", "y", "z"]),
+    ],
+)
+def test_a_heads_configuration_says_what_its_scores_are(score, bert_like, tmp_path, config, flags, problem, labels):
+    score(*flags, model=ready_made(tmp_path / "m", bert_like, "multilabel", ("a", "b", "c"), **config))
+    scoring = json.loads((tmp_path / "out.jsonl.scoring.json").read_text())["scoring"]
+    assert (scoring["problem"], scoring["labels"]) == (problem, labels)
+    sums = [sum(json.loads(line)["pred_score"]) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert (sums == pytest.approx([1.0] * len(sums))) == (problem == "multiclass")
+
+
+def test_one_output_is_a_number_or_by_a_sigmoid_a_yes(score, bert_like, tmp_path, capsys):
+    model = ready_made(
+        tmp_path / "m", bert_like, "regression", ("no", "yes"), problem_type=None, id2label={"0": "LABEL_0"}
+    )
+
+    def scores(*flags):
+        score(*flags, "--overwrite", model=model)
+        return [json.loads(line)["pred_score"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+
+    numbers = scores()
+    assert "one output, read as a number; --problem binary" in " ".join(capsys.readouterr().out.split())
+    assert scores("--problem", "binary") == pytest.approx([1 / (1 + math.exp(-number)) for number in numbers])
+
+
+def test_a_head_of_three_is_no_binary_one(score, bert_like, tmp_path):
+    model = ready_made(tmp_path / "m", bert_like, "multiclass", ("a", "b", "c"))
+    for flags in (("--problem", "binary"), ("--labels", "no", "yes")):
+        with pytest.raises(ModelError, match=r"its head has 3 outputs \(a, b, c\), and no output for each of binary"):
+            score(*flags, model=model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -231,3 +232,35 @@ def test_a_place_is_held_until_the_engine_is_done(serve):
     assert queue.num_requests == 1
     engine.go()
     until(lambda: queue.num_requests == 0)
+
+
+@pytest.mark.parametrize(
+    ("reads", "given", "told"),
+    [
+        (
+            "pairs",
+            {"sentence1": "a", "sentense2": "b"},
+            'missing "sentence2", the second text.*; did you mean "sentense2"',
+        ),
+        ("pairs", {"input": "a"}, 'missing "input_pair", the second text: this run reads pairs'),
+        ("pairs", "a", 'missing "input_pair", the second text: this run reads pairs, "input" and "input_pair"'),
+        (
+            "texts",
+            {"sentence1": "a", "sentence2": "b"},
+            '"sentence2" is a second text, and this run reads single texts',
+        ),
+    ],
+)
+def test_rows_of_another_kind_than_the_run_was_trained_on_are_refused(serve, reads, given, told):
+    live = serve(texts={"scoring": Scoring(reads=reads), "own_scoring": True})
+    error = error_of(live.post("/score", {"model": "echo", "input": given}), 400)
+    assert re.search(told, error["message"])
+    assert error["param"] == "input"
+    good = {"pairs": {"sentence1": "red", "sentence2": ""}, "texts": "red"}[reads]
+    assert score(live, input=good)["usage"]["prompt_tokens"]
+
+
+def test_a_run_of_single_texts_ranks_no_pairs(serve):
+    live = serve(texts={"scoring": Scoring(reads="texts"), "own_scoring": True})
+    body = {"model": "echo", "query": "red", "documents": ["blue", "green"]}
+    assert "this run reads single texts" in error_of(live.post("/rerank", body), 400)["message"]

@@ -129,7 +129,12 @@ def _check(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--task", choices=("seq2seq", "clf"), help="what the data is for; by default its first row tells"
     )
-    parser.add_argument("--labels", nargs="+", default=["no", "yes"], help="clf: names of the classes")
+    parser.add_argument(
+        "--problem",
+        choices=("auto", "binary", "multiclass", "multilabel", "regression"),
+        help="clf: what a target is, as clf.py's --problem",
+    )
+    parser.add_argument("--labels", nargs="+", help="clf: names of the classes (default: the data's own, else no yes)")
     parser.add_argument(
         "--target_range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="clf: bounds of the targets"
     )

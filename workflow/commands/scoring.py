@@ -66,7 +66,8 @@ def score(argv: Sequence[str]) -> int:
             raise ConfigError(f"workflow score: --{name} must be at least 1")
     if given.nproc is not None and given.nproc < 1:
         raise ConfigError("workflow score: --nproc must be at least 1")
-    checked_score(labels=given.labels, max_length=given.max_length)
+    # A head's own labels may be as many as another problem needs.
+    checked_score(labels=given.labels, max_length=given.max_length, problem=given.problem if given.labels else None)
     from datetime import timedelta
 
     from workflow.entry import in_ranks
@@ -83,7 +84,16 @@ def score(argv: Sequence[str]) -> int:
 def _add_reading(parser: CommandParser) -> None:
     """How rows are read, for checkpoints that do not say it themselves."""
     group = parser.add_argument_group("for checkpoints without scoring.json, which runs of clf.py leave")
-    group.add_argument("--labels", nargs="+", help="names of the classes (default: no yes)")
+    group.add_argument(
+        "--problem",
+        choices=("binary", "multiclass", "multilabel", "regression"),
+        help="what its scores are (default: as its configuration says, else by the number of its outputs)",
+    )
+    group.add_argument(
+        "--labels",
+        nargs="+",
+        help="names of the classes, in the order of the scores (default: the head's own, else no yes)",
+    )
     group.add_argument("--template", metavar="FILE|TEXT", help="wraps each row, with {field} for its keys")
     group.add_argument("--max_length", type=int, help="tokens of an input (default: 1024)")
     group.add_argument("--tokenizer", help="tokenizer by path or hub name")

@@ -5,6 +5,7 @@ Knows nothing of where a value came from (`cascade`) or how flags are parsed (`f
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,7 +86,8 @@ class ScoreSection(Section):
     )
     labels: tuple[str, ...] = setting(
         ("no", "yes"),
-        "names of the classes, in order; for T5 each must be one token of its vocabulary, and scores are read off these tokens' logits",
+        "names of the classes, in the order of the scores; by default those of a trained head or of the data, else no and yes; for T5 "
+        "each must be one token of its vocabulary, and scores are read off these tokens' logits",
     )
     target_range: tuple[float, float] | None = setting(
         None, "LOW and HIGH of binary targets, mapped to [0, 1] for training and back in predictions"
@@ -98,6 +100,14 @@ class ScoreSection(Section):
         "tokens of an input, special ones included; longer ones are cut and counted; at most what the model takes",
         ge=4,
     )
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        """Names that a settings file may write without quotation marks: numbers and truth values."""
+        if not isinstance(value, list | tuple):
+            return value
+        return [json.dumps(name) if isinstance(name, bool | int) else name for name in value]
 
     @field_validator("labels")
     @classmethod

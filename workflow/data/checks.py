@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from workflow.data.class_names import target_of
 from workflow.data.encoders import SEQ2SEQ_FIELDS, TOKEN_TYPES, joined
 from workflow.data.examples import SPLITS, Examples
-from workflow.data.features import Features, Truncation, batched
+from workflow.data.features import Features, FloatArray, Truncation, batched
 from workflow.data.sources import Row
-from workflow.data.targets import KEY
 from workflow.data.texts import Texts
+from workflow.label_names import listed
 
 ROUND_TRIP_ROWS = 20_000
 NUM_SHOWN = 5
@@ -51,7 +52,7 @@ PROMPTS_AND_COMPLETIONS = Reading(
 def inputs_and_targets(texts: Texts) -> Reading:
     """How rows to be scored are looked at."""
     return Reading(
-        lambda row: joined(*texts.of(row)), lambda row: json.dumps(row.get(KEY), default=str), ("input", "target")
+        lambda row: joined(*texts.of(row)), lambda row: json.dumps(target_of(row), default=str), ("input", "target")
     )
 
 
@@ -82,6 +83,10 @@ class DataCheck:
     nouns: tuple[str, str] = ("prompt", "completion")
     notes: tuple[str, ...] = ()
     """What was decided in reading the files."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Rows without a label, by split."""
+    classes: list[str] = field(default_factory=list)
+    """What is odd about the classes, in words."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for `--json`."""
@@ -99,6 +104,8 @@ class DataCheck:
                     f"{loud}{name}: {key}: the tokenizer loses or changes text in {share}{missing}; e.g. {what['examples'][0]}"
                 )
         found.sort(key=lambda text: not text.startswith("THE"))
+        found += [f"{name}: {count} rows without a label (-1) left out" for name, count in self.left_out.items()]
+        found += self.classes
         question, answer = self.nouns
         found += self.notes
         if not any(split.rows for split in self.splits.values()):
@@ -151,7 +158,25 @@ def check(
         leaked_rows=int(np.isin(eval_rows, train_rows).sum()),
         nouns=reading.nouns,
         notes=examples.notes,
+        left_out=dict(examples.left_out),
     )
+
+
+def odd_classes(labels: Sequence[str], train: FloatArray, held_out: FloatArray) -> list[str]:
+    """Which labels no training row has, by targets [rows, labels] of classification."""
+    if not len(train) or train.shape[1] != len(labels):
+        return []
+    learnt = np.asarray(train, dtype=np.float64).sum(axis=0)
+    absent = [place for place in range(len(labels)) if learnt[place] == 0]
+    if not absent:
+        return []
+    rows = int(np.asarray(held_out)[:, absent].any(axis=1).sum()) if len(held_out) else 0
+    told = f"no training row is of {'class' if len(absent) == 1 else 'the classes'} {listed(labels[place] for place in absent)}"
+    return [
+        f"{told}, which {rows} eval rows have: nothing can be learnt of {'it' if len(absent) == 1 else 'them'}"
+        if rows
+        else told
+    ]
 
 
 def _hash(*texts: str) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 
 from workflow.data.features import Encoded, FloatArray
 from workflow.data.sources import Row
-from workflow.data.targets import KEY, Targets
+from workflow.data.targets import Targets
 from workflow.data.texts import Texts
 
 SEQ2SEQ_FIELDS = ("prompt", "completion")
@@ -140,7 +140,7 @@ class ScoreEncoder:
         """The targets' vectors, float32 [rows, width]."""
         if self.target_reader is None:
             return None
-        return np.array([self.target_reader.vector(row[KEY]) for row in rows], dtype=np.float32)
+        return np.array([self.target_reader.of(row) for row in rows], dtype=np.float32)
 
     def _sequences(self, pairs: list[tuple[str, str | None]]) -> tuple[list[list[int]], list[list[int]], list[int]]:
         ids = encode(self.tokenizer, [joined(first, second) for first, second in pairs])

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,9 +22,10 @@ from workflow.data.sources import Row, Source
 from workflow.data.targets import Targets
 from workflow.data.texts import Texts, not_a_text
 from workflow.errors import DataError
-from workflow.files import remove_old_leftovers, whole_folder
+from workflow.files import read_json, remove_old_leftovers, whole_folder, write_json
 
-FORMAT = 4
+FORMAT = 5
+LEFT_OUT_NAME = "left_out.json"
 ROWS_PER_WRITE = 4096
 MAX_PROBLEMS = 10
 ABANDONED_S = 7 * 24 * 3600
@@ -41,6 +43,9 @@ class RowFormat(Protocol):
 
     def problem(self, row: Row) -> str | None:
         """What is wrong with a row, or None."""
+
+    def leaves_out(self, row: Row) -> bool:
+        """Whether a row is none to be kept, though nothing is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,10 @@ class TextRows:
             if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
                 return f'"{key}" holds half a surrogate pair, which is no character'
         return None
+
+    def leaves_out(self, row: Row) -> bool:  # noqa: ARG002
+        """Every row is kept."""
+        return False
 
 
 def row_problem(row: Row) -> str | None:
@@ -108,6 +117,10 @@ class ScoredRows:
         """What is wrong with a row, or None."""
         return self.texts.problem_of(row) or (self.targets.problem_of(row) if self.targets is not None else None)
 
+    def leaves_out(self, row: Row) -> bool:
+        """Whether a row has no label, where one is needed."""
+        return self.targets is not None and self.targets.leaves_out(row)
+
 
 SEQ2SEQ = TextRows(texts=("prompt", "completion"))
 PROMPTS = TextRows(texts=("prompt",))
@@ -144,7 +157,7 @@ class Rows(Sequence[Row]):
 
 @dataclass(frozen=True)
 class Examples:
-    """The splits of a data set. `fingerprint` is a hash of its content."""
+    """The splits of a data set. `fingerprint` is a hash of its content; `left_out` counts rows without a label."""
 
     label: str
     fingerprint: str
@@ -153,6 +166,7 @@ class Examples:
     calibration: Rows
     notes: tuple[str, ...] = ()
     """What was decided in reading it."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def split(self, name: str) -> Rows:
         """The rows of one of SPLITS."""
@@ -172,15 +186,25 @@ def load_examples(
     if not (folder / "train.arrow").is_file():
         _ingest(source, row_format, folder)
     splits = {split: Rows(folder / f"{split}.arrow", limit=(limits or {}).get(split)) for split in SPLITS}
-    return Examples(source.label, source.data_hash, **splits, notes=source.notes)
+    return Examples(
+        source.label,
+        source.data_hash,
+        **splits,
+        notes=source.notes,
+        left_out=read_json(folder / LEFT_OUT_NAME) or {},
+    )
 
 
 def _ingest(source: Source, row_format: RowFormat, folder: Path) -> None:
     """Writes one Arrow file a split under a temporary name, then renames the folder."""
     with cache_folder(folder) as temporary:
         problems: list[str] = []
+        left_out: Counter[str] = Counter()
         writers = {split: _Writer(temporary / f"{split}.arrow") for split in SPLITS}
         for split, index, row in source.rows():
+            if row_format.leaves_out(row):
+                left_out[split] += 1
+                continue
             # `write` encodes the row, and so finds what cannot be encoded: once a row, not twice.
             if problem := row_format.problem(row) or writers[split].write(row):
                 problems.append(f"{split}[{index}]: {problem}")
@@ -190,6 +214,7 @@ def _ingest(source: Source, row_format: RowFormat, folder: Path) -> None:
             writer.close()
         if problems:
             raise DataError(_listed(source.label, problems))
+        write_json(temporary / LEFT_OUT_NAME, left_out)
 
 
 def _listed(label: str, problems: list[str]) -> str:

@@ -6,17 +6,21 @@ Knows nothing of models. The same entries and data give the same bytes, so that 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from workflow.data.class_names import KEY, NAME_KEY
 from workflow.data.examples import encode_row
 from workflow.data.registry_rows import NORMAL, Survey, made_rows
 from workflow.data.sources import Row
 from workflow.errors import DataError
 from workflow.files import whole_file
+from workflow.label_names import place_of, places_of
 
 BLOCK = 1 << 20
+_WHOLE = re.compile(r"0|-?[1-9]\d{0,15}")
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,9 @@ class Made:
     model_type: str = NORMAL
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels in the order of their classes; none for numbers."""
-        return (self.train or self.eval)[0].labels
+    def names(self) -> tuple[str, ...]:
+        """What the classes are called, in their order; nothing for numbers."""
+        return (self.train or self.eval)[0].names
 
     @property
     def problem(self) -> str:
@@ -41,26 +45,49 @@ class Made:
         """The rows of train or eval, entry after entry."""
         surveys, place = (self.train, 0) if split == "train" else (self.eval, 1)
         for found in surveys:
-            classes = {label: number for number, label in enumerate(found.labels)}
+            said = list(self._classes())
+            places = _places(found, self.names)
+            assert places is not None, "`make` has looked"
+            classes = {label: said[place] for label, place in zip(found.labels, places, strict=True)}
             yield from made_rows(found.entry, found.entry.splits[place], classes, self.model_type)
+
+    def _classes(self) -> Iterator[Row]:
+        """What a row says of each class: its number, which is its name where all names are numbers, and its name."""
+        are_numbers = self.problem == "multiclass" and all(_WHOLE.fullmatch(name) for name in self.names)
+        are_places = self.names == tuple(map(str, range(len(self.names))))
+        for place, name in enumerate(self.names):
+            yield {KEY: int(name) if are_numbers else place, **({} if are_places else {NAME_KEY: name})}
 
 
 def make(train: Sequence[Survey], evaluation: Sequence[Survey], model_type: str = NORMAL) -> Made:
-    """Joins entries. Raises DataError where they have not the same classes."""
+    """Joins entries: labels of the same names are one class, those of other names by their places in the registry.
+
+    Raises DataError where they have not the same classes.
+    """
     first, *others = dict.fromkeys(found.entry.key for found in (*train, *evaluation))
     by_key = {found.entry.key: found for found in (*train, *evaluation)}
     for key in others:
         one, other = by_key[first], by_key[key]
         if one.entry.classes != other.entry.classes:
             raise DataError(f"{first} and {key} cannot be joined: they have {_classes(one)} and {_classes(other)}")
-        # Labels that the registry gives both sets in the order of their classes mean the same by their places.
-        named = one.entry.labels and other.entry.labels
-        if one.labels != other.labels and not named:
+        if _places(other, one.names) is None:
             raise DataError(
                 f"{first} and {key} cannot be joined: their labels are {', '.join(one.labels)} and {', '.join(other.labels)}; "
-                'give both "labels" in the registry, in the same order of classes'
+                'give both "labels" in the registry: the same names, or names in the same order of classes'
             )
     return Made(tuple(train), tuple(evaluation), model_type)
+
+
+def _places(found: Survey, names: tuple[str, ...]) -> tuple[int, ...] | None:
+    """The class of each of an entry's labels among these names; None where they do not say it.
+
+    Labels of other names mean the same by their places where the registry gives them, in the order of their classes.
+    """
+    by_name, in_order = places_of(found.names, names), tuple(range(len(names)))
+    if by_name is not None:
+        return by_name
+    apart = any(place_of(name, names) not in (None, place) for place, name in enumerate(found.names))
+    return in_order if found.entry.labels and not apart else None
 
 
 def _classes(found: Survey) -> str:

@@ -37,7 +37,7 @@ KEYS = (
     "keep",
 )
 
-OWN_KEYS = ("input", "input_pair", "target", "language")
+OWN_KEYS = ("input", "input_pair", "target", "target_name", "language")
 """What rows made of an entry hold."""
 
 

@@ -12,18 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from workflow.data.class_names import KEY
 from workflow.data.glue import GlueTask
 from workflow.data.glue_files import LeftOut, find_split
 from workflow.data.registry import LINES, Entry
-from workflow.data.registry_sources import PHONEME, PHONEME_FIX, column_file, place_of, split_rows
+from workflow.data.registry_sources import PHONEME, PHONEME_FIX, class_label_names, column_file, place_of, split_rows
 from workflow.data.sources import Row
-from workflow.data.targets import KEY
 from workflow.errors import DataError, did_you_mean
 
 NORMAL, IPA = "normal", "ipa"
 MODEL_TYPES = (NORMAL, IPA)
 """Models of texts, and models of their phonemes."""
 LANGUAGE = "language"
+NO_LABEL = "-1"
+"""What stands for no label, where no class is called so."""
 MAX_PROBLEMS = 10
 MAX_SURPLUS = 20
 """Labels beyond the declared number that are still told apart."""
@@ -43,6 +45,8 @@ class SplitSurvey:
     phonemes: int = 0
     """Rows that have a phoneme text for each feature."""
     left_out: LeftOut = field(default_factory=LeftOut)
+    unlabelled: int = 0
+    """Rows whose label is -1, where no class is called so."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,15 @@ class Survey:
     entry: Entry
     splits: tuple[SplitSurvey, SplitSurvey]
     labels: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the classes are called: as the labels, but in GLUE's tasks, whose labels may be numbers."""
+        if self.entry.glue is not None:
+            return self.entry.glue[0].names
+        said = class_label_names(self.entry)
+        are_places = self.labels == tuple(map(str, range(len(self.labels))))
+        return said if are_places and len(said) == len(self.labels) else self.labels
 
     def notes(self) -> list[str]:
         """What is odd, though it may be meant."""
@@ -66,6 +79,8 @@ class Survey:
                 found.append(
                     f"{split.place}: {split.left_out.count} broken rows left out, the first at {split.left_out.first}"
                 )
+            if split.unlabelled:
+                found.append(f"{split.place}: {split.unlabelled} rows without a label (-1) left out")
             if absent := [label for label in self.labels if label not in split.labels]:
                 found.append(
                     f"{split.place}: no rows of class {', '.join(absent)}, which {other.split} has or the registry names"
@@ -175,6 +190,10 @@ def _count(entry: Entry, found: SplitSurvey, where: str, row: Row) -> str | None
     label = label_of(value)
     if label is None:
         return f'"{entry.label}" is {value!r}, neither a text nor a whole number, so no class'
+    if label == NO_LABEL and entry.labels and label not in entry.labels:
+        found.unlabelled += 1
+        found.rows -= 1
+        return None
     if entry.labels and label not in entry.labels:
         return (
             f'"{entry.label}" is {label!r}{did_you_mean(label, entry.labels)}; "labels" has {", ".join(entry.labels)}'
@@ -211,6 +230,15 @@ def _classes(entry: Entry, splits: Sequence[SplitSurvey]) -> tuple[str, ...]:
     if entry.classes == 0 or entry.labels:
         return entry.labels
     found = sorted({label for split in splits for label in split.labels}, key=_by_value)
+    if NO_LABEL in found and len(found) == entry.classes + 1:  # as GLUE's test splits on the hub
+        found.remove(NO_LABEL)
+        for split in splits:
+            split.unlabelled = split.labels.pop(NO_LABEL, 0)
+            split.rows -= split.unlabelled
+            if not split.rows:
+                raise DataError(
+                    f"{entry.key}: {split.place}: no row has a label (all are -1), so it cannot be learnt from or measured on"
+                )
     if len(found) == entry.classes:
         return tuple(found)
     first = {label: where for split in reversed(splits) for label, where in split.first.items()}
@@ -228,15 +256,21 @@ def _by_value(label: str) -> tuple[int, int, str]:
     return (0, int(label), "") if digits.isdecimal() and digits.isascii() else (1, 0, label)
 
 
-def made_rows(entry: Entry, split: str, classes: Mapping[str, int], model_type: str = NORMAL) -> Iterator[Row]:
-    """The rows of a surveyed split: `input` (and `input_pair`), `target`, `language`, and what the entry keeps."""
+def made_rows(
+    entry: Entry, split: str, classes: Mapping[str, Mapping[str, Any]], model_type: str = NORMAL
+) -> Iterator[Row]:
+    """The rows of a surveyed split: `input` (and `input_pair`), `target`, `language`, and what the entry keeps.
+
+    `classes` are what the rows of each label say of their class; none for numbers.
+    """
     columns = columns_of(entry, model_type)
     for _, row in split_rows(entry, split, [*dict.fromkeys((*columns, entry.label, *entry.keep))], LeftOut()):
         value = row[entry.label]
-        target = classes[label_of(value) or ""] if classes else number_of(value)
+        if classes and label_of(value) == NO_LABEL and NO_LABEL not in classes:
+            continue
         yield {
             **made_texts(entry, row, columns),
-            KEY: target,
+            **(classes[label_of(value) or ""] if classes else {KEY: number_of(value)}),
             LANGUAGE: entry.language,
             **{name: row[name] for name in entry.keep},
         }

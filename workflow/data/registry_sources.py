@@ -147,6 +147,14 @@ def _hub_rows(hub_name: str, split: str) -> Iterator[Located]:
         yield f"{HUB_PREFIX}{hub_name}: {split}[{number}]", dict(row)
 
 
+def class_label_names(entry: Entry) -> tuple[str, ...]:
+    """What the features of a hub data set call the classes of its label; nothing where they do not say."""
+    if not entry.dataset.startswith(HUB_PREFIX):
+        return ()
+    features = _load_hub(entry.dataset.removeprefix(HUB_PREFIX), entry.splits[0]).features or {}
+    return tuple(getattr(features.get(entry.label), "names", None) or ())
+
+
 def _load_hub(hub_name: str, split: str) -> Any:
     import datasets
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workflow.data.feature_names import features_of_hub, with_class_name
 from workflow.data.hub_dates import as_written
 from workflow.data.json_stream import one_object, stream_splits
 from workflow.data.splits import SPLIT_FILES, SPLIT_OF, TEST, LeftOut, left_out, split_of
@@ -292,5 +293,6 @@ def _hub_fingerprint(hub_name: str) -> str:
 
 def _hub_rows(hub_name: str) -> Iterator[tuple[str, Row]]:
     for split, rows in _load_hub(hub_name)[0].items():
+        features = features_of_hub(getattr(rows, "features", None))
         for row in rows:
-            yield split, dict(row)
+            yield split, with_class_name(dict(row), features)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from workflow.data.feature_names import features_of_parquet, with_class_name
 from workflow.errors import DataError
 
 AUTO, QUOTED, NONE = "auto", "quoted", "none"
@@ -136,10 +137,12 @@ def parquet_rows(path: Path) -> Iterator[Row]:
     try:
         file = pyarrow.parquet.ParquetFile(path)
         check_columns(file.schema_arrow.names, str(path))
+        features = features_of_parquet(file.schema_arrow.metadata)
         for batch in file.iter_batches(batch_size=1024):
             for row in batch.to_pylist():
-                yield {
+                plain = {
                     key: None if isinstance(value, float) and value != value else value for key, value in row.items()
                 }
+                yield with_class_name(plain, features)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as parquet: {' '.join(str(error).split())[:300]}") from None

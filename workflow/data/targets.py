@@ -1,7 +1,13 @@
 """What a row's target may be, and the numbers that training and metrics compare a prediction with.
 
-Knows nothing of files, tokens or models. A target becomes a float vector: a distribution over the labels (binary and
-multi-class), a probability for each label (multi-label), or one number (regression).
+A target becomes a float vector: a distribution over the labels (binary and multi-class), a probability for each label
+(multi-label), or one number (regression). Which class a target means:
+
+    a text                               the label of this name
+    a number in data with class names    the label of that class's name, whatever the labels' order (`class_names`)
+    a number where labels are numbers    the label of this name: of the labels 1 2 3 4 5, 1 is the first
+    true, false                          the labels of these names, else yes and no of binary targets
+    any other number                     the label in this place; of binary targets, the share of the second label
 """
 
 from __future__ import annotations
@@ -9,15 +15,25 @@ from __future__ import annotations
 import functools
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from workflow.data.class_names import (
+    KEY,
+    LABEL_KEY,
+    NAME_KEY,
+    NO_NAMES,
+    UNLABELLED,
+    ClassNames,
+    has_target,
+    is_unlabelled,
+    target_of,
+)
 from workflow.data.sources import Row
-from workflow.errors import did_you_mean
+from workflow.errors import DataError, did_you_mean
+from workflow.label_names import as_number, booleans_of, listed, numbers_of, place_of
 
-KEY = "target"
 SUM_TOLERANCE = 1e-3
 NUMBERS_IN_TEXT = "a number in [{low:g}, {high:g}]"
 LARGEST = 3.4028234e38
@@ -26,7 +42,6 @@ ROUNDING = 1e-6
 """How far outside [0, 1] a predicted probability may lie."""
 _LAST_DIGITS = 1e-9
 """By which a share may leave [0, 1] when a prediction at an end of the range is read back."""
-_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 
 
 class _UnfitError(ValueError):
@@ -37,7 +52,8 @@ class _UnfitError(ValueError):
 class Targets:
     """Reads targets. `problem` is binary, multiclass, multilabel or regression; binary ones lie in [low, high].
 
-    `from_text` accepts numbers written as texts, which is all that CSV and TSV files can hold.
+    `from_text` accepts numbers written as texts, which is all that CSV and TSV files can hold; `names` are what the data
+    set calls the classes that its numbers stand for.
     """
 
     problem: str = "binary"
@@ -45,6 +61,7 @@ class Targets:
     low: float = 0.0
     high: float = 1.0
     from_text: bool = False
+    names: ClassNames = NO_NAMES
 
     @property
     def width(self) -> int:
@@ -53,25 +70,28 @@ class Targets:
 
     def problem_of(self, row: Row) -> str | None:
         """What is wrong with a row's target, or None."""
-        if KEY not in row:
+        if not has_target(row):
             return f'missing "{KEY}" (the row has {", ".join(map(json.dumps, row)) or "no keys"})'
+        if self.has_classes and (contradiction := self.names.problem(row)):
+            return contradiction
         try:
-            self.vector(row[KEY])
+            self.of(row)
         except _UnfitError as reason:
-            return f'"{KEY}" {reason}'
+            return f'"{KEY if KEY in row else LABEL_KEY}" {reason}'
         return None
+
+    def of(self, row: Row) -> list[float]:
+        """A row's target as `width` numbers. Raises ValueError where it is none."""
+        return self.vector(target_of(row))
+
+    def leaves_out(self, row: Row) -> bool:
+        """Whether a row has no label, as its `label` -1 says where no label is called so."""
+        return is_unlabelled(row) and self.has_classes and place_of(str(UNLABELLED), self.labels) is None
 
     def vector(self, value: Any) -> list[float]:
         """The target as `width` numbers. Raises ValueError, saying what to do, for values that are none."""
         if self.problem == "binary":
-            share = (self._number(value, self._binary_hint()) - self.low) / (self.high - self.low)
-            if -_LAST_DIGITS <= share <= 1 + _LAST_DIGITS:
-                share = min(max(share, 0.0), 1.0)
-            else:
-                raise _UnfitError(
-                    f"is {_shown(value)}, outside [{self.low:g}, {self.high:g}]; --target_range LOW HIGH sets another range"
-                )
-            return [1.0 - share, share]
+            return self._two(value)
         if self.problem == "regression":
             number = self._number(value, "must be a number")
             if abs(number) > LARGEST:
@@ -88,22 +108,112 @@ class Targets:
     def from_prediction(self, value: Any) -> list[float]:
         """The vector behind a prediction file's value. Raises ValueError where it is none."""
         if self.problem in ("multiclass", "multilabel"):
+            if isinstance(value, dict):
+                return self._filled(value)
             if not isinstance(value, list) or len(value) != self.width:
                 raise _UnfitError(f"must be a list of {self.width} numbers, not {_shown(value)}")
             vector = [self._number(part, "must hold numbers") for part in value]
             if min(vector) < -ROUNDING or max(vector) > 1 + ROUNDING:
                 raise _UnfitError(f"{_shown(value)}: probabilities lie in [0, 1]; are these logits?")
             return vector
-        return self.vector(value)
+        return self._share(value) if self.problem == "binary" else self.vector(value)
 
-    def typed(self, value: Any) -> Any:
-        """A good target as JSON holds it: numbers that were written as texts become numbers, or their labels' names."""
-        if not isinstance(value, str):
-            return value
-        return self.labels[self._index(value)] if self.problem == "multiclass" else float(value)
+    def _filled(self, likeliest: dict[str, Any]) -> list[float]:
+        """A vector of the likeliest labels' numbers; of a distribution, what is missing from 1 is the others' alike."""
+        vector = [0.0] * self.width
+        given = {self._index(name): self._number(share, "must hold numbers") for name, share in likeliest.items()}
+        rest = max(0.0, 1 - sum(given.values())) / max(1, self.width - len(given))
+        if self.problem == "multiclass":
+            vector = [rest] * self.width
+        for place, share in given.items():
+            vector[place] = share
+        return vector
 
-    def _binary_hint(self) -> str:
-        return f"must be {NUMBERS_IN_TEXT.format(low=self.low, high=self.high)}"
+    def typed(self, row: Row) -> Row:
+        """A good row whose target means the same in any data set: numbers in texts are numbers, classes have their labels' names."""
+        value = target_of(row)
+        is_class = self.problem == "multiclass" and not isinstance(value, list | dict)
+        if is_class:
+            value = self.labels[self._index(value)]
+        elif self.problem == "binary" and (isinstance(value, str) or self.names):
+            value = self.prediction(self.vector(value))
+        elif isinstance(value, str):
+            value = float(value)
+        left_out = (NAME_KEY,) if KEY in row else (NAME_KEY, LABEL_KEY)
+        return {**{key: part for key, part in row.items() if key not in left_out}, KEY: value}
+
+    def target(self, prediction: Any) -> Any:
+        """A prediction file's value as a row's target: where two labels are numbers, a share would be read as one of them."""
+        if isinstance(prediction, dict):
+            total = sum(prediction.values()) if self.problem == "multiclass" else 1.0
+            return {name: share / total for name, share in prediction.items()}
+        numbers = numbers_of(self.labels)
+        if self.problem != "binary" or self._has_range or len(numbers) < 2 or numbers == {0: 0, 1: 1}:
+            return prediction
+        return dict(zip(self.labels, self._share(prediction), strict=True))
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether a target is one of the labels."""
+        return self.problem in ("binary", "multiclass")
+
+    @property
+    def _has_range(self) -> bool:
+        return (self.low, self.high) != (0.0, 1.0)
+
+    def _two(self, value: Any) -> list[float]:
+        """A binary target: a class by its name, the share of the second class, or a distribution by names."""
+        if isinstance(value, dict):
+            return self._distribution(value)
+        if isinstance(value, str):
+            if (place := place_of(value, self.labels)) is not None:
+                return self._one_hot(place)
+            if not self.from_text:
+                raise _UnfitError(self._no_label(value))
+            number = as_number(value)
+            value = value if number is None else number
+        if isinstance(value, bool) and (named := booleans_of(self.labels)):
+            return self._one_hot(named[value])
+        if self.names and not self._has_range:
+            share = self._share(value)
+            return share if self._first_place == 0 else share[::-1]
+        numbers = numbers_of(self.labels)
+        if len(numbers) == 2 and numbers != {0: 0, 1: 1} and not self._has_range:
+            if isinstance(value, int | float) and value in numbers:
+                return self._one_hot(numbers[value])
+            raise _UnfitError(self._no_label(value))
+        return self._share(value)
+
+    @property
+    def _first_place(self) -> int:
+        """The place of the class that a binary data set writes as 0."""
+        if not {*self.names.numbers} <= {0, 1}:
+            raise _UnfitError(f"is one of the classes {listed(self.names.names)}, and there are two labels")
+        return self._places[0] if 0 in self._places else 1 - self._places[1]
+
+    @functools.cached_property
+    def _places(self) -> dict[float, int]:
+        """The place of the label that each number stands for."""
+        if not self.names:
+            return numbers_of(self.labels) or {float(place): place for place in range(len(self.labels))}
+        try:
+            return self.names.places(self.labels)
+        except DataError as error:
+            raise _UnfitError(f"stands for a class without a label: {error}") from None
+
+    def _share(self, value: Any) -> list[float]:
+        """[first, second] of the second label's share of [low, high]."""
+        hint = f"must be {NUMBERS_IN_TEXT.format(low=self.low, high=self.high)}"
+        share = (self._number(value, hint) - self.low) / (self.high - self.low)
+        if not -_LAST_DIGITS <= share <= 1 + _LAST_DIGITS:
+            raise _UnfitError(
+                f"is {_shown(value)}, outside [{self.low:g}, {self.high:g}]; --target_range LOW HIGH sets another range"
+            )
+        share = min(max(share, 0.0), 1.0)
+        return [1.0 - share, share]
+
+    def _one_hot(self, place: int) -> list[float]:
+        return [float(place == other) for other in range(len(self.labels))]
 
     def _number(self, value: Any, wanted: str) -> float:
         if isinstance(value, str) and self.from_text:
@@ -127,19 +237,29 @@ class Targets:
         return number
 
     def _index(self, value: Any) -> int:
-        """The number of the label that a value names: by its name, which may be a number; else by its place."""
-        if isinstance(value, str) and value in self.labels:
-            return self.labels.index(value)
-        named = _numbers(self.labels)
-        known = named or dict(enumerate(range(len(self.labels))))
-        number = value
+        """The place of the label that a value names: see the module's table."""
+        place = self._place(value)
+        if place is None:
+            raise _UnfitError(self._no_label(value))
+        return place
+
+    def _place(self, value: Any) -> int | None:
         if isinstance(value, str):
-            number = _as_number(value) if self.from_text else None
-        if isinstance(number, (int, float)) and not isinstance(number, bool) and number in known:
-            return known[number]
+            place = place_of(value, self.labels)
+            number = as_number(value) if self.from_text else None
+            return self._places.get(number) if place is None and number is not None else place
+        if isinstance(value, bool):
+            return booleans_of(self.labels).get(value)
+        return self._places.get(value) if isinstance(value, int | float) else None
+
+    def _no_label(self, value: Any) -> str:
         hint = did_you_mean(value, self.labels) if isinstance(value, str) else ""
-        places = "" if named else f", numbered 0 to {len(self.labels) - 1}"
-        raise _UnfitError(f"{_shown(value)} is no label{hint}; --labels has {', '.join(self.labels)}{places}")
+        places = f", numbered 0 to {len(self.labels) - 1}"
+        if self.problem == "binary":
+            places = "; write a label's name, or a number (1 for yes, 0 for no)"
+        if numbers_of(self.labels) or self.names:
+            places = ""
+        return f"{_shown(value)} is no label{hint}; --labels has {listed(self.labels)}{places}"
 
     def _distribution(self, value: Any) -> list[float]:
         if isinstance(value, dict):
@@ -159,32 +279,41 @@ class Targets:
         return [share / total for share in vector]
 
     def _set(self, value: Any) -> list[float]:
-        numeric = isinstance(value, list) and value and not any(isinstance(part, str) for part in value)
-        if numeric and len(value) == len(self.labels):
-            vector = [self._number(share, "must hold numbers in [0, 1]") for share in value]
-            if min(vector) < 0 or max(vector) > 1:
-                raise _UnfitError(f"{_shown(value)}: each label's number lies in [0, 1]")
+        """A list of labels, or a number for each label; what may be both is refused."""
+        if isinstance(value, dict):
+            vector = [0.0] * len(self.labels)
+            for name, share in value.items():
+                vector[self._index(name)] = self._probability(share, value)
             return vector
         if not isinstance(value, list):
             raise _UnfitError(
                 f"must be a list of labels, or of {len(self.labels)} numbers in [0, 1], not {_shown(value)}"
             )
+        # Whole numbers alone may be labels: 1.0 and true are a label's probability.
+        are_labels = all(isinstance(part, str | int) and not isinstance(part, bool) for part in value)
+        are_numbers = len(value) == len(self.labels) and not any(isinstance(part, str) for part in value)
+        if are_labels and are_numbers:
+            places = {self._place(part) for part in value}
+            is_set = None not in places and len(places) == len(value)
+            in_range = all(0 <= part <= 1 for part in value)
+            if is_set and in_range:
+                raise _UnfitError(
+                    f"{_shown(value)} may be two labels by their numbers, or a number for each of two labels; write names, "
+                    "or true and false (or 1.0 and 0.0) for each label"
+                )
+            are_labels, are_numbers = is_set, not is_set
+        if are_numbers:
+            return [self._probability(share, value) for share in value]
         vector = [0.0] * len(self.labels)
         for name in value:
             vector[self._index(name)] = 1.0
         return vector
 
-
-@functools.cache
-def _numbers(labels: tuple[str, ...]) -> dict[float, int]:
-    """The places of the labels whose names are numbers."""
-    found = ((_as_number(label), place) for place, label in enumerate(labels))
-    return {number: place for number, place in found if number is not None}
-
-
-def _as_number(text: str) -> float | None:
-    """The number that a label's name, or a text of a CSV file, is; or None."""
-    return float(text) if _NUMBER.fullmatch(text) else None
+    def _probability(self, share: Any, value: Any) -> float:
+        number = self._number(share, "must hold numbers in [0, 1]")
+        if not 0 <= number <= 1:
+            raise _UnfitError(f"{_shown(value)}: each label's number lies in [0, 1]")
+        return number
 
 
 def _shown(value: Any) -> str:

@@ -11,19 +11,26 @@ from dataclasses import dataclass
 from datetime import date, time
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from workflow.data.sources import Row
-from workflow.errors import ConfigError
+from workflow.errors import ConfigError, did_you_mean
 
 PAIRS = (("input", "input_pair"), ("sentence1", "sentence2"))
 TEXT_KEYS = tuple(key for pair in PAIRS for key in pair)
+Reads = Literal["texts", "pairs"]
+"""What the rows of a run hold: one text each, or two."""
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Reads `input` (and `input_pair`), or `sentence1` (and `sentence2`); or fills a template with a row's values."""
+    """Reads `input` (and `input_pair`), or `sentence1` (and `sentence2`); or fills a template with a row's values.
+
+    `reads` says what rows must hold; without it, and with a template, single texts and pairs may be mixed.
+    """
 
     template: str | None = None
+    reads: Reads | None = None
 
     @cached_property
     def fields(self) -> tuple[str, ...]:
@@ -39,7 +46,30 @@ class Texts:
 
     def problem_of(self, row: Row) -> str | None:
         """What is wrong with a row's texts, or None."""
-        return self._template_problem(row) if self.template is not None else _pair_problem(row)
+        if self.template is not None:
+            return self._template_problem(row)
+        return _pair_problem(row) or (self._unread(row) if self.reads is not None else None)
+
+    def kind_of(self, row: Row) -> Reads:
+        """Whether a good row holds one text or two; an empty second text counts."""
+        return "pairs" if row.get(_keys_of(row)[1]) is not None else "texts"
+
+    def unread_partner(self, row: Row) -> str | None:
+        """What to tell of a single text beside a key that may be meant for its partner, or None."""
+        first, second = _keys_of(row)
+        hint = did_you_mean(second, [key for key, value in row.items() if key != first and isinstance(value, str)])
+        return f'the rows are single texts: they have no "{second}"{hint}' if hint else None
+
+    def _unread(self, row: Row) -> str | None:
+        """Why a row is none of those that the run was trained on, or None."""
+        kind, (first, second) = self.kind_of(row), _keys_of(row)
+        if kind == self.reads:
+            return None
+        if kind == "texts":
+            hint = did_you_mean(second, [key for key in row if key != first])
+            found = f"{hint}; the row has {', '.join(map(json.dumps, row))}"
+            return f'missing "{second}", the second text: this run reads pairs, "{first}" and "{second}"{found}'
+        return f'"{second}" is a second text, and this run reads single texts; leave it out, or put both into "{first}"'
 
     def _template_problem(self, row: Row) -> str | None:
         for name in self.fields:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,15 @@ import numpy as np
 
 from workflow import paths as names
 from workflow.config.clf_settings import checked_score
+from workflow.data.class_names import class_names
 from workflow.data.examples import TextRows, load_examples
 from workflow.data.scoring import Scoring
 from workflow.data.sources import Row, find_source
 from workflow.data.tables import AUTO
-from workflow.data.targets import KEY, Targets
+from workflow.data.texts import TEXT_KEYS
 from workflow.errors import ConfigError, DataError, ResultsError
 from workflow.evaluation.metrics import Floats
-from workflow.evaluation.score_files import ScoreFile, read_scores
+from workflow.evaluation.score_files import ScoreFile, classes_of, read_scores, record_of
 from workflow.files import read_json
 
 ANY_ROW = TextRows(texts=())
@@ -55,10 +56,10 @@ def read_predictions(given: Namespace, mount: Path) -> Measured:
     against = prediction_file(given.against, mount) if given.against is not None else None
     asked = {name: getattr(given, name) for name in SAID if getattr(given, name) is not None}
     scoring = scoring_of([*paths, *([against] if against else [])], asked)
-    reader = scoring.targets(from_text=True)
-    files = [read_scores(path, reader) for path in paths]
-    other = read_scores(against, reader) if against else None
-    truth = truth_of(files[0], reader, given.data, mount, given.quoting)
+    plain = scoring.targets(from_text=True)
+    files = [read_scores(path, plain) for path in paths]
+    other = read_scores(against, plain) if against else None
+    truth = truth_of(files[0], scoring, given.data, mount, given.quoting)
     for file in (*files, *([other] if other else [])):
         check_same_rows(file, truth)
     return Measured(paths, files, other, scoring, truth)
@@ -78,7 +79,7 @@ def prediction_file(name: str, mount: Path) -> Path:
 
 def scoring_of(paths: Sequence[Path], asked: dict[str, Any]) -> Scoring:
     """What the scores are: as asked (by the names in SAID), else as the files' runs say, all alike; else binary."""
-    said = {path: found for path in paths if (found := _said(path, asked)) is not None}
+    said = {path: found for path in paths if (found := said_of(path, asked)) is not None}
     first = next(iter(said), None)
     for path, found in said.items():
         assert first is not None
@@ -90,16 +91,20 @@ def scoring_of(paths: Sequence[Path], asked: dict[str, Any]) -> Scoring:
     return said[first] if first is not None else _as_scoring(asked)
 
 
-def _said(path: Path, asked: dict[str, Any]) -> Scoring | None:
-    """What a file's own run, or the scoring that wrote it, says of its scores, under what is asked; None where neither is there."""
-    record = read_json(path.with_name(f"{path.name}.{names.SCORING_NAME}"))
+def said_of(path: Path, asked: dict[str, Any]) -> Scoring | None:
+    """What a file's own run, or the scoring that wrote it, says of its scores, under what is asked; None where neither is there.
+
+    A run says it in scoring.json, since its labels may be those of its model or of its data; older ones in their settings.
+    """
+    record = record_of(path)
     try:
         if record is not None:
             own = record["scoring"]
             own = {**own, "target_range": (own["low"], own["high"]) if own["problem"] == "binary" else None}
         else:
             own = read_json(path.parent / names.SETTINGS_NAMES[1])["settings"]
-        return _as_scoring({**{name: own.get(name) for name in SAID}, **asked})
+        found = _as_scoring({**{name: own.get(name) for name in SAID}, **asked})
+        return replace(found, reads=own.get("reads"))
     except (KeyError, TypeError, AttributeError):  # there is no such file, or it is something else
         return None
 
@@ -110,13 +115,14 @@ def _as_scoring(values: dict[str, Any]) -> Scoring:
     return Scoring(score.kind, score.labels, low, high)
 
 
-def truth_of(first: ScoreFile, reader: Targets, data: str | None, mount: Path, quoting: str = AUTO) -> Truth:
+def truth_of(first: ScoreFile, scoring: Scoring, data: str | None, mount: Path, quoting: str = AUTO) -> Truth:
     """The targets, from the records' own rows or from a data set's eval rows."""
-    rows, label = first.rows, str(first.path)
+    rows, label, classes = first.rows, str(first.path), None
     if data is not None:
         source = find_source(data, mount, quoting)
         label = source.label
         rows = list(load_examples(source, ANY_ROW, names.cache_dir()).eval)
+        classes = class_names(row for _, _, row in source.rows())
         if not rows:
             raise DataError(
                 f"{label}: no eval rows, which --data takes the targets from; a list of rows is all training rows, "
@@ -127,10 +133,13 @@ def truth_of(first: ScoreFile, reader: Targets, data: str | None, mount: Path, q
             f"{first.path}: holds scores alone; pass --data NAME, the data set whose eval rows were scored"
         )
     targets = []
+    classes = classes if classes is not None else classes_of(first.path, rows)
+    reader = scoring.targets(from_text=True, names=classes)
     for number, row in enumerate(rows):
-        if problem := reader.problem_of(row):
+        unread = scoring.texts.problem_of(row) if scoring.reads and any(key in row for key in TEXT_KEYS) else None
+        if problem := reader.problem_of(row) or unread:
             raise ResultsError(f"{label}: row {number}: {problem}")
-        targets.append(reader.vector(row[KEY]))
+        targets.append(reader.of(row))
     return Truth(rows, np.array(targets, dtype=np.float64))
 
 

@@ -7,33 +7,48 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
+from workflow.data.class_names import ClassNames, class_names
+from workflow.data.scoring import Scoring
 from workflow.data.sources import Row, file_rows
 from workflow.data.targets import Targets
 from workflow.errors import DataError, ResultsError
 from workflow.evaluation.calibration import Calibration
 from workflow.evaluation.metrics import Floats, Metric
 from workflow.files import is_stream, read_json, whole_file, write_json
+from workflow.paths import METRICS_NAME, SCORING_NAME, scoring_beside
 
 SCORE = "pred_score"
 LABEL = "pred_label"
 ROW = "orig_d"
+MOST_LISTED = 1000
+"""Labels whose scores a record lists; a file of ten thousand for each row would hold nothing else."""
+NUM_LISTED = 100
 THRESHOLDS_ARE_OF = "scores in [0, 1]; with --target_range LOW HIGH, of (pred_score - LOW) / (HIGH - LOW)"
 
 
 def score_record(row: Row | None, vector: Sequence[float], targets: Targets) -> dict[str, Any]:
-    """One record; without a row the score alone. Multi-class records name the likeliest label, multi-label ones all above 0.5."""
-    record: dict[str, Any] = {SCORE: targets.prediction(vector)}
+    """One record; without a row the score alone. Multi-class records name the likeliest label, multi-label ones all above 0.5.
+
+    Of more than MOST_LISTED labels the NUM_LISTED likeliest are kept, by name.
+    """
+    is_long = targets.width > MOST_LISTED
+    record: dict[str, Any] = {SCORE: _likeliest(vector, targets.labels) if is_long else targets.prediction(vector)}
     if targets.problem == "multiclass":
         record[LABEL] = targets.labels[int(np.argmax(vector))]
     if targets.problem == "multilabel":
         record[LABEL] = [label for label, share in zip(targets.labels, vector, strict=True) if share >= 0.5]
     return record if row is None else {ROW: row, **record}
+
+
+def _likeliest(vector: Sequence[float], labels: Sequence[str]) -> dict[str, float]:
+    places = np.argsort(-np.asarray(vector), kind="stable")[:NUM_LISTED]
+    return {labels[place]: float(f"{vector[place]:.6g}") for place in places.tolist()}
 
 
 def write_scores(
@@ -102,6 +117,26 @@ def read_scores(path: Path, targets: Targets) -> ScoreFile:
     if rows and len(rows) < len(vectors):
         raise ResultsError(f'{path}: some records have "{ROW}", others not')
     return ScoreFile(path, np.array(vectors), rows or None)
+
+
+def scoring_record(scoring: Scoring, names: ClassNames) -> dict[str, Any]:
+    """What files of scores are: of which scorer, and what the scored data calls its classes."""
+    return {"scoring": scoring.as_json(), "classes": asdict(names)}
+
+
+def record_of(path: Path) -> dict[str, Any] | None:
+    """What was recorded of a file of scores by the scoring, the run or the evaluation that wrote it; None without it."""
+    places = (scoring_beside(path), path.with_name(SCORING_NAME), path.with_name(METRICS_NAME))
+    records = (read_json(place) for place in places)
+    return next((found for found in records if isinstance(found, dict) and "scoring" in found), None)
+
+
+def classes_of(path: Path, rows: Iterable[Row]) -> ClassNames:
+    """What the rows of a file of scores call their classes: as recorded, else as they say it themselves."""
+    said = (record_of(path) or {}).get("classes")
+    if not isinstance(said, dict):
+        return class_names(rows)
+    return ClassNames(tuple(said.get("numbers", ())), tuple(said.get("names", ())))
 
 
 def write_calibration(

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 import transformers
 
 from workflow.errors import ModelError
-from workflow.models.head_config import label_notes, own_labels, set_up
+from workflow.label_names import places_of
+from workflow.models.head_config import OwnHead, in_order, label_notes, own_head, set_up
+from workflow.models.head_rows import put_rows
 from workflow.models.input_lengths import most_tokens
 from workflow.models.load import (
     FAMILIES,
@@ -56,6 +58,8 @@ class LoadedClassifier(LoadedModel):
     has_new_head: bool = False
     of_one_length: bool = False
     """Whether inputs of one length alone may share a batch, because padding changes this model's scores."""
+    own_head: OwnHead | None = None
+    """What the checkpoint says of the head that it holds."""
 
     @property
     def width(self) -> int:
@@ -137,6 +141,14 @@ def load_classifier(
     return replace(loaded, notes=(*edited, *loaded.notes))
 
 
+def read_own_head(name: str) -> OwnHead | None:
+    """What a checkpoint says of its classification head; None for those without one of their own. Raises ModelError."""
+    if (is_path(name) and is_nanogpt(Path(name))) or model_family(name) in FAMILIES:
+        return None
+    with Explained(name, "configuration"):
+        return own_head(transformers.AutoConfig.from_pretrained(name, trust_remote_code=False))
+
+
 def _load_t5(
     name: str,
     problem: str,
@@ -200,8 +212,8 @@ def _load_with_head(
         raise ModelError(f"{name}: a {config.model_type} model; of decoder-only models, this program scores with gpt2")
     check_unquantised(name, config)
     loaded_tokenizer = load_tokenizer(tokenizer or name, for_scores=True)
-    own = own_labels(config)
-    set_up(config, problem, labels, loaded_tokenizer, dropout)
+    own = own_head(config)
+    set_up(config, "regression" if own.is_sigmoid(problem) else problem, labels, loaded_tokenizer, dropout)
     kind = (
         GPT2ForSequenceClassification
         if config.model_type == "gpt2"
@@ -223,11 +235,22 @@ def _load_with_head(
     new = sorted({*report["missing_keys"], *mismatched})
     may_be_new = {key for key in new if key in head_names(model) or ".pooler." in key}
     notes = check_report(name, model, report, may_be_new=may_be_new)
+    is_new_head = bool({*head_names(model)} & {*report["missing_keys"]})
+    _order_outputs(name, model, own, problem, labels)
+    set_up(config, problem, labels, loaded_tokenizer, dropout)
     loaded = _checked(name, model, loaded_tokenizer, problem, labels, new)
-    loaded = replace(loaded, notes=(*loaded.notes, *notes))
-    if loaded.has_new_head or problem == "regression":
-        return loaded
-    return replace(loaded, notes=(*loaded.notes, *label_notes(name, own, labels)))
+    loaded = replace(loaded, notes=(*loaded.notes, *notes), own_head=None if is_new_head else own)
+    return loaded if loaded.has_new_head else replace(loaded, notes=(*loaded.notes, *label_notes(own, problem, labels)))
+
+
+def _order_outputs(name: str, model: Any, own: OwnHead, problem: str, labels: Sequence[str]) -> None:
+    """Puts the outputs of a head in the order of the labels, by name; one output becomes the second of two."""
+    if own.is_sigmoid(problem):  # softmax([0, x]) is sigmoid(x)
+        put_rows(name, model, [None, 0])
+        return
+    places = places_of(labels, own.labels) if problem != "regression" and len(labels) == own.outputs else None
+    if places is not None and places != in_order(labels):
+        put_rows(name, model, places)
 
 
 def _load_nanogpt(

@@ -15,14 +15,17 @@ from typing import Any
 import numpy as np
 
 from workflow.config.clf_settings import checked_score
+from workflow.data.scoring import Scoring
 from workflow.data.sources import file_rows
-from workflow.data.targets import KEY, Targets
+from workflow.data.targets import Targets
 from workflow.data.texts import Texts
 from workflow.errors import WorkflowError
 from workflow.evaluation.metrics import Floats
-from workflow.evaluation.score_files import ROW, SCORE
+from workflow.evaluation.prediction_files import said_of
+from workflow.evaluation.score_files import ROW, SCORE, classes_of
 from workflow.evaluation.text_metrics import normalise, token_f1
 from workflow.pages.run_files import RunFiles
+from workflow.paths import SCORES_NAME
 
 NUM_SAMPLES = 8
 NUM_WORST = 12
@@ -87,10 +90,12 @@ def rows_to_show(count: int) -> list[int]:
 
 def targets_of(run: RunFiles) -> Targets:
     """How a scorer's targets are read. Raises ConfigError."""
+    file = run.root / SCORES_NAME
     said = {name: run.settings.get(name) for name in ("problem", "labels", "target_range")}
     score = checked_score(**said)
     low, high = score.target_range or (0.0, 1.0)
-    return Targets(score.kind, score.labels, low, high, from_text=True)
+    scoring = said_of(file, {}) or Scoring(score.kind, score.labels, low, high)
+    return scoring.targets(from_text=True, names=classes_of(file, ()))
 
 
 def _samples(run: RunFiles, count: int, read: Any) -> list[Sample]:
@@ -176,7 +181,7 @@ class ScoreReader:
         row = record.get(ROW)
         if not isinstance(row, dict):
             return "(scores alone)", "", self.shown(given), True
-        wanted = self.targets.vector(row[KEY])
+        wanted = self.targets.of(row)
         return self.asked(row), self.shown(wanted), self.shown(given), self.decides(given) == self.decides(wanted)
 
     def decides(self, vector: Sequence[float]) -> Any:
@@ -201,7 +206,7 @@ def look_at_scores(run: RunFiles, step: int) -> tuple[Looked, list[Sample]]:
             row = record.get(ROW)
             if not isinstance(row, dict):
                 continue
-            wanted = reader.targets.vector(row[KEY])
+            wanted = reader.targets.of(row)
             targets.append(wanted)
             wrong += reader.decides(given) != reader.decides(wanted)
             yield Wrong(

@@ -10,13 +10,15 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from workflow import paths as names
 from workflow.config.clf_settings import checked_score
 from workflow.console import make_console, styled
-from workflow.data.checks import DataCheck, check, inputs_and_targets
+from workflow.data.checks import DataCheck, check, inputs_and_targets, odd_classes
+from workflow.data.class_names import class_names
 from workflow.data.encoders import LengthLimits, ScoreEncoder, Seq2SeqEncoder
 from workflow.data.examples import SEQ2SEQ, SPLITS, Examples, ScoredRows, load_examples
 from workflow.data.features import Features, RowEncoder, load_features
@@ -26,6 +28,7 @@ from workflow.data.texts import TEXT_KEYS, read_template
 from workflow.models.input_lengths import most_tokens_of
 from workflow.models.load import FAMILIES, load_tokenizer, model_family, quiet_transformers
 from workflow.recipe.place import init_model_folder, inside_run
+from workflow.recipe.settling import settled
 
 
 def check_data(given: Namespace) -> int:
@@ -52,16 +55,21 @@ def _is_for_scores(given: Namespace, source: Source) -> bool:
     """Whether the data is for clf.py: as asked, else by its first row."""
     if given.task is not None:
         return bool(given.task == "clf")
+    if given.template is not None or given.problem is not None or given.labels is not None:
+        return True
     first = next((row for _, _, row in source.rows()), {})
-    return given.template is not None or ("prompt" not in first and any(key in first for key in TEXT_KEYS))
+    return "prompt" not in first and any(key in first for key in TEXT_KEYS)
 
 
 def _check_scores(given: Namespace, source: Source, folder: str | None, cache: Path) -> DataCheck:
-    score = checked_score(labels=given.labels, target_range=given.target_range, max_length=given.max_length)
+    score = checked_score(
+        problem=given.problem, labels=given.labels, target_range=given.target_range, max_length=given.max_length
+    )
     low, high = score.target_range or (0.0, 1.0)
     template = read_template(given.template) if given.template is not None else None
-    scoring = Scoring(score.kind, score.labels, low, high, template)
-    targets = scoring.targets(from_text=source.is_untyped)
+    classes = class_names(row for _, _, row in source.rows())
+    scoring = settled(score, Scoring(score.kind, score.labels, low, high, template), folder, classes, trained=False)
+    targets = scoring.targets(from_text=source.is_untyped, names=classes)
     examples = load_examples(source, ScoredRows(scoring.texts, targets), cache)
     encoder = None
     if folder is not None:
@@ -75,7 +83,11 @@ def _check_scores(given: Namespace, source: Source, folder: str | None, cache: P
             scoring.keep_source,
             ends_in_eos=is_t5,
         )
-    return check(examples, inputs_and_targets(scoring.texts), features=_features(examples, encoder, cache))
+    found = check(examples, inputs_and_targets(scoring.texts), features=_features(examples, encoder, cache))
+    if scoring.problem != "regression":
+        train, held_out = ([targets.of(row) for row in rows] for rows in (examples.train, examples.eval))
+        found.classes = odd_classes(scoring.labels, *(np.array(part, dtype=np.float32) for part in (train, held_out)))
+    return found
 
 
 def _features(examples: Examples, encoder: RowEncoder | None, cache: Path) -> dict[str, Features] | None:

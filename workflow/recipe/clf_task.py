@@ -15,19 +15,28 @@ import numpy as np
 
 from workflow import paths as names
 from workflow.config.clf_settings import ClfSettings
-from workflow.data.checks import Reading, inputs_and_targets
+from workflow.data.checks import Reading, inputs_and_targets, odd_classes
+from workflow.data.class_names import NO_NAMES, ClassNames, class_names
 from workflow.data.encoders import ScoreEncoder
 from workflow.data.examples import RowFormat, ScoredRows
 from workflow.data.scoring import Scoring
 from workflow.data.sources import Source
+from workflow.data.targets import Targets
 from workflow.data.texts import read_template
-from workflow.errors import ConfigError, ModelError
+from workflow.errors import ConfigError
 from workflow.evaluation.evaluator import Evaluation
 from workflow.evaluation.metrics import Floats, Metric
 from workflow.evaluation.plots import write_plots
 from workflow.evaluation.score_evaluator import ScoreEvaluation, ScoreEvaluator
-from workflow.evaluation.score_files import copy_scores, read_calibration, read_scores, write_calibration, write_scores
-from workflow.files import replace_by_link, why_not_writable, write_json
+from workflow.evaluation.score_files import (
+    copy_scores,
+    read_calibration,
+    read_scores,
+    scoring_record,
+    write_calibration,
+    write_scores,
+)
+from workflow.files import read_json, replace_by_link, why_not_writable, write_json
 from workflow.inference.head_engine import score_engine
 from workflow.inference.interface import EngineLimits, Together
 from workflow.models.classifier import LoadedClassifier, load_classifier
@@ -38,6 +47,7 @@ from workflow.recipe.place import init_model_folder, inside_run
 from workflow.recipe.scorers import (
     calibration_plan,
     check_finite,
+    check_head,
     check_own_head,
     constant_baseline,
     row_losses,
@@ -45,8 +55,9 @@ from workflow.recipe.scorers import (
     scoring_notes,
     unfit_notes,
 )
+from workflow.recipe.settling import check_classes, check_metric, settled, what_is_read
 from workflow.recipe.task import Task
-from workflow.runtime import derived_seed
+from workflow.runtime import derived_seed, on_first
 from workflow.training.checkpoint import TrainState
 from workflow.training.flops import dimensions_of
 from workflow.training.objectives import ScoreLoss, score_loss
@@ -63,7 +74,8 @@ class ClfTask(Task[ClfSettings]):
     scores = True
     loaded: LoadedClassifier
     _from_text: bool = False
-    """Whether numbers may be written as texts, known once `load_data` has the source."""
+    """Whether numbers may be written as texts; this and the names of classes are known once `look_at` has the source."""
+    _names: ClassNames = NO_NAMES
 
     def name_parts(self, data_name: str) -> Sequence[str]:
         """`{data}_{model}`."""
@@ -87,7 +99,10 @@ class ClfTask(Task[ClfSettings]):
 
     @functools.cached_property
     def scoring(self) -> Scoring:
-        """How rows are read and predictions written. Raises ConfigError for a bad template."""
+        """How rows are read and predictions written; what the settings leave open is settled as the model is loaded.
+
+        Raises ConfigError for a bad template.
+        """
         score = self.settings.score
         low, high = score.target_range or (0.0, 1.0)
         template = read_template(score.template) if score.template is not None else None
@@ -105,10 +120,19 @@ class ClfTask(Task[ClfSettings]):
         """The template's text, which may stand in a file."""
         return {"template_text": self.scoring.template} if self.scoring.template is not None else {}
 
-    def load_data(self, source: Source) -> None:
-        """Notes that numbers in CSV files are texts, then loads."""
+    def look_at(self, source: Source) -> None:
+        """Notes that numbers in CSV files are texts, and what the rows call their classes."""
         self._from_text = source.is_untyped
+        self._names = on_first(lambda: class_names(row for _, _, row in source.rows()), self.place.ranks)
+
+    def load_data(self, source: Source) -> None:
+        """Loads, and notes whether the rows are pairs."""
         super().load_data(source)
+        if len(self.data.train) and not self.settings.run.no_train and self.scoring.template is None:
+            examples = self.data.examples
+            reads, notes = on_first(lambda: what_is_read(examples), self.place.ranks)
+            self.scoring = replace(self.scoring, reads=reads)
+            self.loaded = replace(self.loaded, notes=(*self.loaded.notes, *notes))
         split = self.settings.evaluation.calibration_split
         if split == "calibration" and not len(self.data.calibration):
             raise ConfigError(f'--calibration_split calibration: {source.label} has no "calibration" rows')
@@ -116,12 +140,23 @@ class ClfTask(Task[ClfSettings]):
     @property
     def row_format(self) -> RowFormat:
         """Texts and targets."""
-        return ScoredRows(self.scoring.texts, self.scoring.targets(from_text=self._from_text))
+        return ScoredRows(self.scoring.texts, self.targets)
+
+    @property
+    def targets(self) -> Targets:
+        """How the data's targets are read."""
+        return self.scoring.targets(from_text=self._from_text, names=self._names)
 
     @property
     def reading(self) -> Reading:
         """Inputs and targets."""
         return inputs_and_targets(self.scoring.texts)
+
+    def odd_classes(self) -> list[str]:
+        """Those that no training row has."""
+        if self.scoring.problem == "regression":
+            return []
+        return odd_classes(self.scoring.labels, self.data.train.targets, self.data.eval.targets)
 
     # ---- the model
 
@@ -138,6 +173,10 @@ class ClfTask(Task[ClfSettings]):
     def load_model(self, name: str, *, trained: bool) -> None:
         """The model with a head for these labels."""
         model = self.settings.model
+        self.scoring = settled(self.settings.score, self.scoring, name, self._names, trained=trained)
+        if not self.settings.run.no_train:  # known again from the rows; a run that goes on finds its rows in the cache
+            self.scoring = replace(self.scoring, reads=None)
+        check_metric(self.settings, self.scoring.problem)
         pretrained = model.model_pretrain_name
         self.loaded = load_classifier(
             name,
@@ -148,11 +187,16 @@ class ClfTask(Task[ClfSettings]):
             seed=derived_seed(self.settings.run.seed, "head"),
             as_stored=True,
         )
-        if trained and self.loaded.has_new_head:
-            raise ModelError(
-                f"{name}: has no trained head for {', '.join(self.scoring.labels)}; train it without --no_train"
-            )
-        notes = [*self.loaded.notes, *self._length_notes(), *scoring_notes(name, self.scoring)]
+        if trained:
+            check_head(name, self.loaded)
+            check_classes(name, self.loaded, self._names)
+        told = self._names.note(self.scoring.labels) if self.targets.has_classes else None
+        notes = [
+            *self.loaded.notes,
+            *self._length_notes(),
+            *scoring_notes(name, self.scoring),
+            *([told] if told else []),
+        ]
         self.loaded = replace(self.loaded, notes=tuple(notes))
         if self.settings.optim.ft_head_first:
             check_own_head(self.loaded)
@@ -175,7 +219,14 @@ class ClfTask(Task[ClfSettings]):
 
     def encoder(self) -> ScoreEncoder:
         """Inputs as the model takes them."""
-        return score_encoder(self.loaded, self.scoring, self.max_length, with_targets=True, from_text=self._from_text)
+        return score_encoder(
+            self.loaded,
+            self.scoring,
+            self.max_length,
+            with_targets=True,
+            from_text=self._from_text,
+            names=self._names,
+        )
 
     def head_steps(self, max_steps: int) -> int:
         """As set with --ft_head_first, by default a tenth of the run."""
@@ -251,6 +302,7 @@ class ClfTask(Task[ClfSettings]):
         """`checkpoint-N-preds.json`."""
         assert isinstance(found, ScoreEvaluation)
         self._last[of] = (step, found)
+        write_json(paths.root / names.SCORING_NAME, scoring_record(self.scoring, self._names))
         self.write_predictions(paths.step_scores(step, of), found)
 
     def write_predictions(self, file: Path, found: Evaluation) -> None:
@@ -278,8 +330,9 @@ class ClfTask(Task[ClfSettings]):
         for of in (strategy.name for strategy in self.strategies.strategies):
             if (averaged := paths.step_scores(state.step, of)).is_file():
                 replace_by_link(averaged, paths.root / names.prefixed(names.SCORES_NAME, of))
-        vectors = read_scores(final, self.scoring.targets()).vectors
-        self._plots(paths.root / names.PLOTS_NAME, paths.root.name, vectors)
+        if self.scoring.problem == "binary":
+            vectors = read_scores(final, self.scoring.targets()).vectors
+            self._plots(paths.root / names.PLOTS_NAME, paths.root.name, vectors)
 
     def _plots(self, folder: Path, title: str, vectors: Floats) -> None:
         if self.scoring.problem == "binary":
@@ -298,6 +351,8 @@ class ClfTask(Task[ClfSettings]):
             self.write_predictions(file, found)
             return
         super().record_alone(file, found)
+        metrics = file.with_name(names.METRICS_NAME)
+        write_json(metrics, {**(read_json(metrics) or {}), **scoring_record(self.scoring, self._names)})
         if found.calibration is not None:
             self._write_calibration(file.with_name(names.CALIBRATION_NAME), found)
         self._plots(file.parent / names.PLOTS_NAME, self.run_name, found.vectors)

@@ -24,13 +24,14 @@ from workflow.config.cascade import Resolved
 from workflow.config.clf_settings import ClfSettings
 from workflow.config.flags import named_settings, parse
 from workflow.console import make_console
-from workflow.data.scoring import Scoring, read_scoring
+from workflow.data.scoring import Scoring
 from workflow.data.sources import Source, find_source
 from workflow.errors import ConfigError
 from workflow.recipe import distill_data
 from workflow.recipe.clf_task import ClfTask
 from workflow.recipe.place import Place, model_to_use
 from workflow.recipe.score_job import fingerprint
+from workflow.recipe.scorers import scoring_of
 from workflow.runtime import PARENT_VARIABLE, Ranks
 
 EXAMPLE = (
@@ -66,7 +67,7 @@ def distill(given: Namespace, rest: list[str]) -> int:
     score = ["workflow", "score", given.teacher, "--mount", str(mount)]
     scores, on_eval = folder / "teacher" / "scores.jsonl", folder / "teacher" / "eval_scores.json"
     _run([*score, "--data", given.data, "--split", "train", "--quoting", given.quoting, "--out", str(scores)])
-    distill_data.write_train_rows(folder, scores)
+    distill_data.write_train_rows(folder, scores, scoring)
     distill_data.write_eval_rows(folder, labelled, scoring)
     if scoring.template is not None:
         distill_data.write_template(template, scoring.template)
@@ -83,7 +84,7 @@ def distill(given: Namespace, rest: list[str]) -> int:
 
 
 def _teachers_scoring(given: str, teacher: str) -> Scoring:
-    scoring = read_scoring(Path(teacher) / names.SCORING_NAME) or Scoring()
+    scoring = scoring_of(teacher)[0] or Scoring()
     if scoring.problem not in ("binary", "multiclass"):
         raise ConfigError(f"--teacher {given}: scores {scoring.problem} targets, which are not distilled")
     return scoring

@@ -16,10 +16,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from workflow.data.class_names import KEY, NAME_KEY, class_names
 from workflow.data.examples import ScoredRows, encode_row, row_problem, without_nan
 from workflow.data.scoring import Scoring
 from workflow.data.sources import SUFFIXES, Row, Source
-from workflow.data.targets import KEY
+from workflow.data.targets import Targets
 from workflow.errors import ConfigError, DataError
 from workflow.evaluation.score_files import ROW, SCORE
 from workflow.files import read_json, whole_file, write_json
@@ -53,7 +54,7 @@ def claim(folder: Path, made_of: dict[str, Any]) -> None:
 
 def check_eval_rows(labelled: Source, scoring: Scoring) -> None:
     """Refuses eval rows that cannot be scored, measured or written, and data without any. Raises DataError."""
-    row_format, count = ScoredRows(scoring.texts, scoring.targets(from_text=labelled.is_untyped)), 0
+    row_format, count = ScoredRows(scoring.texts, _targets(labelled, scoring)), 0
     for index, row in _eval_rows(labelled):
         count += 1
         if problem := row_format.problem(row) or row_problem(row):
@@ -71,26 +72,34 @@ def write_template(path: Path, template: str) -> None:
         file.write(template + "\n")
 
 
-def write_train_rows(folder: Path, scores: Path) -> None:
+def write_train_rows(folder: Path, scores: Path, scoring: Scoring) -> None:
     """train.jsonl: each scored row with the teacher's score as its target."""
-    _write_rows(folder / "train.jsonl", _soft_rows(scores))
+    _write_rows(folder / "train.jsonl", _soft_rows(scores, scoring.targets()))
 
 
 def write_eval_rows(folder: Path, labelled: Source, scoring: Scoring) -> None:
-    """eval.jsonl: eval rows as they are, but for numbers that a table holds as texts."""
-    targets = scoring.targets(from_text=labelled.is_untyped)
-    _write_rows(folder / "eval.jsonl", ({**row, KEY: targets.typed(row[KEY])} for _, row in _eval_rows(labelled)))
+    """eval.jsonl: eval rows with the teacher's labels, and as numbers what a table holds as texts."""
+    targets = _targets(labelled, scoring)
+    _write_rows(folder / "eval.jsonl", (targets.typed(row) for _, row in _eval_rows(labelled)))
+
+
+def _targets(labelled: Source, scoring: Scoring) -> Targets:
+    return scoring.targets(from_text=labelled.is_untyped, names=class_names(row for _, _, row in labelled.rows()))
 
 
 def _eval_rows(labelled: Source) -> Iterator[tuple[int, Row]]:
     return ((index, without_nan(row)) for split, index, row in labelled.rows() if split == "eval")
 
 
-def _soft_rows(scores: Path) -> Iterator[Row]:
+def _soft_rows(scores: Path, targets: Targets) -> Iterator[Row]:
+    left_out = ("split", NAME_KEY)
     with scores.open(encoding="utf-8") as file:
         for line in file:
             record: dict[str, Any] = json.loads(line)
-            yield {**{key: value for key, value in record[ROW].items() if key != "split"}, KEY: record[SCORE]}
+            yield {
+                **{key: value for key, value in record[ROW].items() if key not in left_out},
+                KEY: targets.target(record[SCORE]),
+            }
 
 
 def _write_rows(path: Path, rows: Iterable[Row]) -> None:

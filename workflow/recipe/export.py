@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from workflow import paths as names
 from workflow.console import make_console
-from workflow.data.scoring import Scoring, read_scoring
+from workflow.data.scoring import Scoring
 from workflow.errors import ConfigError, ModelError, install_command
 from workflow.files import read_json, whole_folder
 from workflow.models.classifier import LoadedClassifier, load_classifier
@@ -28,6 +28,7 @@ from workflow.models.load import FAMILIES, LoadedModel, load_seq2seq, model_fami
 from workflow.models.older import write_for_older, write_settings_for_older
 from workflow.models.onnx_graphs import Graphs, missing_packages, write_classifier, write_seq2seq
 from workflow.recipe.place import model_to_use
+from workflow.recipe.scorers import scoring_of
 
 PROMPTS = (
     "Normalise the date: March 3rd, 2021",
@@ -74,7 +75,7 @@ def _load(source: str) -> LoadedModel:
     """A T5, to score or not, with its whole head; else a model with a trained classification head."""
     if model_family(source) in FAMILIES:
         return load_seq2seq(source)
-    own = read_scoring(Path(source) / names.SCORING_NAME) or Scoring()
+    own = scoring_of(source)[0] or Scoring()
     loaded = load_classifier(source, problem=own.problem, labels=own.labels)
     if loaded.has_new_head:
         raise ModelError(f"{source}: has no trained head, so there is nothing to export")

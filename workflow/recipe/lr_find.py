@@ -70,6 +70,7 @@ def lr_find(task: Task[Any], given: Namespace) -> None:
     on_first(lambda: _check_place(out), place.ranks)
     _leave_out(task)
     task.strategies.plan(given.lr_find_steps)
+    task.look_at(source)
     load_to_train(task, None)
     task.load_data(source)
     on_first(task.say_data, place.ranks)

@@ -177,12 +177,14 @@ def _longest_allowed(settings: Settings, model: Model) -> tuple[int, int]:
 def _tokens(
     settings: Settings, model: Model, folder: str, source: Source
 ) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]:
+    from workflow.data.class_names import class_names
     from workflow.data.encoders import INPUT, LengthLimits, ScoreEncoder, Seq2SeqEncoder
     from workflow.data.examples import SEQ2SEQ, ScoredRows, load_examples
     from workflow.data.features import load_features
     from workflow.data.scoring import Scoring
     from workflow.data.texts import read_template
     from workflow.models.load import load_tokenizer, quiet_transformers
+    from workflow.recipe.settling import settled
 
     quiet_transformers()
     cache = names.cache_dir()
@@ -195,10 +197,11 @@ def _tokens(
     score = settings.score
     low, high = score.target_range or (0.0, 1.0)
     template = read_template(score.template) if score.template is not None else None
-    scoring = Scoring(score.kind, score.labels, low, high, template)
+    classes = class_names(row for _, _, row in source.rows())
+    scoring = settled(score, Scoring(score.kind, score.labels, low, high, template), folder, classes, trained=False)
     is_t5 = model.config["model_type"] in T5_FAMILIES
     tokenizer = load_tokenizer(settings.model.tokenizer or folder, for_scores=not is_t5)
-    targets = scoring.targets(from_text=source.is_untyped)
+    targets = scoring.targets(from_text=source.is_untyped, names=classes)
     has_types = (
         not is_t5 and "token_type_ids" in tokenizer.model_input_names and model.config.get("type_vocab_size", 2) > 1
     )

@@ -6,6 +6,7 @@ Knows nothing of models.
 from __future__ import annotations
 
 import json
+import shlex
 from argparse import Namespace
 from collections.abc import Iterable
 from itertools import islice
@@ -149,7 +150,7 @@ def out_file(out: str, mount: Path) -> Path:
 def _flags(made: Made) -> str:
     if made.problem == "binary":
         return ""
-    labels = f" --labels {' '.join(made.labels)}" if made.labels else ""
+    labels = f" --labels {shlex.join(made.names)}" if made.names else ""
     return f" --problem {made.problem}{labels}"
 
 

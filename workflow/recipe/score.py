@@ -77,7 +77,12 @@ def _parts_folder(out: Path) -> Path:
 
 def _load(given: Namespace, name: str, place: Place) -> LoadedScorer:
     scorer = load_scorer(
-        name, labels=given.labels, template=given.template, max_length=given.max_length, tokenizer=given.tokenizer
+        name,
+        labels=given.labels,
+        problem=given.problem,
+        template=given.template,
+        max_length=given.max_length,
+        tokenizer=given.tokenizer,
     )
     if given.calibrated:
         if scorer.calibration is None or scorer.scoring.problem != "binary":
@@ -106,7 +111,7 @@ class _Job:
         self.is_stream = is_stream(self.out)
         self.parts = parts
         self.described = self.parts / names.SCORING_NAME
-        self.record = self.out.with_name(f"{self.out.name}.{names.SCORING_NAME}")
+        self.record = names.scoring_beside(self.out)
         self.description: dict[str, Any] = {}  # the first rank's
         self.lock: int | None = None
 

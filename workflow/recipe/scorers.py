@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from workflow import paths as names
+from workflow import paths
+from workflow.data.class_names import NO_NAMES, ClassNames
 from workflow.data.encoders import INPUT, ScoreEncoder
 from workflow.data.features import Features, Truncation
 from workflow.data.scoring import Scoring, read_scoring
@@ -29,7 +30,8 @@ from workflow.evaluation.score_files import read_calibration
 from workflow.inference.batch import requests_of
 from workflow.inference.requests import ScoreRequest
 from workflow.metric_names import usual_problem
-from workflow.models.classifier import LoadedClassifier, load_classifier
+from workflow.models.classifier import LoadedClassifier, load_classifier, read_own_head
+from workflow.models.head_config import OwnHead, check_trained_head
 from workflow.runtime import derived_seed
 from workflow.training.objectives import score_losses
 
@@ -77,10 +79,31 @@ def constant_baseline(scoring: Scoring, train: Targets, held_out: Targets) -> di
     return constant_metrics(scoring.problem, mean.mean(axis=0), targets, row_losses(scoring.problem), unit=unit)
 
 
+def scoring_of(name: str) -> tuple[Scoring | None, OwnHead | None]:
+    """What a checkpoint, by path or hub name, says of its scores: in scoring.json, else in its head's configuration.
+
+    Raises ModelError.
+    """
+    own = read_scoring(Path(name) / paths.SCORING_NAME)  # a hub name leads to no file
+    if own is not None:
+        return own, None
+    head = read_own_head(name)
+    return (Scoring(head.problem, head.names), head) if head is not None else (None, None)
+
+
+def check_head(name: str, loaded: LoadedClassifier) -> None:
+    """Raises ModelError where a model that is to be used as it is has no head for its labels."""
+    if loaded.own_head is not None:
+        check_trained_head(name, loaded.own_head, loaded.problem, loaded.labels)
+    if loaded.has_new_head:
+        raise ModelError(f"{name}: has no trained head for {', '.join(loaded.labels)}; train it with clf.py first")
+
+
 def load_scorer(
     name: str,
     *,
     labels: Sequence[str] | None = None,
+    problem: str | None = None,
     template: str | None = None,
     max_length: int | None = None,
     tokenizer: str | None = None,
@@ -90,27 +113,44 @@ def load_scorer(
 
     Raises ConfigError for what contradicts the checkpoint, ModelError where it cannot score.
     """
-    folder = Path(name)
-    own = read_scoring(folder / names.SCORING_NAME)  # a hub name leads to no file
-    scoring = own or Scoring()
+    said, head = scoring_of(name)
+    scoring = said or Scoring()
     asked: dict[str, Any] = {
         "labels": tuple(labels) if labels else None,
+        "problem": problem,
         "template": read_template(template) if template is not None else None,
         "max_length": max_length,
     }
     asked = {key: value for key, value in asked.items() if value is not None}
-    if "labels" in asked and own is None:
-        asked["problem"] = usual_problem(asked["labels"])
+    is_own = said is not None and head is None
+    if not is_own:
+        asked = _for_head(head, asked)
     changed = replace(scoring, **asked)
-    if own is not None and changed != own:
-        differences = "; ".join(changed.differences(own))
+    if is_own and changed != scoring:
+        differences = "; ".join(changed.differences(scoring))
         raise ConfigError(f"{name} was trained otherwise: {differences}; leave these flags out")
     loaded = load_classifier(name, problem=changed.problem, labels=changed.labels, tokenizer=tokenizer, mapped=mapped)
-    if loaded.has_new_head:
-        raise ModelError(f"{name}: has no trained head for {', '.join(changed.labels)}; train it with clf.py first")
+    check_head(name, loaded)
+    if head is not None and not {"labels", "problem"} & asked.keys():
+        loaded = replace(loaded, notes=(*loaded.notes, *head.notes()))
     if loaded.max_positions is not None:
         changed = replace(changed, max_length=min(changed.max_length, loaded.max_positions))
-    return LoadedScorer(loaded, changed, read_calibration(folder / names.CALIBRATION_NAME))
+    return LoadedScorer(loaded, changed, read_calibration(Path(name) / paths.CALIBRATION_NAME))
+
+
+def _for_head(head: OwnHead | None, asked: dict[str, Any]) -> dict[str, Any]:
+    """What is asked of a checkpoint that has no scoring.json, with the half of labels and problem that it leaves out."""
+    if (
+        "problem" in asked
+        and "labels" not in asked
+        and asked["problem"] == "binary"
+        and (head is None or head.outputs > 2)
+    ):
+        return {**asked, "labels": ("no", "yes")}
+    if "labels" in asked and "problem" not in asked:
+        says = head.says if head is not None and head.fits(head.says or "", asked["labels"]) else None
+        return {**asked, "problem": says or usual_problem(asked["labels"])}
+    return asked
 
 
 def score_requests(scorer: LoadedScorer, rows: Sequence[Row]) -> list[ScoreRequest]:
@@ -140,9 +180,15 @@ def check_finite(logits: Floats, name: str, rows: Sequence[str]) -> None:
 
 
 def score_encoder(
-    loaded: LoadedClassifier, scoring: Scoring, max_length: int, *, with_targets: bool, from_text: bool = False
+    loaded: LoadedClassifier,
+    scoring: Scoring,
+    max_length: int,
+    *,
+    with_targets: bool,
+    from_text: bool = False,
+    names: ClassNames = NO_NAMES,
 ) -> ScoreEncoder:
-    """How rows become a model's inputs."""
+    """How rows of data with these class names become a model's inputs and, with targets, what they are measured by."""
     return ScoreEncoder(
         loaded.tokenizer,
         scoring.texts,
@@ -150,13 +196,13 @@ def score_encoder(
         scoring.keep_source,
         ends_in_eos=loaded.start_token is not None,
         has_types=loaded.takes_types,
-        target_reader=scoring.targets(from_text=from_text) if with_targets else None,
+        target_reader=scoring.targets(from_text=from_text, names=names) if with_targets else None,
     )
 
 
 def scoring_notes(name: str, scoring: Scoring) -> list[str]:
     """How a checkpoint that was trained to score differs from what this run asks of it."""
-    before = read_scoring(Path(name) / names.SCORING_NAME)
+    before = read_scoring(Path(name) / paths.SCORING_NAME)
     if before is None:
         return []
     mine, theirs = replace(scoring, max_length=0), replace(before, max_length=0)

@@ -147,6 +147,9 @@ class Task(ABC, Generic[S]):
         """Contents of the files that settings name, by what to call them."""
         return {}
 
+    def look_at(self, source: Source) -> None:
+        """Collective: notes what the data says of itself, before the model is loaded."""
+
     def load_model_everywhere(self, name: str, *, trained: bool) -> None:
         """Collective; from the hub, the first rank of a machine fetches the model before the others read it."""
         if not is_path(name):
@@ -177,6 +180,7 @@ class Task(ABC, Generic[S]):
         data = self.data
         features = {"train": data.train, "eval": data.eval, "calibration": data.calibration}
         found = check(data.examples, self.reading, features=features, tokenizer=self.loaded.tokenizer)
+        found.classes = self.odd_classes()
         rows = ", ".join(f"{split.rows} {name} rows" for name, split in found.splits.items())
         return f"{found.label}: {rows}", found.warnings()
 
@@ -185,6 +189,10 @@ class Task(ABC, Generic[S]):
         rows, warnings = self.data_warnings()
         self.write_note(f"data      {rows}")
         self.write_notes(warnings)
+
+    def odd_classes(self) -> list[str]:
+        """What is odd about the classes of the data."""
+        return []
 
     # ---- training
 

@@ -57,6 +57,7 @@ def run_task(task: Task[Any]) -> None:
     quiet_transformers()
     task.check_settings()
     source = on_first(lambda: find_source(settings.data.data_name, place.mount, settings.data.quoting), place.ranks)
+    task.look_at(source)
     if settings.run.no_train:
         task.evaluate_only(source)
         return

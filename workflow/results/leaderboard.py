@@ -17,10 +17,11 @@ import numpy as np
 from workflow.data.glue import STS_RANGE, GlueTask
 from workflow.data.scoring import Scoring
 from workflow.errors import ResultsError
-from workflow.evaluation.prediction_files import scoring_of
+from workflow.evaluation.prediction_files import said_of
 from workflow.evaluation.score_files import ScoreFile, read_scores
 from workflow.files import read_json
-from workflow.paths import SCORING_NAME, SETTINGS_NAMES
+from workflow.label_names import places_of
+from workflow.paths import scoring_beside
 
 INDEX_KEYS = ("index", "idx")
 HALF = 0.5
@@ -75,12 +76,8 @@ def placeholder(task: GlueTask) -> Answers:
 
 def _scoring(task: GlueTask, path: Path) -> Scoring:
     """As the scoring or the run that wrote the file says; without either, as the task's classes are."""
-    beside = (path.with_name(f"{path.name}.{SCORING_NAME}"), path.with_name(SETTINGS_NAMES[1]))
-    scoring = (
-        scoring_of([path], {})
-        if any(read_json(file) for file in beside)
-        else Scoring(task.problem, task.names or ("no", "yes"))
-    )
+    said = said_of(path, {})
+    scoring = said if said is not None else Scoring(task.problem, task.names or ("no", "yes"))
     if task.problem == "regression":
         fits = scoring.problem in ("regression", "binary")
     else:
@@ -102,7 +99,7 @@ def _numbers(scoring: Scoring, file: ScoreFile) -> tuple[Sequence[float], str]:
 
 def _threshold(task: GlueTask, path: Path) -> tuple[float, str]:
     """(the threshold that scoring wrote beside its file, what to tell of it); 0.5 where none was fitted."""
-    record = read_json(path.with_name(f"{path.name}.{SCORING_NAME}"))
+    record = read_json(scoring_beside(path))
     found = record.get("thresholds") if isinstance(record, dict) else None
     metric = task.metrics[0]
     value = found.get(metric) if isinstance(found, dict) else None
@@ -123,9 +120,8 @@ def _classes(task: GlueTask, scoring: Scoring, file: ScoreFile, threshold: float
 def _places(task: GlueTask, labels: Sequence[str]) -> list[int]:
     """The task's class of each of the run's labels: by name where all have names of this task, else by place."""
     for names in (task.labels, task.names):
-        known = {name.lower(): place for place, name in enumerate(names)}
-        if {label.lower() for label in labels} == set(known):
-            return [known[label.lower()] for label in labels]
+        if len(names) == len(labels) and (places := places_of(labels, names)) is not None:
+            return list(places)
     return list(range(len(labels)))
 
 

@@ -133,7 +133,7 @@ def _scores(paths: Sequence[Path], data: str | None, asked: dict[str, Any], moun
     scoring = scoring_of(paths, asked)
     reader = scoring.targets(from_text=True)
     files = {path: read_scores(path, reader) for path in paths}
-    truth = truth_of(next(iter(files.values())), reader, data, mount)
+    truth = truth_of(next(iter(files.values())), scoring, data, mount)
     for file in files.values():
         check_same_rows(file, truth)
     return ScoreSet(

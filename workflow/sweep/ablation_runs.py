@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from workflow.config.clf_settings import ScoreSection
 from workflow.data.scoring import Scoring
 from workflow.data.sources import Row
-from workflow.data.targets import KEY
 from workflow.errors import ResultsError
 from workflow.evaluation.metrics import Floats
+from workflow.evaluation.prediction_files import said_of
 from workflow.evaluation.repeated import MeanMeasure, Measure, Repeated, ScoreMeasure, repeated
 from workflow.evaluation.report import Measured, read_report
-from workflow.evaluation.score_files import read_scores
+from workflow.evaluation.score_files import classes_of, read_scores
 from workflow.evaluation.score_forms import as_measured, forms
 from workflow.evaluation.text_metrics import OF_ROWS, normalise
 from workflow.files import read_json
@@ -33,10 +34,12 @@ NEAR = 1e-6
 
 @dataclass(frozen=True)
 class Predictions:
-    """A run's predictions in the form of its measure, and the rows that they are for."""
+    """A run's predictions in the form of its measure, and the rows that they are for; of scores what they should be, too."""
 
     values: Floats
     rows: list[Row]
+    wanted: Floats | None = None
+    scoring: Scoring | None = None
 
 
 @dataclass(frozen=True)
@@ -124,22 +127,21 @@ def _read(study: Study, ablation: Ablation, name: str, seed: int) -> Predictions
     return read
 
 
-def scoring_of(settings: Any) -> Scoring:
-    """What clf.py's scores are under these settings."""
-    low, high = settings.score.target_range or (0.0, 1.0)
-    return Scoring(settings.score.kind, settings.score.labels, low, high)
-
-
 def _read_scores(file: Path, ablation: Ablation) -> tuple[Predictions, float | None]:
-    scoring = scoring_of(ablation.settings)
-    reader = scoring.targets(from_text=True)
-    read = read_scores(file, reader)
+    scoring = said_of(file, {}) or _asked(ablation.settings.score)
+    read = read_scores(file, scoring.targets(from_text=True))
     if read.rows is None:
         raise ResultsError(f"{file}: holds scores alone, without the rows' targets")
-    targets = np.array([reader.vector(row[KEY]) for row in read.rows])
+    reader = scoring.targets(from_text=True, names=classes_of(file, read.rows))
+    targets = np.array([reader.of(row) for row in read.rows])
     given, wanted = (as_measured(scoring.problem, vectors) for vectors in (read.vectors, targets))
     value = forms(scoring.problem, given, wanted, unit=_unit(scoring))[ablation.metric].point.value
-    return Predictions(given, read.rows), value
+    return Predictions(given, read.rows, wanted, scoring), value
+
+
+def _asked(score: ScoreSection) -> Scoring:
+    """What scores are under these settings."""
+    return Scoring(score.kind, score.labels, *(score.target_range or (0.0, 1.0)))
 
 
 def _unit(scoring: Scoring) -> float:
@@ -167,9 +169,12 @@ def _measure(ablation: Ablation, predictions: Mapping[tuple[str, int], Predictio
                 f"{ablation.path}: the eval rows of {name[0]}, seed {name[1]} are others than those of {first_name[0]}, seed "
                 f"{first_name[1]}: the data changed, or a variant names other data"
             )
+        if other.scoring and first.scoring and (differences := other.scoring.differences(first.scoring)):
+            raise ResultsError(
+                f"{ablation.path}: {name[0]} and {first_name[0]} score otherwise ({'; '.join(differences)}); say it for both in the base"
+            )
     if ablation.entry.name == "seq2seq":
         return MeanMeasure(len(first.rows))
-    scoring = scoring_of(ablation.settings)
-    reader = scoring.targets(from_text=True)
-    targets = as_measured(scoring.problem, np.array([reader.vector(row[KEY]) for row in first.rows]))
-    return ScoreMeasure(scoring.problem, ablation.metric, targets, _unit(scoring))
+    assert first.wanted is not None
+    assert first.scoring is not None
+    return ScoreMeasure(first.scoring.problem, ablation.metric, first.wanted, _unit(first.scoring))

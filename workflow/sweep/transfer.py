@@ -226,7 +226,7 @@ def _draft(given: TransferFile, data: DataFile, model: Model, seed: int, metrics
     made = data.made
     usual: dict[str, Any] = {"problem": made.problem, "save_best_metric": metrics[0]}
     if made.problem == "multiclass":
-        usual["labels"] = list(made.labels)
+        usual["labels"] = list(made.names)
     *defaults, _ = read_layers([], {})
     layers = (
         *defaults,
