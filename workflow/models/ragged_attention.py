@@ -74,7 +74,7 @@ def _keep_masks(thinning: Thinning | None, pairing: Pairing, num_heads: int) -> 
     sizes = list(pairing.queries.sizes)
     found: list[torch.Tensor | None] = []
     for group, first, second in zip(
-        pairing.groups, spread_keys.first.split(sizes), spread_keys.second.split(sizes), strict=True
+        pairing.groups, torch.split(spread_keys.first, sizes), torch.split(spread_keys.second, sizes), strict=True
     ):
         shape = (group.rows, num_heads, -1)
         found.append(keep_mask(Keys(first.view(shape), second.view(shape)), group.keys, thinning.rate))
