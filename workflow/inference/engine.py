@@ -20,6 +20,7 @@ from workflow.inference.runner import T5Runner
 from workflow.inference.sampler import next_tokens
 from workflow.inference.scheduler import Demand, Limits, Scheduler
 from workflow.inference.sequence import Answer
+from workflow.models.ends import end_tokens
 from workflow.models.ragged_t5 import Encoded
 from workflow.models.t5_weights import T5Weights, whole_already
 
@@ -45,6 +46,7 @@ class T5Engine:
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self.end_tokens = end_tokens(model)
         self.limits = limits or EngineLimits()
         self.label_tokens = tuple(label_tokens) if label_tokens is not None else None
         weights = T5Weights(model, fuse=fuse, gather=together.gather if together else whole_already)
@@ -154,7 +156,7 @@ class T5Engine:
                 index,
                 request.params,
                 request.seed,
-                self.model.config.eos_token_id,
+                self.end_tokens,
                 self._text,
                 job=job,
             )

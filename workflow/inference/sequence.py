@@ -24,7 +24,7 @@ class Answer:
     index: int
     params: SamplingParams
     seed: int
-    end_token: int
+    end_tokens: tuple[int, ...]
     detokenize: Detokenize
     streamed: bool = False
     tokens: list[int] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Answer:
         """Takes the next token, and decides whether the answer is finished."""
         if logprob is not None:
             self.logprobs.append(logprob)
-        if token == self.end_token:
+        if token in self.end_tokens:
             self._look_for_stop(is_last=True)
             self.finish_reason = "stop"
             return

@@ -6,13 +6,16 @@ takes Flan's separate output head for tied and drops it (both look like equal em
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from logging import ERROR, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workflow.errors import ModelError
+from workflow.models.ends import settle_ends
 
 if TYPE_CHECKING:
     import torch
@@ -76,22 +79,25 @@ def load_seq2seq(
         raise ModelError(
             f"{name}: the tokenizer has {len(loaded_tokenizer)} tokens, the model only {config.vocab_size}; they do not belong together"
         )
+    ends, end_notes = settle_ends(name, config, _generation_file(name), loaded_tokenizer)
     model, notes = _load_weights(name, config, as_stored=as_stored)
     if raw_config.get("tie_word_embeddings") is False:
         _untie(model)
     # transformers writes `true` for every T5; other readers then tie, or scale the logits by d_model**-0.5.
     model.config.tie_word_embeddings = model.lm_head.weight is model.get_input_embeddings().weight
-    model.generation_config = generation_settings(config, max_new_tokens=model.generation_config.max_new_tokens)
-    return LoadedModel(model, loaded_tokenizer, tuple(notes))
+    model.generation_config = generation_settings(
+        config, max_new_tokens=model.generation_config.max_new_tokens, ends=ends
+    )
+    return LoadedModel(model, loaded_tokenizer, (*notes, *end_notes))
 
 
-def generation_settings(config: Any, *, max_new_tokens: int | None) -> Any:
+def generation_settings(config: Any, *, max_new_tokens: int | None, ends: Sequence[int]) -> Any:
     """Plain settings: what a checkpoint adds (penalties, samplers) would else leak into every generation unseen."""
     from transformers import GenerationConfig
 
     return GenerationConfig(
         decoder_start_token_id=config.decoder_start_token_id,
-        eos_token_id=config.eos_token_id,
+        eos_token_id=ends[0] if len(ends) == 1 else list(ends),
         pad_token_id=config.pad_token_id,
         max_new_tokens=max_new_tokens,
     )
@@ -159,6 +165,26 @@ def _load_config(name: str) -> tuple[Any, dict[str, Any]]:
                 f"{name}: a {family or 'nameless'} model; this program fine-tunes {', '.join(FAMILIES)} (Flan-T5 and ByT5 are t5)"
             )
         return AutoConfig.from_pretrained(name, trust_remote_code=False), raw
+
+
+def stored_file(name: str, file: str) -> Path | None:
+    """A file of a checkpoint's folder, or of a hub model in the local cache; None where it has none."""
+    from transformers.utils import cached_file
+
+    if is_path(name):
+        path = Path(name) / file
+        return path if path.is_file() else None
+    lenient = ("gated_repo", "missing_entries", "connection_errors")
+    found = cached_file(name, file, **{f"_raise_exceptions_for_{what}": False for what in lenient})
+    return Path(found) if found is not None else None
+
+
+def _generation_file(name: str) -> dict[str, Any]:
+    """What generation_config.json says; nothing where there is none."""
+    path = stored_file(name, "generation_config.json")
+    with Explained(name, "generation_config.json"):
+        found = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+    return found if isinstance(found, dict) else {}
 
 
 def load_tokenizer(name: str, *, for_scores: bool = False) -> Any:

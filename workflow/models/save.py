@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from workflow.files import write_json
 from workflow.models.adapters import ADAPTER_FOLDER
+from workflow.models.ends import end_tokens
 from workflow.models.load import generation_settings
 from workflow.models.quantised import num_weights
 
@@ -56,7 +57,7 @@ def write_model(
     if model.can_generate():
         # Without a length of its own, generate() stops after 20 tokens.
         length = max_new_tokens or model.generation_config.max_new_tokens
-        model.generation_config = generation_settings(model.config, max_new_tokens=length)
+        model.generation_config = generation_settings(model.config, max_new_tokens=length, ends=end_tokens(model))
     if FP32_BYTES * num_weights(model) > shard_bytes and not _is_renamed(model):
         model.save_pretrained(folder, state_dict={}, save_original_format=False)  # all but the weights
         _write_shards(folder, weights, shard_bytes)

@@ -287,7 +287,7 @@ class ClfTask(Task[ClfSettings]):
         assert isinstance(found, ScoreEvaluation)
         check_finite(found.logits, self.start_model(), [f"eval[{row}]" for row in range(len(found.logits))])
         cut = cut_notes(self.data.eval.truncation(INPUT))
-        for note in [*self.loaded.notes, *cut, *unfit_notes(found.calibration)]:
+        for note in [*cut, *unfit_notes(found.calibration)]:
             self.write_note(f"note: {note}")
         if self.settings.run.pred_save_path is not None:
             self.write_predictions(file, found)

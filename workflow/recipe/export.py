@@ -57,6 +57,8 @@ def export(given: Namespace) -> int:
         raise ConfigError(f"--out {out}: exists; name a folder to make")
     out.parent.mkdir(parents=True, exist_ok=True)
     loaded = _load(source)
+    for note in loaded.notes:
+        make_console().print(f"note: {note}", markup=False, soft_wrap=True)
     prompts = given.prompt or PROMPTS
     if empty := [prompt for prompt in prompts if not _has_words(loaded, prompt)]:
         raise ConfigError(f"--prompt {empty[0]!r}: has no tokens to compare with; write some words, or leave it out")

@@ -54,6 +54,8 @@ def generate(given: Namespace) -> int:
     place = Place(Ranks(), pick_device(), names.find_mount(given.mount), make_console())
     rows = _prompt_rows(given)
     loaded = load_seq2seq(model_to_use(given.model, place.mount))
+    for note in loaded.notes:
+        print(f"note: {note}", file=sys.stderr)
     params = SamplingParams(
         max_new_tokens=given.max_new_tokens or loaded.model.generation_config.max_new_tokens or DEFAULT_NEW_TOKENS,
         temperature=given.temperature,

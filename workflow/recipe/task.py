@@ -276,6 +276,8 @@ class Task(ABC, Generic[S]):
         found = self.evaluator(None).evaluate()
 
         def write() -> None:
+            for note in self.loaded.notes:
+                self.write_note(f"note: {note}")
             self.record_alone(file, found)
             self.write_note(found.one_line())
             self.write_note(f"predictions in {file}")

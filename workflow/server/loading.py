@@ -19,9 +19,11 @@ from workflow.evaluation.score_files import read_calibration
 from workflow.inference.engine import T5Engine
 from workflow.inference.head_engine import HeadEngine
 from workflow.inference.interface import Engine, EngineLimits
+from workflow.models.ends import end_tokens
 from workflow.models.load import FAMILIES, load_seq2seq, model_family, quiet_transformers
 from workflow.recipe.scorers import load_scorer
 from workflow.runtime import Ranks, torch_device
+from workflow.server.error_table import logger
 from workflow.server.memory import serving_place
 from workflow.server.service import LoadService, Service
 from workflow.server.settings import ServeSettings
@@ -39,6 +41,8 @@ def make_loader(settings: ServeSettings) -> LoadService:
         """The run of a name, from its checkpoint's folder. Raises ModelError."""
         is_t5 = model_family(str(path)) in FAMILIES
         model, texts, new_tokens, loaded = (_load_t5 if is_t5 else _load_head)(path)
+        for note in loaded.notes:
+            logger.warning("run %s: %s", name, note)
         model.to(torch_device(device, Ranks()), dtype).eval()
         return Service(
             name,
@@ -74,6 +78,7 @@ def _load_t5(path: Path) -> tuple[Any, ModelTexts, int | None, Any]:
         scoring=own or Scoring(),
         own_scoring=own is not None,
         calibration=read_calibration(path / paths.CALIBRATION_NAME),
+        ends=frozenset(end_tokens(loaded.model)),
     )
     return loaded.model, texts, loaded.model.generation_config.max_new_tokens, loaded
 
