@@ -17,6 +17,7 @@ SETTINGS_NAMES = ("training_args.json", "args.json")
 SCORES_NAME = "preds.json"
 CALIBRATION_NAME = "calibration.json"
 SCORING_NAME = "scoring.json"
+ANSWER_TOKENS_NAME = "answer_tokens.json"
 PARAM_GROUPS_NAME = "param_groups.json"
 REPORT_PAGE_NAME = "report.html"
 CARD_NAME = "README.md"

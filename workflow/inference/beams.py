@@ -13,6 +13,7 @@ import torch
 from workflow.data.packing import pad
 from workflow.inference.requests import GenerateRequest, Generation, Result
 from workflow.inference.sampling import SamplingParams
+from workflow.inference.sequence import Detokenize
 from workflow.models.ends import end_tokens
 
 
@@ -49,7 +50,7 @@ class _Unwanted:
 @torch.no_grad()
 def beam_search(
     model: Any,
-    tokenizer: Any,
+    texts: Detokenize,
     requests: Sequence[GenerateRequest],
     *,
     in_step: bool,
@@ -79,7 +80,7 @@ def beam_search(
     finally:
         model.train(was_training)
     return [
-        Result((_generation(sequence, ends, tokenizer),), first.scores(row, request.label_tokens))
+        Result((_generation(sequence, ends, texts),), first.scores(row, request.label_tokens))
         for row, (request, sequence) in enumerate(zip(requests, sequences[:, 1:].tolist(), strict=False))
     ]
 
@@ -97,8 +98,7 @@ def _config(config: Any, params: SamplingParams, ends: Sequence[int]) -> Any:
     )
 
 
-def _generation(sequence: list[int], ends: Sequence[int], tokenizer: Any) -> Generation:
+def _generation(sequence: list[int], ends: Sequence[int], texts: Detokenize) -> Generation:
     end = next((place for place, token in enumerate(sequence) if token in ends), None)
     finished, ids = end is not None, sequence[:end]
-    text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Generation(tuple(ids), text, "stop" if finished else "length", (), len(ids) + finished)
+    return Generation(tuple(ids), texts(ids), "stop" if finished else "length", (), len(ids) + finished)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from logging import ERROR, getLogger
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workflow.errors import ModelError
+from workflow.models.answers import AnswerTexts, read_answers
 from workflow.models.ends import settle_ends
+from workflow.paths import ANSWER_TOKENS_NAME
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +48,8 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
     new_weights: tuple[str, ...] = ()
     adapters: Adapters | None = None
+    answers: AnswerTexts | None = None
+    """How the tokens of answers become texts; None for a model with a classification head."""
 
     @property
     def size_text(self) -> str:
@@ -88,7 +93,8 @@ def load_seq2seq(
     model.generation_config = generation_settings(
         config, max_new_tokens=model.generation_config.max_new_tokens, ends=ends
     )
-    return LoadedModel(model, loaded_tokenizer, (*notes, *end_notes))
+    answers = _answers(None if tokenizer else name, config, ends, loaded_tokenizer)
+    return LoadedModel(model, loaded_tokenizer, (*notes, *end_notes), answers=answers)
 
 
 def generation_settings(config: Any, *, max_new_tokens: int | None, ends: Sequence[int]) -> Any:
@@ -215,6 +221,23 @@ def load_tokenizer(name: str, *, for_scores: bool = False) -> Any:
     return tokenizer
 
 
+def load_answers(name: str) -> AnswerTexts:
+    """How a checkpoint writes answers, without its weights; of what is no T5, by its tokenizer alone. Raises ModelError."""
+    tokenizer = load_tokenizer(name)
+    try:
+        config, _ = _load_config(name)
+    except ModelError:
+        return AnswerTexts(tokenizer, (tokenizer.eos_token_id,))
+    ends, _ = settle_ends(name, config, _generation_file(name), tokenizer)
+    return _answers(name, config, ends, tokenizer)
+
+
+def _answers(name: str | None, config: Any, ends: Sequence[int], tokenizer: Any) -> AnswerTexts:
+    """As a checkpoint's record says; `name` is None where the tokenizer is another's."""
+    record = stored_file(name, ANSWER_TOKENS_NAME) if name is not None else None
+    return read_answers(record, tokenizer, ends=ends, start=config.decoder_start_token_id)
+
+
 def _load_weights(name: str, config: Any, *, as_stored: bool) -> tuple[Any, list[str]]:
     import torch
     from transformers import AutoModelForSeq2SeqLM
@@ -295,6 +318,9 @@ def quiet_transformers() -> None:
         os.environ["DS_ACCELERATOR"] = "cpu"  # transformers imports DeepSpeed, which else warns that it found no other
     from transformers.utils import logging
 
+    warnings.filterwarnings(
+        "ignore", message="This sequence already has"
+    )  # ByT5's, of an end that a text was written with
     getLogger("bitsandbytes").setLevel(ERROR)  # peft imports it; it misses kernels that nobody needs
     logging.set_verbosity_error()
     logging.disable_progress_bar()

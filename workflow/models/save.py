@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from workflow.models.adapters import Adapters
+    from workflow.models.answers import AnswerTexts
 
 SHARD_BYTES = 4 << 30
 FP32_BYTES = 4
@@ -41,8 +42,9 @@ def write_model(
     max_new_tokens: int | None = None,
     shard_bytes: int = SHARD_BYTES,
     adapters: Adapters | None = None,
+    answers: AnswerTexts | None = None,
 ) -> None:
-    """Writes weights (safetensors), configuration, tokenizer and, for models that generate, generation settings.
+    """Writes weights (safetensors), configuration, tokenizer and, for models that generate, generation settings and `answers`.
 
     `weights` are named as in `model.named_parameters()`, so tied weights stand in them once: a state dict gathered
     under ZeRO would hold T5's embedding three times. A model beyond `shard_bytes` (in fp32) is written in files of about
@@ -69,6 +71,8 @@ def write_model(
         if type(error) is not Exception:
             raise
         raise OSError(str(error)) from error  # how the tokenizers library tells of a full disk
+    if answers is not None:
+        answers.write(folder)
 
 
 def in_shards(tensors: Iterable[tuple[str, torch.Tensor]], shard_bytes: int) -> Iterator[dict[str, torch.Tensor]]:

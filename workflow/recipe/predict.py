@@ -39,7 +39,7 @@ def answer(
     """Answers prompts, whole (nothing is cut), in their order."""
     ids = encode(loaded.tokenizer, list(prompts))
     limits = EngineLimits.at_least(rows=max(batch_size, params.n), tokens=max(map(len, ids), default=1))
-    engine = T5Engine(model, loaded.tokenizer, limits=limits, fuse=True)
+    engine = T5Engine(model, loaded.tokenizer, limits=limits, fuse=True, answers=loaded.answers)
     labels = no_yes_tokens(loaded.tokenizer)
     requests = [
         GenerateRequest(row, params, seed=derived_seed(seed, "sampling", number), label_tokens=labels)
@@ -71,7 +71,8 @@ def generate(given: Namespace) -> int:
     )
     cut = sum(generation.finish_reason == "length" for result in results for generation in result.generations)
     if given.data:
-        write_predictions(given.out, rows, results)
+        assert loaded.answers is not None
+        write_predictions(given.out, rows, results, reference=loaded.answers.reference)
         place.console.print(f"{len(rows)} rows answered; predictions in {given.out}")
     else:
         for result in results:

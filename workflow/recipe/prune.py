@@ -48,7 +48,8 @@ def _write(source: str, folder: Path, sparsity: float) -> float:
     if model_family(source) in FAMILIES:
         loaded = load_seq2seq(source)
         set_zeros(loaded.model, sparsity)
-        write_model(folder, loaded.model, loaded.tokenizer, dict(loaded.model.named_parameters()))
+        weights = dict(loaded.model.named_parameters())
+        write_model(folder, loaded.model, loaded.tokenizer, weights, answers=loaded.answers)
         return share_of_zeros(loaded.model)
     model = _load(source)
     set_zeros(model, sparsity)

@@ -175,9 +175,15 @@ class Task(ABC, Generic[S]):
         """Label and row counts of the data in one line, and what is odd about it."""
         data = self.data
         features = {"train": data.train, "eval": data.eval, "calibration": data.calibration}
-        found = check(data.examples, self.reading, features=features, tokenizer=self.loaded.tokenizer)
+        found = check(
+            data.examples, self.reading, features=features, tokenizer=self.loaded.tokenizer, **self.more_checks()
+        )
         rows = ", ".join(f"{split.rows} {name} rows" for name, split in found.splits.items())
         return f"{found.label}: {rows}", found.warnings()
+
+    def more_checks(self) -> dict[str, Any]:
+        """What the checks of the data are told besides."""
+        return {}
 
     # ---- training
 

@@ -64,7 +64,7 @@ def make_engine(settings: ServeSettings, model: Any, loaded: Any, *, is_t5: bool
     bounds = settings.engine
     limits = EngineLimits(bounds.max_rows, bounds.max_encode_tokens)
     if is_t5:
-        return T5Engine(model, loaded.tokenizer, limits=limits, fuse=True)
+        return T5Engine(model, loaded.tokenizer, limits=limits, fuse=True, answers=loaded.answers)
     return HeadEngine(loaded, limits=limits)
 
 
