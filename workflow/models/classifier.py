@@ -28,6 +28,7 @@ from workflow.models.load import (
     load_seq2seq,
     load_tokenizer,
     model_family,
+    read_tokenizer,
     some,
 )
 from workflow.models.nanogpt import is_nanogpt, read_nanogpt
@@ -181,7 +182,7 @@ def _load_with_head(
         )
     if config.model_type not in ("gpt2",) and not _is_encoder(config):
         raise ModelError(f"{name}: a {config.model_type} model; of decoder-only models, this program scores with gpt2")
-    loaded_tokenizer = load_tokenizer(tokenizer or name, for_scores=True)
+    loaded_tokenizer, tokenizer_notes = read_tokenizer(tokenizer or name, for_scores=True)
     own = own_labels(config)
     set_up(config, problem, labels, loaded_tokenizer, dropout)
     kind = (
@@ -207,6 +208,7 @@ def _load_with_head(
         )
     new = sorted({*report["missing_keys"], *mismatched})
     loaded = _checked(name, model, loaded_tokenizer, problem, labels, new)
+    loaded = replace(loaded, notes=(*loaded.notes, *tokenizer_notes))
     if loaded.has_new_head or problem == "regression":
         return loaded
     return replace(loaded, notes=(*loaded.notes, *label_notes(name, own, labels)))

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from workflow.errors import ModelError
 from workflow.models.answers import AnswerTexts, read_answers
 from workflow.models.ends import settle_ends
-from workflow.paths import ANSWER_TOKENS_NAME
+from workflow.models.tokenizer_file import as_its_files_say, check_ids
+from workflow.paths import ANSWER_TOKENS_NAME, TOKEN_IDS_NAME
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +34,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.txt", "vocab.json")
+GENERATION_FILE = "generation_config.json"
 LEAST_TOKENS = 8
 
 
@@ -79,12 +81,12 @@ def load_seq2seq(
     config, raw_config = _load_config(name)
     if dropout is not None:
         config.dropout_rate = dropout
-    loaded_tokenizer = load_tokenizer(tokenizer or name)
+    loaded_tokenizer, tokenizer_notes = read_tokenizer(tokenizer or name)
     if len(loaded_tokenizer) > config.vocab_size:
         raise ModelError(
             f"{name}: the tokenizer has {len(loaded_tokenizer)} tokens, the model only {config.vocab_size}; they do not belong together"
         )
-    ends, end_notes = settle_ends(name, config, _generation_file(name), loaded_tokenizer)
+    ends, end_notes = settle_ends(name, config, _stored_json(name, GENERATION_FILE), loaded_tokenizer)
     model, notes = _load_weights(name, config, as_stored=as_stored)
     if raw_config.get("tie_word_embeddings") is False:
         _untie(model)
@@ -94,7 +96,7 @@ def load_seq2seq(
         config, max_new_tokens=model.generation_config.max_new_tokens, ends=ends
     )
     answers = _answers(None if tokenizer else name, config, ends, loaded_tokenizer)
-    return LoadedModel(model, loaded_tokenizer, (*notes, *end_notes), answers=answers)
+    return LoadedModel(model, loaded_tokenizer, (*notes, *tokenizer_notes, *end_notes), answers=answers)
 
 
 def generation_settings(config: Any, *, max_new_tokens: int | None, ends: Sequence[int]) -> Any:
@@ -185,24 +187,26 @@ def stored_file(name: str, file: str) -> Path | None:
     return Path(found) if found is not None else None
 
 
-def _generation_file(name: str) -> dict[str, Any]:
-    """What generation_config.json says; nothing where there is none."""
-    path = stored_file(name, "generation_config.json")
-    with Explained(name, "generation_config.json"):
+def _stored_json(name: str, file: str) -> dict[str, Any]:
+    """What a JSON file of a checkpoint says; nothing where there is none."""
+    path = stored_file(name, file)
+    with Explained(name, file):
         found = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
     return found if isinstance(found, dict) else {}
 
 
 def load_tokenizer(name: str, *, for_scores: bool = False) -> Any:
-    """A checkpoint's tokenizer. Raises ModelError.
+    """A checkpoint's tokenizer, as its files say. Raises ModelError.
 
     A model with a classification head (`for_scores`) needs no end-of-sequence token, but a fast tokenizer that can cut
     texts before it adds special tokens; where it has no padding token (GPT-2), its end-of-text token serves.
     """
-    from transformers import AutoTokenizer
+    return read_tokenizer(name, for_scores=for_scores)[0]
 
-    with Explained(name, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+
+def read_tokenizer(name: str, *, for_scores: bool = False) -> tuple[Any, tuple[str, ...]]:
+    """`load_tokenizer`, with notes of what transformers' class for it would do otherwise. Raises ModelError."""
+    tokenizer, notes = tokenizer_of_files(name)
     if len(tokenizer) < LEAST_TOKENS:  # transformers makes an empty one where the vocabulary is missing
         raise ModelError(f"{name}: the tokenizer has only {len(tokenizer)} tokens; is its vocabulary file missing?")
     if for_scores:
@@ -218,18 +222,34 @@ def load_tokenizer(name: str, *, for_scores: bool = False) -> Any:
         tokenizer.backend_tokenizer.no_padding()
     if tokenizer.pad_token_id is None or (tokenizer.eos_token_id is None and not for_scores):
         raise ModelError(f"{name}: the tokenizer has no end-of-sequence or padding token")
-    return tokenizer
+    return tokenizer, notes
 
 
-def load_answers(name: str) -> AnswerTexts:
-    """How a checkpoint writes answers, without its weights; of what is no T5, by its tokenizer alone. Raises ModelError."""
-    tokenizer = load_tokenizer(name)
+def tokenizer_of_files(name: str) -> tuple[Any, tuple[str, ...]]:
+    """What the files of a folder or hub model say is its tokenizer, whatever that lacks, with notes. Raises ModelError."""
+    from transformers import AutoTokenizer
+
+    with Explained(name, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        has_file = stored_file(name, "tokenizer.json") is not None
+        config = _stored_json(name, "tokenizer_config.json")
+        tokenizer, notes = as_its_files_say(name, tokenizer, config, has_file=has_file)
+    check_ids(name, tokenizer, _stored_json(name, TOKEN_IDS_NAME))
+    return tokenizer, notes
+
+
+def load_answers(name: str) -> tuple[AnswerTexts, tuple[str, ...]]:
+    """How a checkpoint writes answers, without its weights, and notes; of what is no T5, by its tokenizer alone.
+
+    Raises ModelError.
+    """
+    tokenizer, notes = read_tokenizer(name)
     try:
         config, _ = _load_config(name)
     except ModelError:
-        return AnswerTexts(tokenizer, (tokenizer.eos_token_id,))
-    ends, _ = settle_ends(name, config, _generation_file(name), tokenizer)
-    return _answers(name, config, ends, tokenizer)
+        return AnswerTexts(tokenizer, (tokenizer.eos_token_id,)), notes
+    ends, more = settle_ends(name, config, _stored_json(name, GENERATION_FILE), tokenizer)
+    return _answers(name, config, ends, tokenizer), (*notes, *more)
 
 
 def _answers(name: str | None, config: Any, ends: Sequence[int], tokenizer: Any) -> AnswerTexts:

@@ -39,14 +39,15 @@ def check_data(given: Namespace) -> int:
     if _is_for_scores(given, source):
         found = _check_scores(given, source, folder, cache)
     else:
-        answers = _answers(folder)
+        answers, notes = _answers(folder)
         tokenizer = answers.tokenizer if answers is not None else None
         examples = load_examples(source, SEQ2SEQ, cache)
         limits = LengthLimits(given.max_source_length, given.max_target_length)
         features = _features(examples, Seq2SeqEncoder(tokenizer, limits) if tokenizer else None, cache)
         more: dict[str, Any] = {}
         if answers is not None and features is not None:
-            more["answers"], more["findings"] = answers_of(answers, examples, features)
+            more["answers"], findings = answers_of(answers, examples, features)
+            more["findings"] = [*notes, *findings]
         found = check(examples, features=features, tokenizer=tokenizer, **more)
     if given.json:
         print(json.dumps({**found.as_json(), "warnings": found.warnings()}, ensure_ascii=False))
@@ -95,10 +96,10 @@ def _model_folder(given: Namespace, mount: Path) -> str | None:
     return init_model_folder(given.model_init_name, mount) if given.model_init_name is not None else None
 
 
-def _answers(folder: str | None) -> AnswerTexts | None:
-    """How the model would write completions."""
+def _answers(folder: str | None) -> tuple[AnswerTexts | None, tuple[str, ...]]:
+    """How the model would write completions, and notes about its tokens."""
     if folder is None:
-        return None
+        return None, ()
     quiet_transformers()
     return load_answers(folder)
 

@@ -38,7 +38,7 @@ NUM_STEPS = 4
 """Decoder positions that are compared of each prompt."""
 TOLERANCE = 1e-4
 """Of probabilities; rounding of other kernels stays below, a wrong scale does not."""
-EXTRAS = (names.SCORING_NAME, names.CALIBRATION_NAME, names.ANSWER_TOKENS_NAME)
+EXTRAS = (names.SCORING_NAME, names.CALIBRATION_NAME, names.ANSWER_TOKENS_NAME, names.TOKEN_IDS_NAME)
 
 NO_ONNX = "--to onnx: not installed: {}; pip install workflow[onnx]"
 NO_CTRANSLATE2 = "--to ctranslate2: the package ctranslate2 is not installed; pip install ctranslate2"

@@ -16,7 +16,15 @@ from workflow import paths as names
 from workflow.console import make_console
 from workflow.errors import ConfigError, ModelError
 from workflow.files import whole_folder
-from workflow.models.load import FAMILIES, WEIGHT_FILES, Explained, load_seq2seq, model_family, quiet_transformers
+from workflow.models.load import (
+    FAMILIES,
+    WEIGHT_FILES,
+    Explained,
+    load_seq2seq,
+    model_family,
+    quiet_transformers,
+    tokenizer_of_files,
+)
 from workflow.models.nanogpt import is_nanogpt
 from workflow.models.pruning import prune as set_zeros
 from workflow.models.pruning import share_of_zeros
@@ -55,7 +63,7 @@ def _write(source: str, folder: Path, sparsity: float) -> float:
     set_zeros(model, sparsity)
     model.save_pretrained(folder)
     if not Path(source).is_dir():
-        transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False).save_pretrained(folder)
+        tokenizer_of_files(source)[0].save_pretrained(folder)
     for file in Path(source).iterdir() if Path(source).is_dir() else ():  # tokenizer, how it scores
         is_weights = file.name in WEIGHT_FILES or file.name.startswith(("model-", "pytorch_model-"))
         if file.is_file() and not is_weights and not (folder / file.name).exists():
