@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from workflow.data.features import Features, IntArray
 from workflow.data.sources import Row
@@ -41,7 +42,7 @@ def held_tokens(features: Features, tokens: Collection[int], *, ends: Collection
 
 def _occurrences(
     features: Features, tokens: Collection[int], *, inside: bool = False
-) -> Iterator[tuple[IntArray, IntArray]]:
+) -> Iterator[tuple[npt.NDArray[np.integer], IntArray]]:
     """(rows, tokens) of some rows at a time, wherever one of the tokens stands; `inside`: not as the last of a row."""
     wanted = np.array(sorted(tokens), dtype=np.int32)
     for first in range(0, len(features), ROWS_PER_LOOK):
