@@ -15,6 +15,7 @@ from workflow.models.classifier import load_classifier
 from workflow.models.load import load_seq2seq, read_tokenizer
 from workflow.models.save import write_model
 from workflow.models.scratch import byte_vocabulary
+from workflow.models.tokenizer_file import write_ids
 
 TEXTS = ["{red: one}", "<sep>red<sep> red", "red {green} ", "  red  green\n", "RED Rédd", "red"]
 FIRST = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": True}
@@ -43,7 +44,6 @@ def added(number, text, *, special):
 def of_version_4(flan_like, tmp_path):
     """A checkpoint with a tokenizer as transformers 4 writes it, whose blanks are told apart behind added tokens."""
     shutil.copytree(flan_like, tmp_path / "m")
-    (tmp_path / "m/token_ids.json").unlink()
     size = len(AutoTokenizer.from_pretrained(flan_like))
     tokens = [added(size + place, text, special=text == "<sep>") for place, text in enumerate(["{", "}", "<sep>"])]
 
@@ -162,6 +162,8 @@ def test_other_ids_than_a_run_was_trained_on_are_refused(of_version_4, flan_like
     loaded = load_seq2seq(str(of_version_4))
     (tmp_path / "saved").mkdir()
     write_model(tmp_path / "saved", loaded.model, loaded.tokenizer, dict(loaded.model.named_parameters()))
+    write_ids(tmp_path / "saved", loaded.tokenizer)
+    assert not load_seq2seq(str(tmp_path / "saved")).notes
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(flan_like / file, tmp_path / "saved")
     with pytest.raises(ModelError, match="other token ids than the model was trained on"):

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from tests.conftest import SMALL
 from tests.server.conftest import serving, settings_of
@@ -75,6 +76,10 @@ def evaluated(command, place, tmp_path, monkeypatch, model, data):
 def test_a_checkpoint_tells_what_its_answers_keep(run):
     found = json.loads((run / "answer_tokens.json").read_text())["tokens"]
     assert found == {"<sep>": {"before": None, "after": "", "between": None}}
+    ids = json.loads((run / "token_ids.json").read_text())["ids"]
+    tokenizer = AutoTokenizer.from_pretrained(run)
+    assert ids
+    assert all(tokenizer(text).input_ids == found for text, found in ids.items())
 
 
 @pytest.mark.parametrize(

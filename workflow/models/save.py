@@ -14,7 +14,6 @@ from workflow.models.adapters import ADAPTER_FOLDER
 from workflow.models.ends import end_tokens
 from workflow.models.load import generation_settings
 from workflow.models.quantised import num_weights
-from workflow.models.tokenizer_file import write_ids
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +67,6 @@ def write_model(
         model.save_pretrained(folder, state_dict=dict(weights.items()))
     try:
         tokenizer.save_pretrained(folder)
-        write_ids(folder, tokenizer)
     except Exception as error:
         if type(error) is not Exception:
             raise

@@ -25,6 +25,7 @@ from workflow.inference.sampling import SamplingParams
 from workflow.models.answers import AnswerTexts
 from workflow.models.load import LoadedModel, load_seq2seq
 from workflow.models.save import Weights, write_model
+from workflow.models.tokenizer_file import write_ids
 from workflow.models.verbalizers import no_yes_tokens
 from workflow.recipe.answers import answers_of
 from workflow.recipe.cards import write_card
@@ -187,6 +188,7 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
             adapters=self.loaded.adapters,
             answers=answers,
         )
+        write_ids(folder, self.loaded.tokenizer)
         write_card(
             self,
             folder,
