@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,10 +18,12 @@ from workflow.config.settings import Seq2SeqSettings
 from workflow.console import make_console
 from workflow.data.sources import find_source
 from workflow.errors import ModelError
+from workflow.models.load import load_seq2seq
 from workflow.models.scratch import make_model, write_scratch_model
 from workflow.models.shapes import Shape
 from workflow.recipe.place import Place
 from workflow.recipe.seq2seq_task import Seq2SeqTask
+from workflow.recipe.trained import keep_ids
 from workflow.runtime import Ranks
 from workflow.server.loading import make_loader
 
@@ -129,3 +132,13 @@ def test_a_broken_record_is_named(command, place, run, tmp_path):
     (tmp_path / "m/answer_tokens.json").write_text('{"tokens": {"<sep>": 3}}')
     with pytest.raises(ModelError, match=r"answer_tokens\.json: cannot be read"):
         command("generate", tmp_path / "m", PROMPT, "--mount", place)
+
+
+def test_a_resumed_run_with_adapters_keeps_its_checkpoints_tokens(place, run):
+    """Its weights start from the model that it began with, its ids and answers do not."""
+    task = SimpleNamespace(loaded=load_seq2seq(str(place / "models/start")))
+    assert not task.loaded.answers.marks
+    keep_ids(task, str(run))
+    assert {*task.loaded.answers.marks} == {"<sep>"}
+    assert task.loaded.tokenizer is task.loaded.answers.tokenizer
+    assert task.loaded.tokenizer.name_or_path == str(run)

@@ -53,7 +53,7 @@ def _prepare(task: Task[Any], start_from: Path | None) -> None:
     """
     trained, model = task.settings.trained, task.loaded.model
     if start_from is not None and trained.lora_r:
-        _keep_ids(task, str(start_from))
+        keep_ids(task, str(start_from))
     before = {id(parameter): parameter.data_ptr() for parameter in model.parameters()}
     _refuse_sparse(task)
     if start_from is None:
@@ -68,7 +68,7 @@ def _prepare(task: Task[Any], start_from: Path | None) -> None:
             )
 
 
-def _keep_ids(task: Task[Any], checkpoint: str) -> None:
+def keep_ids(task: Task[Any], checkpoint: str) -> None:
     """Takes the tokenizer of the checkpoint, whose ids the adapters were trained on, and how it writes answers."""
     if task.loaded.answers is not None:
         answers, _ = load_answers(checkpoint)
