@@ -64,12 +64,12 @@ def test_penalties():
     logits = torch.tensor([2.0, -2.0, 1.0, 0.5])
     params = SamplingParams(9, repetition_penalty=1.5)
     theirs = RepetitionPenaltyLogitsProcessor(1.5)(torch.tensor([[0, 1, 1]]), logits[None].clone())[0]
-    assert changed_logits(logits, params, [0, 1, 1], end_token=3).tolist() == pytest.approx(theirs.tolist())
+    assert changed_logits(logits, params, [0, 1, 1], end_tokens=(3,)).tolist() == pytest.approx(theirs.tolist())
     params = SamplingParams(9, presence_penalty=0.5, frequency_penalty=0.25)
-    assert changed_logits(logits, params, [0, 1, 1], end_token=3).tolist() == pytest.approx([1.25, -3.0, 1.0, 0.5])
+    assert changed_logits(logits, params, [0, 1, 1], end_tokens=(3,)).tolist() == pytest.approx([1.25, -3.0, 1.0, 0.5])
     params = SamplingParams(9, logit_bias=((2, 7.0),), min_new_tokens=2)
-    assert changed_logits(logits, params, [0], end_token=3).tolist() == pytest.approx([2.0, -2.0, 8.0, -torch.inf])
-    assert changed_logits(logits, params, [0, 0], end_token=3)[3] == 0.5
+    assert changed_logits(logits, params, [0], end_tokens=(3,)).tolist() == pytest.approx([2.0, -2.0, 8.0, -torch.inf])
+    assert changed_logits(logits, params, [0, 0], end_tokens=(3,))[3] == 0.5
     assert logits.tolist() == [2.0, -2.0, 1.0, 0.5], "the given logits stay"
 
 

@@ -17,7 +17,7 @@ def answer(**params) -> Answer:
     def text_of(tokens) -> str:
         return bytes(tokens).decode("utf-8", errors="replace")
 
-    return Answer(0, SamplingParams(**{"max_new_tokens": 10_000} | params), 0, END, text_of)
+    return Answer(0, SamplingParams(**{"max_new_tokens": 10_000} | params), 0, (END,), text_of)
 
 
 @given(st.text(max_size=30), st.lists(st.text(min_size=1, max_size=4), max_size=3), st.booleans())

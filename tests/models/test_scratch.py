@@ -163,7 +163,7 @@ def test_tokenizers_of_others(flan_like, tmp_path):
         load_bert_tokenizer(str(flan_like))
     with pytest.raises(ModelError, match="has no eos_token; give the tokenizer of a GPT-2"):
         load_gpt2_tokenizer(str(tmp_path / "bert"))
-    with pytest.raises(ModelError, match="nowhere: cannot be read"):
+    with pytest.raises(ModelError, match="nowhere: cannot read its tokenizer"):
         load_bert_tokenizer(str(tmp_path / "nowhere"))
     (tmp_path / "bert/tokenizer.json").unlink()
     with pytest.raises(ModelError, match="special tokens alone"):

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from operator import itemgetter
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,16 @@ MAX_LABELS = 20
 PERCENTILES = (0, 50, 90, 99, 100)
 
 Hashes = npt.NDArray[np.uint64]
+
+
+class Answers(Protocol):
+    """How the tokens of a completion are written, and what of a completion can be written."""
+
+    def __call__(self, tokens: Sequence[int]) -> str:
+        """The text of these tokens."""
+
+    def reference(self, completion: str) -> str:
+        """The completion without ends behind it."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,7 @@ class DataCheck:
     """Rows without a label, by split."""
     classes: list[str] = field(default_factory=list)
     """What is odd about the classes, in words."""
+    findings: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for `--json`."""
@@ -106,6 +117,7 @@ class DataCheck:
         found.sort(key=lambda text: not text.startswith("THE"))
         found += [f"{name}: {count} rows without a label (-1) left out" for name, count in self.left_out.items()]
         found += self.classes
+        found += self.findings
         question, answer = self.nouns
         found += self.notes
         if not any(split.rows for split in self.splits.values()):
@@ -136,8 +148,13 @@ def check(
     *,
     features: dict[str, Features] | None = None,
     tokenizer: Any = None,
+    answers: Answers | None = None,
+    findings: Sequence[str] = (),
 ) -> DataCheck:
-    """Checks each split; lengths and round trips where features and tokenizer are given."""
+    """Checks each split; lengths and round trips where features and tokenizer are given.
+
+    `answers` writes completions as evaluation does; `findings` are told with the others.
+    """
     splits: dict[str, SplitCheck] = {}
     hashes: dict[str, tuple[Hashes, Hashes]] = {}
     for name in SPLITS:
@@ -148,7 +165,7 @@ def check(
         if features and name in features:
             _add_lengths(splits[name], features[name])
         if tokenizer is not None:
-            _add_round_trips(splits[name], rows, reading.written, tokenizer)
+            _add_round_trips(splits[name], rows, reading.written, tokenizer, answers)
     (train_prompts, train_rows), (eval_prompts, eval_rows) = hashes["train"], hashes["eval"]
     return DataCheck(
         label=examples.label,
@@ -159,6 +176,7 @@ def check(
         nouns=reading.nouns,
         notes=examples.notes,
         left_out=dict(examples.left_out),
+        findings=tuple(findings),
     )
 
 
@@ -221,7 +239,9 @@ def _add_lengths(found: SplitCheck, features: Features) -> None:
         found.truncated[key] = asdict(cut)
 
 
-def _add_round_trips(found: SplitCheck, rows: Sequence[Row], keys: Sequence[str], tokenizer: Any) -> None:
+def _add_round_trips(
+    found: SplitCheck, rows: Sequence[Row], keys: Sequence[str], tokenizer: Any, answers: Answers | None
+) -> None:
     """Encodes and decodes up to ROUND_TRIP_ROWS rows, evenly spread over the split."""
     stride = max(1, -(-len(rows) // ROUND_TRIP_ROWS))
     numbers = range(0, len(rows), stride)
@@ -231,7 +251,10 @@ def _add_round_trips(found: SplitCheck, rows: Sequence[Row], keys: Sequence[str]
         for start in range(0, len(numbers), 1000):
             part = numbers[start : start + 1000]
             texts = [rows[number][key] for number in part]
-            for number, text, back in zip(part, texts, round_trip(tokenizer, texts), strict=True):
+            as_answers = answers if key == "completion" else None
+            if as_answers is not None:
+                texts = [as_answers.reference(text) for text in texts]
+            for number, text, back in zip(part, texts, round_trip(tokenizer, texts, as_answers), strict=True):
                 if text != back:
                     lost.append((number, text, back))
                     unknown.update(lost_characters(tokenizer, text))
@@ -244,11 +267,13 @@ def _add_round_trips(found: SplitCheck, rows: Sequence[Row], keys: Sequence[str]
             }
 
 
-def round_trip(tokenizer: Any, texts: list[str]) -> list[str]:
-    """Each text encoded and decoded again."""
+def round_trip(tokenizer: Any, texts: list[str], answers: Answers | None = None) -> list[str]:
+    """Each text encoded and decoded again, as answers are where that is given."""
     if not texts:
         return []
     ids = tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+    if answers is not None:
+        return [answers(row) for row in ids]
     decoded: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return decoded
 

@@ -63,6 +63,14 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     return [row if row and row[-1] == end else [*row, end] for row in ids]
 
 
+def _with_one_end(ids: list[int], end: int) -> list[int]:
+    """Without the ends that a text itself was written with."""
+    last = len(ids)
+    while last > 1 and ids[last - 2] == end:
+        last -= 1
+    return ids[:last]
+
+
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """A hash that changes with anything that changes ids."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -92,6 +100,8 @@ class Seq2SeqEncoder:
         found = {}
         for field in self.fields:
             ids = encode(self.tokenizer, [row[field] for row in rows])
+            if field == "completion":
+                ids = [_with_one_end(row, self.tokenizer.eos_token_id) for row in ids]
             found[field] = Encoded([self.limits.cut(row, field) for row in ids], [len(row) for row in ids])
         return found
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from workflow.data.examples import Examples, cache_folder
 from workflow.data.sources import Row
 
-FORMAT = 3
+FORMAT = 4
 ROWS_PER_CALL = 1000
 TARGETS_FILE = "targets.npy"
 
@@ -90,6 +90,11 @@ class Features:
         starts = self._starts[field]
         row: IntArray = self._ids[field][starts[index] : starts[index + 1]]
         return row
+
+    def block(self, field: str, first: int, last: int) -> tuple[IntArray, npt.NDArray[np.int64]]:
+        """Ids of rows `first` to `last` of a field, one row after another, and where each row starts and the last one ends."""
+        starts = np.asarray(self._starts[field][first : last + 1])
+        return np.asarray(self._ids[field][starts[0] : starts[-1]]), starts - starts[0]
 
     def lengths(self, field: str) -> IntArray:
         """Tokens of each row after cutting, int32 of shape [rows]."""

@@ -36,6 +36,9 @@ MAX_SLICES = 50
 RowLosses = Callable[[Sequence[int]], torch.Tensor]
 """Row numbers of the eval split -> the summed loss of each; a collective call, made without rows too."""
 
+Reference = Callable[[str], str]
+"""What an answer can be of a completion."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -116,7 +119,9 @@ class TextEvaluator:
         seed: int,
         label_tokens: tuple[int, ...] | None = None,
         slice_by: str | None = None,
+        reference: Reference = str,
     ) -> None:
+        self.reference = reference
         self.engine = engine
         self.row_losses = row_losses
         self.rows = rows
@@ -177,18 +182,23 @@ class TextEvaluator:
         return {
             "eval_loss": ratio_metric(loss_sums[chosen], labels),
             **text_metrics(
-                [self.rows[row]["completion"] for row in chosen],
+                [self.reference(self.rows[row]["completion"]) for row in chosen],
                 [[answer.text for answer in answers] for answers in generations],
             ),
             "cut_by_length": mean_metric(np.array(cut, dtype=np.float64)),
         }
 
 
-def prediction_record(row: Row, result: Result) -> dict[str, Any]:
-    """One record of a prediction file. `scores` are [p(no), p(yes)], null where the vocabulary has no such tokens."""
+def prediction_record(row: Row, result: Result, reference: Reference = str) -> dict[str, Any]:
+    """One record of a prediction file. `scores` are [p(no), p(yes)], null where the vocabulary has no such tokens.
+
+    `reference` stands there where an answer can be only that of the completion.
+    """
     scores = list(result.scores) if result.scores is not None else None
+    wanted = reference(row["completion"]) if "completion" in row else None
     return {
         "prompt": row["prompt"],
+        **({"reference": wanted} if wanted != row.get("completion") else {}),
         "generations": [
             {"lm_postprocess": generation.text.strip(), "scores": scores, "full_generated": generation.text}
             for generation in result.generations
@@ -198,11 +208,13 @@ def prediction_record(row: Row, result: Result) -> dict[str, Any]:
     }
 
 
-def write_predictions(path: Path, rows: Sequence[Row], results: Sequence[Result]) -> None:
+def write_predictions(
+    path: Path, rows: Sequence[Row], results: Sequence[Result], *, reference: Reference = str
+) -> None:
     """Writes the records as one JSON list, in the order of the rows, duplicates apart."""
     with whole_file(path) as file:
         file.write("[")
         for number, result in enumerate(results):
             file.write(",\n" if number else "\n")
-            json.dump(prediction_record(rows[number], result), file, ensure_ascii=False, allow_nan=False)
+            json.dump(prediction_record(rows[number], result, reference), file, ensure_ascii=False, allow_nan=False)
         file.write("\n]\n")

@@ -7,7 +7,7 @@ them apart.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,11 @@ ROUGE_ROWS = 2000
 def normalise(text: str) -> str:
     """The text with runs of whitespace as one space, none at the ends."""
     return " ".join(text.split())
+
+
+def wanted_text(record: Mapping[str, Any]) -> str:
+    """What a record's answers are measured against."""
+    return str(record.get("reference", (record.get("orig_d") or {}).get("completion", "")))
 
 
 def token_f1(prediction: str, reference: str) -> float:

@@ -13,6 +13,8 @@ import torch
 from workflow.data.packing import pad
 from workflow.inference.requests import GenerateRequest, Generation, Result
 from workflow.inference.sampling import SamplingParams
+from workflow.inference.sequence import Detokenize
+from workflow.models.ends import end_tokens
 
 
 class _FirstLogits:
@@ -48,7 +50,7 @@ class _Unwanted:
 @torch.no_grad()
 def beam_search(
     model: Any,
-    tokenizer: Any,
+    texts: Detokenize,
     requests: Sequence[GenerateRequest],
     *,
     in_step: bool,
@@ -60,7 +62,8 @@ def beam_search(
     `in_step` keeps ranks generating until all are done, which ZeRO-3 needs; a rank without requests passes none.
     """
     params = requests[0].params if requests else SamplingParams(max_new_tokens=1)
-    rows = [list(request.token_ids) for request in requests] or [[model.config.eos_token_id]]
+    ends = end_tokens(model)
+    rows = [list(request.token_ids) for request in requests] or [[ends[0]]]
     first = _FirstLogits(params.num_beams)
     device = model.get_input_embeddings().weight.device
     was_training = model.training
@@ -69,7 +72,7 @@ def beam_search(
         sequences = model.generate(
             input_ids=pad(rows, model.config.pad_token_id).to(device),
             attention_mask=pad([[1] * len(row) for row in rows], 0).to(device),
-            generation_config=_config(model.config, params),
+            generation_config=_config(model.config, params, ends),
             logits_processor=[first],
             stopping_criteria=[_Unwanted(unwanted)],
             synced_gpus=in_step,
@@ -78,7 +81,7 @@ def beam_search(
     finally:
         model.train(was_training)
     return [
-        Result((_generation(sequence, model.config, tokenizer),), first.scores(row, request.label_tokens))
+        Result((_generation(sequence, ends, texts),), first.scores(row, request.label_tokens))
         for row, (request, sequence) in enumerate(zip(requests, sequences[:, 1:].tolist(), strict=False))
     ]
 
@@ -90,7 +93,7 @@ def _empty_cache() -> Any:
     return EncoderDecoderCache(DynamicCache(), DynamicCache())
 
 
-def _config(config: Any, params: SamplingParams) -> Any:
+def _config(config: Any, params: SamplingParams, ends: Sequence[int]) -> Any:
     from transformers import GenerationConfig
 
     return GenerationConfig(
@@ -98,13 +101,12 @@ def _config(config: Any, params: SamplingParams) -> Any:
         num_beams=params.num_beams,
         do_sample=False,
         decoder_start_token_id=config.decoder_start_token_id,
-        eos_token_id=config.eos_token_id,
+        eos_token_id=list(ends),
         pad_token_id=config.pad_token_id,
     )
 
 
-def _generation(sequence: list[int], config: Any, tokenizer: Any) -> Generation:
-    finished = config.eos_token_id in sequence
-    ids = sequence[: sequence.index(config.eos_token_id)] if finished else sequence
-    text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Generation(tuple(ids), text, "stop" if finished else "length", (), len(ids) + finished)
+def _generation(sequence: list[int], ends: Sequence[int], texts: Detokenize) -> Generation:
+    end = next((place for place, token in enumerate(sequence) if token in ends), None)
+    finished, ids = end is not None, sequence[:end]
+    return Generation(tuple(ids), texts(ids), "stop" if finished else "length", (), len(ids) + finished)

@@ -20,6 +20,8 @@ from workflow.inference.runner import T5Runner
 from workflow.inference.sampler import next_tokens
 from workflow.inference.scheduler import Demand, Limits, Scheduler
 from workflow.inference.sequence import Answer
+from workflow.models.answers import AnswerTexts
+from workflow.models.ends import end_tokens
 from workflow.models.ragged_t5 import Encoded
 from workflow.models.t5_weights import T5Weights, whole_already
 
@@ -28,6 +30,7 @@ class T5Engine:
     """Generates and scores with a T5-family model, as its weights are at each step.
 
     `fuse` joins the weights, for models that are not trained any more; `label_tokens` are what scores are of by default.
+    `answers` writes tokens as texts; without it, no special token is kept.
     """
 
     can_generate = True
@@ -42,9 +45,12 @@ class T5Engine:
         label_tokens: Sequence[int] | None = None,
         fuse: bool = False,
         together: Together | None = None,
+        answers: AnswerTexts | None = None,
     ) -> None:
         self.model = model
+        self.texts = answers or AnswerTexts(tokenizer)
         self.tokenizer = tokenizer
+        self.end_tokens = end_tokens(model)
         self.limits = limits or EngineLimits()
         self.label_tokens = tuple(label_tokens) if label_tokens is not None else None
         weights = T5Weights(model, fuse=fuse, gather=together.gather if together else whole_already)
@@ -154,18 +160,15 @@ class T5Engine:
                 index,
                 request.params,
                 request.seed,
-                self.model.config.eos_token_id,
-                self._text,
+                self.end_tokens,
+                self.texts,
+                blanks_may_go=self.texts.blanks_may_go,
                 job=job,
             )
             for index in range(request.params.n)
         ]
         job.state = _Running(answers, job.state.scores if job.state else None)
         return answers
-
-    def _text(self, tokens: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
 
     def _decode(self) -> None:
         answers: list[_JobAnswer] = [answer for _, answer in self.runner.rows]
@@ -208,7 +211,7 @@ class T5Engine:
         requests = [job.request for job in jobs if isinstance(job.request, GenerateRequest)]
         results = beam_search(
             self.model,
-            self.tokenizer,
+            self.texts,
             requests,
             in_step=self.together is not None,
             unwanted=lambda: bool(jobs) and all(job.cancelled for job in jobs),

@@ -33,7 +33,7 @@ def next_tokens(logits: torch.Tensor, answers: Sequence[Answer]) -> list[Choice 
 
 
 def _choice(likeliest: int, raw: torch.Tensor, answer: Answer) -> Choice | Exception:
-    if answer.params.takes_argmax and not (answer.must_go_on and likeliest == answer.end_token):
+    if answer.params.takes_argmax and not (answer.must_go_on and likeliest in answer.end_tokens):
         return likeliest, None
     try:
         return _one(raw, answer)
@@ -44,7 +44,7 @@ def _choice(likeliest: int, raw: torch.Tensor, answer: Answer) -> Choice | Excep
 def _one(raw: torch.Tensor, answer: Answer) -> Choice:
     params = answer.params
     changes = params.changes_logits or answer.must_go_on
-    logits = changed_logits(raw, params, answer.tokens, end_token=answer.end_token) if changes else raw
+    logits = changed_logits(raw, params, answer.tokens, end_tokens=answer.end_tokens) if changes else raw
     token = (
         int(logits.argmax())
         if params.greedy

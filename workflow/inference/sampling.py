@@ -61,7 +61,7 @@ class SamplingParams:
 
 
 def changed_logits(
-    logits: torch.Tensor, params: SamplingParams, generated: Sequence[int], *, end_token: int
+    logits: torch.Tensor, params: SamplingParams, generated: Sequence[int], *, end_tokens: Sequence[int]
 ) -> torch.Tensor:
     """Logits fp32 [vocabulary] after bias, penalties for what was `generated`, and the ban on an early end."""
     logits = logits.clone()
@@ -73,7 +73,7 @@ def changed_logits(
         seen = torch.where(seen > 0, seen / params.repetition_penalty, seen * params.repetition_penalty)
         logits[tokens] = seen - params.presence_penalty - params.frequency_penalty * counts
     if len(generated) < params.min_new_tokens:
-        logits[end_token] = float("-inf")
+        logits[list(end_tokens)] = float("-inf")
     return logits
 
 

@@ -24,9 +24,10 @@ class Answer:
     index: int
     params: SamplingParams
     seed: int
-    end_token: int
+    end_tokens: tuple[int, ...]
     detokenize: Detokenize
-    streamed: bool = False
+    blanks_may_go: bool = False
+    """Whether blanks at the end of an unfinished text may change with the next token."""
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: str | None = None
@@ -53,7 +54,7 @@ class Answer:
         """Takes the next token, and decides whether the answer is finished."""
         if logprob is not None:
             self.logprobs.append(logprob)
-        if token == self.end_token:
+        if token in self.end_tokens:
             self._look_for_stop(is_last=True)
             self.finish_reason = "stop"
             return
@@ -68,7 +69,7 @@ class Answer:
             return
         text = self.detokenize(self.tokens)
         if not is_last:
-            text = text.rstrip(UNDECIDED)  # half a character is no stop string
+            text = self._steady(text)  # half a character is no stop string
         if self.must_go_on:
             self._search_from = len(text)  # what stands here may stay, whether or not it was streamed
             return
@@ -80,7 +81,7 @@ class Answer:
     def chunk(self) -> Chunk | None:
         """What is new since the last chunk; None where nothing is settled yet."""
         text = self.text()
-        settled = text if self.finish_reason else text[: _settled_length(text, self.params.stop)]
+        settled = text if self.finish_reason else _settled(self._steady(text), self.params.stop)
         new = settled[len(self._published) :] if settled.startswith(self._published) else ""
         logprobs = tuple(self.logprobs[self._published_logprobs :])
         if not (new or logprobs or self.finish_reason):
@@ -88,6 +89,11 @@ class Answer:
         self._published += new
         self._published_logprobs = len(self.logprobs)
         return Chunk(self.index, new, logprobs, self.num_tokens, self.finish_reason)
+
+    def _steady(self, text: str) -> str:
+        """As much of an unfinished text as no further token can change: no half character, no blanks that may go."""
+        text = text.rstrip(UNDECIDED)
+        return text.rstrip() if self.blanks_may_go else text
 
     def text(self) -> str:
         """The text so far, up to a stop string."""
@@ -99,11 +105,10 @@ class Answer:
         return Generation(tuple(self.tokens), self.text(), self.finish_reason, tuple(self.logprobs), self.num_tokens)
 
 
-def _settled_length(text: str, stops: Sequence[str]) -> int:
-    """How much of an unfinished text no further token can change: no half character, no beginning of a stop string."""
-    settled = len(text.rstrip(UNDECIDED))
+def _settled(text: str, stops: Sequence[str]) -> str:
+    """As much of a steady text as is certainly no beginning of a stop string."""
     longest = max((len(stop) - 1 for stop in stops), default=0)
-    for held in range(min(longest, settled), 0, -1):
-        if any(stop.startswith(text[settled - held : settled]) for stop in stops):
-            return settled - held
-    return settled
+    for held in range(min(longest, len(text)), 0, -1):
+        if any(stop.startswith(text[-held:]) for stop in stops):
+            return text[:-held]
+    return text

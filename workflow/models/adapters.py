@@ -22,7 +22,8 @@ from safetensors.torch import save_file
 
 from workflow.errors import ConfigError, ModelError, did_you_mean
 from workflow.files import write_json
-from workflow.models.load import head_names, some
+from workflow.models.load import head_names
+from workflow.models.load_report import some
 from workflow.models.quantised import QuantisedLinear, quantise
 from workflow.runtime import seeded
 

@@ -25,14 +25,14 @@ from workflow.models.load import (
     Explained,
     LoadedModel,
     check_folder,
-    check_report,
-    check_unquantised,
     head_names,
     is_path,
     load_seq2seq,
     load_tokenizer,
     model_family,
+    read_tokenizer,
 )
+from workflow.models.load_report import check_report, check_unquantised
 from workflow.models.nanogpt import is_nanogpt, read_nanogpt
 from workflow.models.padding import padding_counts
 from workflow.models.ragged import why_padded
@@ -211,7 +211,7 @@ def _load_with_head(
     if config.model_type not in ("gpt2",) and not _is_encoder(config):
         raise ModelError(f"{name}: a {config.model_type} model; of decoder-only models, this program scores with gpt2")
     check_unquantised(name, config)
-    loaded_tokenizer = load_tokenizer(tokenizer or name, for_scores=True)
+    loaded_tokenizer, tokenizer_notes = read_tokenizer(tokenizer or name, for_scores=True)
     own = own_head(config)
     set_up(config, "regression" if own.is_sigmoid(problem) else problem, labels, loaded_tokenizer, dropout)
     kind = (
@@ -239,7 +239,7 @@ def _load_with_head(
     _order_outputs(name, model, own, problem, labels)
     set_up(config, problem, labels, loaded_tokenizer, dropout)
     loaded = _checked(name, model, loaded_tokenizer, problem, labels, new)
-    loaded = replace(loaded, notes=(*loaded.notes, *notes), own_head=None if is_new_head else own)
+    loaded = replace(loaded, notes=(*loaded.notes, *notes, *tokenizer_notes), own_head=None if is_new_head else own)
     return loaded if loaded.has_new_head else replace(loaded, notes=(*loaded.notes, *label_notes(own, problem, labels)))
 
 

@@ -6,8 +6,10 @@ takes Flan's separate output head for tied and drops it (both look like equal em
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Collection
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from logging import ERROR, getLogger
 from pathlib import Path
@@ -15,7 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from workflow.errors import ModelError
 from workflow.files import LFS_ADVICE, is_lfs_pointer
+from workflow.models.answers import AnswerTexts, read_answers
+from workflow.models.ends import settle_ends
+from workflow.models.load_report import check_report, check_unquantised
 from workflow.models.manifest import check_written
+from workflow.models.tokenizer_file import as_its_files_say, check_ids
+from workflow.paths import ANSWER_TOKENS_NAME, TOKEN_IDS_NAME
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +37,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.txt", "vocab.json")
+GENERATION_FILE = "generation_config.json"
 LEAST_TOKENS = 8
 
 
@@ -45,6 +53,8 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
     new_weights: tuple[str, ...] = ()
     adapters: Adapters | None = None
+    answers: AnswerTexts | None = None
+    """How the tokens of answers become texts; None for a model with a classification head."""
 
     @property
     def size_text(self) -> str:
@@ -81,27 +91,32 @@ def load_seq2seq(
     config, raw_config = _load_config(name)
     if dropout is not None:
         config.dropout_rate = dropout
-    loaded_tokenizer = load_tokenizer(tokenizer or name)
+    loaded_tokenizer, tokenizer_notes = read_tokenizer(tokenizer or name)
     if len(loaded_tokenizer) > config.vocab_size:
         raise ModelError(
             f"{name}: the tokenizer has {len(loaded_tokenizer)} tokens, the model only {config.vocab_size}; they do not belong together"
         )
+    ends, end_notes = settle_ends(name, config, _stored_json(name, GENERATION_FILE), loaded_tokenizer)
     model, notes = _load_weights(name, config, raw_config, as_stored=as_stored, mapped=mapped)
     if raw_config.get("tie_word_embeddings") is False:
         _untie(model)
     # transformers writes `true` for every T5; other readers then tie, or scale the logits by d_model**-0.5.
     model.config.tie_word_embeddings = model.lm_head.weight is model.get_input_embeddings().weight
-    model.generation_config = generation_settings(config, max_new_tokens=model.generation_config.max_new_tokens)
-    return LoadedModel(model, loaded_tokenizer, (*edited, *notes, *head_notes(name, raw_config, model)))
+    model.generation_config = generation_settings(
+        config, max_new_tokens=model.generation_config.max_new_tokens, ends=ends
+    )
+    answers = _answers(None if tokenizer else name, config, ends, loaded_tokenizer)
+    told = (*edited, *notes, *head_notes(name, raw_config, model), *tokenizer_notes, *end_notes)
+    return LoadedModel(model, loaded_tokenizer, told, answers=answers)
 
 
-def generation_settings(config: Any, *, max_new_tokens: int | None) -> Any:
+def generation_settings(config: Any, *, max_new_tokens: int | None, ends: Sequence[int]) -> Any:
     """Plain settings: what a checkpoint adds (penalties, samplers) would else leak into every generation unseen."""
     from transformers import GenerationConfig
 
     return GenerationConfig(
         decoder_start_token_id=config.decoder_start_token_id,
-        eos_token_id=config.eos_token_id,
+        eos_token_id=ends[0] if len(ends) == 1 else list(ends),
         pad_token_id=config.pad_token_id,
         max_new_tokens=max_new_tokens,
     )
@@ -187,26 +202,38 @@ def _load_config(name: str) -> tuple[Any, dict[str, Any]]:
     return config, raw
 
 
-def check_unquantised(name: str, config: Any) -> None:
-    """Raises ModelError for a configuration that says how its weights were quantised."""
-    if found := getattr(config, "quantization_config", None):
-        method = found.get("quant_method", "unknown") if isinstance(found, dict) else type(found).__name__
-        raise ModelError(
-            f"{name}: a quantised checkpoint (quantization_config of config.json: {method}); name the one that it was made "
-            "from, in fp32, bf16 or fp16"
-        )
+def stored_file(name: str, file: str) -> Path | None:
+    """A file of a checkpoint's folder, or of a hub model in the local cache; None where it has none."""
+    from transformers.utils import cached_file
+
+    if is_path(name):
+        path = Path(name) / file
+        return path if path.is_file() else None
+    lenient = ("gated_repo", "missing_entries", "connection_errors")
+    found = cached_file(name, file, **{f"_raise_exceptions_for_{what}": False for what in lenient})
+    return Path(found) if found is not None else None
+
+
+def _stored_json(name: str, file: str) -> dict[str, Any]:
+    """What a JSON file of a checkpoint says; nothing where there is none."""
+    path = stored_file(name, file)
+    with Explained(name, file):
+        found = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+    return found if isinstance(found, dict) else {}
 
 
 def load_tokenizer(name: str, *, for_scores: bool = False) -> Any:
-    """A checkpoint's tokenizer. Raises ModelError.
+    """A checkpoint's tokenizer, as its files say. Raises ModelError.
 
     A model with a classification head (`for_scores`) needs no end-of-sequence token, but a fast tokenizer that can cut
     texts before it adds special tokens; where it has no padding token (GPT-2), its end-of-text token serves.
     """
-    from transformers import AutoTokenizer
+    return read_tokenizer(name, for_scores=for_scores)[0]
 
-    with Explained(name, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+
+def read_tokenizer(name: str, *, for_scores: bool = False) -> tuple[Any, tuple[str, ...]]:
+    """`load_tokenizer`, with notes of what transformers' class for it would do otherwise. Raises ModelError."""
+    tokenizer, notes = tokenizer_of_files(name)
     if len(tokenizer) < LEAST_TOKENS:  # transformers makes an empty one where the vocabulary is missing
         raise ModelError(f"{name}: the tokenizer has only {len(tokenizer)} tokens; is its vocabulary file missing?")
     if for_scores:
@@ -222,7 +249,40 @@ def load_tokenizer(name: str, *, for_scores: bool = False) -> Any:
         tokenizer.backend_tokenizer.no_padding()
     if tokenizer.pad_token_id is None or (tokenizer.eos_token_id is None and not for_scores):
         raise ModelError(f"{name}: the tokenizer has no end-of-sequence or padding token")
-    return tokenizer
+    return tokenizer, notes
+
+
+def tokenizer_of_files(name: str) -> tuple[Any, tuple[str, ...]]:
+    """What the files of a folder or hub model say is its tokenizer, whatever that lacks, with notes. Raises ModelError."""
+    from transformers import AutoTokenizer
+
+    with Explained(name, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        has_file = stored_file(name, "tokenizer.json") is not None
+        config = _stored_json(name, "tokenizer_config.json")
+        tokenizer, notes = as_its_files_say(name, tokenizer, config, has_file=has_file)
+    check_ids(name, tokenizer, _stored_json(name, TOKEN_IDS_NAME))
+    return tokenizer, notes
+
+
+def load_answers(name: str) -> tuple[AnswerTexts, tuple[str, ...]]:
+    """How a checkpoint writes answers, without its weights, and notes; of what is no T5, by its tokenizer alone.
+
+    Raises ModelError.
+    """
+    tokenizer, notes = read_tokenizer(name)
+    try:
+        config, _ = _load_config(name)
+    except ModelError:
+        return AnswerTexts(tokenizer, (tokenizer.eos_token_id,)), notes
+    ends, more = settle_ends(name, config, _stored_json(name, GENERATION_FILE), tokenizer)
+    return _answers(name, config, ends, tokenizer), (*notes, *more)
+
+
+def _answers(name: str | None, config: Any, ends: Sequence[int], tokenizer: Any) -> AnswerTexts:
+    """As a checkpoint's record says; `name` is None where the tokenizer is another's."""
+    record = stored_file(name, ANSWER_TOKENS_NAME) if name is not None else None
+    return read_answers(record, tokenizer, ends=ends, start=config.decoder_start_token_id)
 
 
 def _load_weights(
@@ -251,41 +311,12 @@ def _load_weights(
     return model, check_report(name, model, report)
 
 
-def check_report(name: str, model: Any, report: dict[str, Any], *, may_be_new: Collection[str] = ()) -> list[str]:
-    """What transformers found in the files beyond a model's weights, as notes; `may_be_new` weights may be others, or missing.
-
-    Raises ModelError for other weights that transformers made anew.
-    """
-    mismatched = {
-        found[0]: shapes(found[0], tuple(found[1]), tuple(found[2])) for found in sorted(report["mismatched_keys"])
-    }
-    if odd := [text for key, text in mismatched.items() if key not in may_be_new]:
-        raise ModelError(f"{name}: weights and config.json disagree about shapes: {some(odd)}")
-    if missing := sorted(key for key in report["missing_keys"] if key not in may_be_new):
-        raise ModelError(
-            f"{name}: the weights lack {len(missing)} tensors of its {model.config.model_type}: {some(missing)}"
-        )
-    unexpected = sorted(report["unexpected_keys"])
-    return [f"{len(unexpected)} tensors of the checkpoint are not used: {some(unexpected)}"] if unexpected else []
-
-
-def shapes(key: str, found: tuple[int, ...], expected: tuple[int, ...]) -> str:
-    """`shared.weight is 64x32 in the files, 96x32 by config.json`."""
-    in_file, by_config = ("x".join(map(str, shape)) or "a single number" for shape in (found, expected))
-    return f"{key} is {in_file} in the files, {by_config} by config.json"
-
-
 def _untie(model: Any) -> None:
     """Gives the model a head of its own where its configuration says so and loading had tied it."""
     import torch
 
     if model.lm_head.weight is model.get_input_embeddings().weight:
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
-
-
-def some(names: list[str]) -> str:
-    """The first few names."""
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _unreadable(folder: Path) -> Path | None:
@@ -331,6 +362,9 @@ def quiet_transformers() -> None:
         os.environ["DS_ACCELERATOR"] = "cpu"  # transformers imports DeepSpeed, which else warns that it found no other
     from transformers.utils import logging
 
+    warnings.filterwarnings(
+        "ignore", message="This sequence already has"
+    )  # ByT5's, of an end that a text was written with
     getLogger("bitsandbytes").setLevel(ERROR)  # peft imports it; it misses kernels that nobody needs
     logging.set_verbosity_error()
     logging.disable_progress_bar()

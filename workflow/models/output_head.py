@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from workflow.errors import ModelError
-from workflow.models.load import shapes
+from workflow.models.load_report import shapes
 from workflow.models.stored import Stored
 from workflow.models.t5_weights import output_scale
 

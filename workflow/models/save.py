@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from workflow.files import write_json
 from workflow.models.adapters import ADAPTER_FOLDER
+from workflow.models.ends import end_tokens
 from workflow.models.load import generation_settings
 from workflow.models.quantised import num_weights
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from workflow.models.adapters import Adapters
+    from workflow.models.answers import AnswerTexts
 
 SHARD_BYTES = 4 << 30
 FP32_BYTES = 4
@@ -40,8 +42,9 @@ def write_model(
     max_new_tokens: int | None = None,
     shard_bytes: int = SHARD_BYTES,
     adapters: Adapters | None = None,
+    answers: AnswerTexts | None = None,
 ) -> None:
-    """Writes weights (safetensors), configuration, tokenizer and, for models that generate, generation settings.
+    """Writes weights (safetensors), configuration, tokenizer and, for models that generate, generation settings and `answers`.
 
     `weights` are named as in `model.named_parameters()`, so tied weights stand in them once: a state dict gathered
     under ZeRO would hold T5's embedding three times. A model beyond `shard_bytes` (in fp32) is written in files of about
@@ -56,7 +59,7 @@ def write_model(
     if model.can_generate():
         # Without a length of its own, generate() stops after 20 tokens.
         length = max_new_tokens or model.generation_config.max_new_tokens
-        model.generation_config = generation_settings(model.config, max_new_tokens=length)
+        model.generation_config = generation_settings(model.config, max_new_tokens=length, ends=end_tokens(model))
     if FP32_BYTES * num_weights(model) > shard_bytes and not _is_renamed(model):
         model.save_pretrained(folder, state_dict={}, save_original_format=False)  # all but the weights
         _write_shards(folder, weights, shard_bytes)
@@ -68,6 +71,8 @@ def write_model(
         if type(error) is not Exception:
             raise
         raise OSError(str(error)) from error  # how the tokenizers library tells of a full disk
+    if answers is not None:
+        answers.write(folder)
 
 
 def in_shards(tensors: Iterable[tuple[str, torch.Tensor]], shard_bytes: int) -> Iterator[dict[str, torch.Tensor]]:

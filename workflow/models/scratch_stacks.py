@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from workflow.errors import ModelError
+from workflow.models.load import tokenizer_of_files
 from workflow.models.scratch import MAX_TRAINING_TEXTS
 from workflow.models.shapes import StackShape
 from workflow.runtime import seeded
@@ -110,13 +111,10 @@ def load_gpt2_tokenizer(name: str) -> Any:
 
 
 def _load_tokenizer(name: str, kind: str, needed: tuple[str, ...]) -> Any:
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # transformers raises many kinds: no network, no file, not JSON
-        reason = " ".join(str(error).split())[:400]
-        raise ModelError(f"--tokenizer {name}: cannot be read: {reason}") from error
+        tokenizer, _ = tokenizer_of_files(name)
+    except ModelError as error:
+        raise ModelError(f"--tokenizer {error}") from error
     if missing := [token for token in needed if getattr(tokenizer, token) is None]:
         raise ModelError(f"--tokenizer {name}: has no {', '.join(missing)}; give the tokenizer of a {kind}")
     # transformers makes a tokenizer of the special tokens alone where the vocabulary is missing.

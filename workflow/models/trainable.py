@@ -11,7 +11,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from workflow.errors import ConfigError
-from workflow.models.load import head_names, some
+from workflow.models.load import head_names
+from workflow.models.load_report import some
 from workflow.models.quantised import num_weights
 
 

@@ -63,6 +63,8 @@ class CardFacts:
     max_length: int = 0
     keep: str = "end"
     max_new_tokens: int = 0
+    left_out: Sequence[int] = ()
+    """Tokens that are no part of answers, where these keep special tokens."""
     has_adapters: bool = False
     average: str = ""
     """What these weights are the average of, where they are one."""
@@ -158,6 +160,7 @@ def _loading(facts: CardFacts) -> str:
         low=facts.range[0],
         high=facts.range[1],
         max_new_tokens=facts.max_new_tokens,
+        left_out=facts.left_out,
     )
     template = ""
     if facts.template is not None:
@@ -193,6 +196,13 @@ def _limits(facts: CardFacts) -> str:
         f"Inputs beyond {facts.max_length:,} tokens were cut; their {facts.keep} was kept.",
         *facts.truncated,
         *([f"Answers stop after {facts.max_new_tokens:,} tokens."] if facts.kind == "texts" else []),
+        *(
+            [
+                "Answers keep special tokens that completions hold: `answer_tokens.json` has them, and the blanks beside them."
+            ]
+            if facts.left_out
+            else []
+        ),
         *([facts.calibration] if facts.calibration else []),
         "No licence is stated: those of the start model and of the data apply.",
     ]

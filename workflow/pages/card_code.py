@@ -17,7 +17,7 @@ model = AutoModelForSeq2SeqLM.from_pretrained(folder)
 prompt = "Your prompt"
 inputs = tokenizer(prompt, return_tensors="pt")
 ids = model.generate(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, max_new_tokens={max_new_tokens})
-answer = tokenizer.decode(ids[0], skip_special_tokens=True)
+{answer}
 print(answer)
 """
 _LABELS = """\
@@ -50,9 +50,13 @@ with torch.no_grad():
 """
 
 
-def texts(*, max_new_tokens: int, **_: Any) -> str:
-    """Of a model that answers prompts; ends with `answer`."""
-    return _TEXTS.format(max_new_tokens=max_new_tokens)
+def texts(*, max_new_tokens: int, left_out: Sequence[int], **_: Any) -> str:
+    """Of a model that answers prompts; ends with `answer`. `left_out` are no part of texts; without any, no special token is."""
+    answer = "answer = tokenizer.decode(ids[0], skip_special_tokens=True)"
+    if left_out:
+        tokens = f"[token for token in ids[0].tolist() if token not in {sorted(left_out)}]"
+        answer = f"answer = tokenizer.decode({tokens})  # answers keep other special tokens"
+    return _TEXTS.format(max_new_tokens=max_new_tokens, answer=answer)
 
 
 def labels(

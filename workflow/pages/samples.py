@@ -23,7 +23,7 @@ from workflow.errors import WorkflowError
 from workflow.evaluation.metrics import Floats
 from workflow.evaluation.prediction_files import said_of
 from workflow.evaluation.score_files import ROW, SCORE, classes_of
-from workflow.evaluation.text_metrics import normalise, token_f1
+from workflow.evaluation.text_metrics import normalise, token_f1, wanted_text
 from workflow.pages.run_files import RunFiles
 from workflow.paths import SCORES_NAME
 
@@ -135,9 +135,8 @@ def look_at_texts(run: RunFiles, step: int) -> tuple[Looked, list[Sample]]:
 
 
 def _read_text(record: dict[str, Any]) -> tuple[str, str, str, bool]:
-    row = record.get("orig_d") or {}
     generations = record.get("generations") or [{}]
-    given, wanted = str(generations[0].get("full_generated", "")), str(row.get("completion", ""))
+    given, wanted = str(generations[0].get("full_generated", "")), wanted_text(record)
     return str(record.get("prompt", "")), wanted, given, normalise(given) == normalise(wanted)
 
 

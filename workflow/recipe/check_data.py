@@ -25,8 +25,10 @@ from workflow.data.features import Features, RowEncoder, load_features
 from workflow.data.scoring import Scoring
 from workflow.data.sources import Source, find_source
 from workflow.data.texts import TEXT_KEYS, read_template
+from workflow.models.answers import AnswerTexts
 from workflow.models.input_lengths import most_tokens_of
-from workflow.models.load import FAMILIES, load_tokenizer, model_family, quiet_transformers
+from workflow.models.load import FAMILIES, load_answers, load_tokenizer, model_family, quiet_transformers
+from workflow.recipe.answers import answers_of
 from workflow.recipe.place import init_model_folder, inside_run
 from workflow.recipe.settling import settled
 
@@ -39,11 +41,16 @@ def check_data(given: Namespace) -> int:
     if _is_for_scores(given, source):
         found = _check_scores(given, source, folder, cache)
     else:
-        tokenizer = _tokenizer(folder, for_scores=False)
+        answers, notes = _answers(folder)
+        tokenizer = answers.tokenizer if answers is not None else None
         examples = load_examples(source, SEQ2SEQ, cache)
         limits = LengthLimits(given.max_source_length, given.max_target_length)
         features = _features(examples, Seq2SeqEncoder(tokenizer, limits) if tokenizer else None, cache)
-        found = check(examples, features=features, tokenizer=tokenizer)
+        more: dict[str, Any] = {}
+        if answers is not None and features is not None:
+            more["answers"], findings = answers_of(answers, examples, features)
+            more["findings"] = [*notes, *findings]
+        found = check(examples, features=features, tokenizer=tokenizer, **more)
     if given.json:
         print(json.dumps({**found.as_json(), "warnings": found.warnings()}, ensure_ascii=False))
         return 0
@@ -98,6 +105,14 @@ def _model_folder(given: Namespace, mount: Path) -> str | None:
     if given.model_init_path is not None:
         return inside_run(given.model_init_path)
     return init_model_folder(given.model_init_name, mount) if given.model_init_name is not None else None
+
+
+def _answers(folder: str | None) -> tuple[AnswerTexts | None, tuple[str, ...]]:
+    """How the model would write completions, and notes about its tokens."""
+    if folder is None:
+        return None, ()
+    quiet_transformers()
+    return load_answers(folder)
 
 
 def _tokenizer(name: str | None, *, for_scores: bool) -> Any:

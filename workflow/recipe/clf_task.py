@@ -42,6 +42,7 @@ from workflow.inference.interface import EngineLimits, Together
 from workflow.models.classifier import LoadedClassifier, load_classifier
 from workflow.models.load import tokenizer_stands_in
 from workflow.models.save import Weights, write_model
+from workflow.models.tokenizer_file import write_ids
 from workflow.recipe.cards import scorer_facts, write_card
 from workflow.recipe.place import init_model_folder, inside_run
 from workflow.recipe.scorers import (
@@ -286,6 +287,7 @@ class ClfTask(Task[ClfSettings]):
     def write_model(self, folder: Path, weights: Weights, step: int, *, of: str = "") -> None:
         """The model, how to score with it, and the calibration where this very step was evaluated."""
         write_model(folder, self.loaded.model, self.loaded.tokenizer, weights, adapters=self.loaded.adapters)
+        write_ids(folder, self.loaded.tokenizer)
         write_json(folder / names.SCORING_NAME, replace(self.scoring, max_length=self.max_length).as_json())
         found = self.evaluated_at(step, of)
         if isinstance(found, ScoreEvaluation) and found.calibration is not None:

@@ -39,7 +39,7 @@ NUM_STEPS = 4
 """Decoder positions that are compared of each prompt."""
 TOLERANCE = 1e-4
 """Of probabilities; rounding of other kernels stays below, a wrong scale does not."""
-EXTRAS = (names.SCORING_NAME, names.CALIBRATION_NAME)
+EXTRAS = (names.SCORING_NAME, names.CALIBRATION_NAME, names.ANSWER_TOKENS_NAME, names.TOKEN_IDS_NAME)
 
 NO_ONNX = f"--to onnx: not installed: {{}}; {install_command('onnx')}"
 NO_CTRANSLATE2 = "--to ctranslate2: the package ctranslate2 is not installed; pip install ctranslate2"
@@ -58,6 +58,8 @@ def export(given: Namespace) -> int:
         raise ConfigError(f"--out {out}: exists; name a folder to make")
     out.parent.mkdir(parents=True, exist_ok=True)
     loaded = _load(source)
+    for note in loaded.notes:
+        make_console().print(f"note: {note}", markup=False, soft_wrap=True)
     prompts = given.prompt or PROMPTS
     if empty := [prompt for prompt in prompts if not _has_words(loaded, prompt)]:
         raise ConfigError(f"--prompt {empty[0]!r}: has no tokens to compare with; write some words, or leave it out")

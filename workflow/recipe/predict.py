@@ -41,7 +41,7 @@ def answer(
     """Answers prompts, whole (nothing is cut), in their order."""
     ids = encode(loaded.tokenizer, list(prompts))
     limits = EngineLimits.at_least(rows=max(batch_size, params.n), tokens=max(map(len, ids), default=1))
-    engine = T5Engine(model, loaded.tokenizer, limits=limits, fuse=True)
+    engine = T5Engine(model, loaded.tokenizer, limits=limits, fuse=True, answers=loaded.answers)
     labels = no_yes_tokens(loaded.tokenizer)
     requests = [
         GenerateRequest(row, params, seed=derived_seed(seed, "sampling", number), label_tokens=labels)
@@ -57,6 +57,8 @@ def generate(given: Namespace) -> int:
     rows = _prompt_rows(given)
     source = model_to_use(given.model, place.mount)
     loaded = load_seq2seq(source)
+    for note in loaded.notes:
+        print(f"note: {note}", file=sys.stderr)
     params = SamplingParams(
         max_new_tokens=given.max_new_tokens or loaded.model.generation_config.max_new_tokens or DEFAULT_NEW_TOKENS,
         temperature=given.temperature,
@@ -74,7 +76,8 @@ def generate(given: Namespace) -> int:
         print(f"note: {longer}", file=sys.stderr)
     cut = sum(generation.finish_reason == "length" for result in results for generation in result.generations)
     if given.out:
-        write_predictions(given.out, rows, results)
+        assert loaded.answers is not None
+        write_predictions(given.out, rows, results, reference=loaded.answers.reference)
         place.console.print(f"{len(rows)} rows answered; predictions in {given.out}")
     else:
         for result in results:

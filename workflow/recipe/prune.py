@@ -21,12 +21,12 @@ from workflow.models.load import (
     WEIGHT_FILES,
     Explained,
     check_folder,
-    check_report,
-    check_unquantised,
     load_seq2seq,
     model_family,
     quiet_transformers,
+    tokenizer_of_files,
 )
+from workflow.models.load_report import check_report, check_unquantised
 from workflow.models.manifest import MANIFEST_FILE
 from workflow.models.nanogpt import is_nanogpt
 from workflow.models.pruning import prune as set_zeros
@@ -60,14 +60,15 @@ def _write(source: str, folder: Path, sparsity: float) -> float:
     if model_family(source) in FAMILIES:
         loaded = load_seq2seq(source)
         set_zeros(loaded.model, sparsity)
-        write_model(folder, loaded.model, loaded.tokenizer, dict(loaded.model.named_parameters()))
+        weights = dict(loaded.model.named_parameters())
+        write_model(folder, loaded.model, loaded.tokenizer, weights, answers=loaded.answers)
         return share_of_zeros(loaded.model)
     check_folder(source)
     model = _load(source)
     set_zeros(model, sparsity)
     model.save_pretrained(folder)
     if not Path(source).is_dir():
-        transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False).save_pretrained(folder)
+        tokenizer_of_files(source)[0].save_pretrained(folder)
     for file in Path(source).iterdir() if Path(source).is_dir() else ():  # tokenizer, how it scores
         is_weights = file.name in (*WEIGHT_FILES, MANIFEST_FILE) or file.name.startswith(("model-", "pytorch_model-"))
         if file.is_file() and not is_weights and not (folder / file.name).exists():

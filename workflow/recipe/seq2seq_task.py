@@ -5,8 +5,10 @@ Knows nothing of run folders or of how an update is made.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,9 +22,12 @@ from workflow.evaluation.evaluator import Evaluation, TextEvaluation, TextEvalua
 from workflow.inference.engine import T5Engine
 from workflow.inference.interface import EngineLimits, Together
 from workflow.inference.sampling import SamplingParams
+from workflow.models.answers import AnswerTexts
 from workflow.models.load import LoadedModel, load_seq2seq
 from workflow.models.save import Weights, write_model
+from workflow.models.tokenizer_file import write_ids
 from workflow.models.verbalizers import no_yes_tokens
+from workflow.recipe.answers import answers_of
 from workflow.recipe.cards import write_card
 from workflow.recipe.place import init_model_folder, inside_run
 from workflow.recipe.task import Task
@@ -83,6 +88,18 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
             self.loaded.tokenizer, LengthLimits(data.max_source_length, data.max_target_length, data.keep_source)
         )
 
+    @functools.cached_property
+    def answers_and_findings(self) -> tuple[AnswerTexts, list[str]]:
+        """How answers are written, now that the data is known, and what is to be told of special tokens in it."""
+        assert self.loaded.answers is not None
+        data = self.data
+        return answers_of(self.loaded.answers, data.examples, {"train": data.train, "eval": data.eval})
+
+    def more_checks(self) -> dict[str, Any]:
+        """Completions are read as answers are written."""
+        answers, findings = self.answers_and_findings
+        return {"answers": answers, "findings": findings}
+
     def header(self) -> Sequence[str]:
         """Size, head, dropout."""
         head = "own output head" if self.loaded.has_own_head else "output head tied to the embeddings"
@@ -132,7 +149,8 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
         limits = EngineLimits.at_least(
             rows=max(evaluation.eval_batch_size, evaluation.n_samples), tokens=data.max_source_length
         )
-        engine = T5Engine(model, tokenizer, limits=limits, together=together)
+        answers, _ = self.answers_and_findings
+        engine = T5Engine(model, tokenizer, limits=limits, together=together, answers=answers)
 
         losses = self._loss_on(self.data.eval)
 
@@ -155,10 +173,12 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
             seed=self.settings.run.seed,
             label_tokens=no_yes_tokens(tokenizer),
             slice_by=evaluation.slice_by,
+            reference=answers.reference,
         )
 
     def write_model(self, folder: Path, weights: Weights, step: int, *, of: str = "") -> None:
         """The model, with the length that answers may have, and its card."""
+        answers, _ = self.answers_and_findings
         write_model(
             folder,
             self.loaded.model,
@@ -166,7 +186,9 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
             weights,
             max_new_tokens=self.sampling.max_new_tokens,
             adapters=self.loaded.adapters,
+            answers=answers,
         )
+        write_ids(folder, self.loaded.tokenizer)
         write_card(
             self,
             folder,
@@ -176,6 +198,7 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
             kind="texts",
             max_length=self.settings.data.max_source_length,
             max_new_tokens=self.sampling.max_new_tokens,
+            left_out=(*answers.never_shown, *answers.ends) if answers.marks else (),
         )
 
     def record(self, paths: names.RunPaths, step: int, found: Evaluation, *, of: str = "") -> None:
@@ -186,7 +209,14 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
     def write_predictions(self, file: Path, found: Evaluation) -> None:
         """The answers to each eval row."""
         assert isinstance(found, TextEvaluation)
-        write_predictions(file, self.data.examples.eval, found.results)
+        answers, _ = self.answers_and_findings
+        write_predictions(file, self.data.examples.eval, found.results, reference=answers.reference)
+
+    def record_alone(self, file: Path, found: Evaluation) -> None:
+        """Also tells of special tokens in the completions."""
+        for finding in self.answers_and_findings[1]:
+            self.write_note(f"note: {finding}")
+        super().record_alone(file, found)
 
     def predictions_alone(self) -> Path:
         """In PRED_DIR of preds/."""

@@ -179,10 +179,16 @@ class Task(ABC, Generic[S]):
         """Label and row counts of the data in one line, and what is odd about it."""
         data = self.data
         features = {"train": data.train, "eval": data.eval, "calibration": data.calibration}
-        found = check(data.examples, self.reading, features=features, tokenizer=self.loaded.tokenizer)
+        found = check(
+            data.examples, self.reading, features=features, tokenizer=self.loaded.tokenizer, **self.more_checks()
+        )
         found.classes = self.odd_classes()
         rows = ", ".join(f"{split.rows} {name} rows" for name, split in found.splits.items())
         return f"{found.label}: {rows}", found.warnings()
+
+    def more_checks(self) -> dict[str, Any]:
+        """What the checks of the data are told besides."""
+        return {}
 
     def say_data(self) -> None:
         """Prints how many rows there are, and what is odd about them; by the first rank."""
@@ -297,6 +303,8 @@ class Task(ABC, Generic[S]):
         found = self.evaluator(None).evaluate()
 
         def write() -> None:
+            for note in self.loaded.notes:
+                self.write_note(f"note: {note}")
             self.record_alone(file, found)
             self.write_note(found.one_line())
             self.write_note(f"predictions in {file}")

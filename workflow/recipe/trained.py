@@ -12,7 +12,7 @@ from typing import Any
 from workflow.config.sections import TrainedSection
 from workflow.errors import ConfigError
 from workflow.models.adapters import ADAPTER_FOLDER, AdapterPlan, add_adapters
-from workflow.models.load import head_names
+from workflow.models.load import head_names, load_answers, load_tokenizer
 from workflow.models.pruning import share_of_zeros
 from workflow.models.quantised import INSTALL, is_installed, quantised_maps
 from workflow.models.trainable import share_text, train_only
@@ -52,6 +52,8 @@ def _prepare(task: Task[Any], start_from: Path | None) -> None:
     A checkpoint may be another run's, and as sparse as any model to start from.
     """
     trained, model = task.settings.trained, task.loaded.model
+    if start_from is not None and trained.lora_r:
+        keep_ids(task, str(start_from))
     before = {id(parameter): parameter.data_ptr() for parameter in model.parameters()}
     _refuse_sparse(task)
     if start_from is None:
@@ -64,6 +66,16 @@ def _prepare(task: Task[Any], start_from: Path | None) -> None:
             raise ConfigError(
                 f"--reinit: {name} would start anew and never learn; leave it out, or what freezes the others (--train_only, --lora_r)"
             )
+
+
+def keep_ids(task: Task[Any], checkpoint: str) -> None:
+    """Takes the tokenizer of the checkpoint, whose ids the adapters were trained on, and how it writes answers."""
+    if task.loaded.answers is not None:
+        answers, _ = load_answers(checkpoint)
+        task.loaded = replace(task.loaded, tokenizer=answers.tokenizer, answers=answers)
+    else:
+        tokenizer = load_tokenizer(checkpoint, for_scores=not hasattr(task.loaded.model, "lm_head"))
+        task.loaded = replace(task.loaded, tokenizer=tokenizer)
 
 
 def _refuse_sparse(task: Task[Any]) -> None:

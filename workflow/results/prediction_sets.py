@@ -18,7 +18,7 @@ from workflow.evaluation.prediction_files import check_same_rows, other_row, sco
 from workflow.evaluation.score_files import SCORE, read_scores
 from workflow.evaluation.score_forms import as_measured
 from workflow.evaluation.text_forms import PREDICTED, ROUGE, text_form
-from workflow.evaluation.text_metrics import ROUGE_ROWS
+from workflow.evaluation.text_metrics import ROUGE_ROWS, wanted_text
 from workflow.metric_names import SCORE_METRICS, listed, metric_of
 
 USUAL = {"binary": "f1_macro", "multiclass": "f1_macro", "multilabel": "f1_macro", "regression": "spearman"}
@@ -157,7 +157,7 @@ def _texts(paths: Sequence[Path]) -> TextSet:
     samples = {
         path: [_samples(path, number, record) for number, record in enumerate(found)] for path, found in every.items()
     }
-    return TextSet(rows, [row[REFERENCE] for row in rows], samples)
+    return TextSet(rows, [*map(wanted_text, records)], samples)
 
 
 def _row_of(path: Path, number: int, record: Row) -> Row:

@@ -24,7 +24,7 @@ class TokenPlaces:
         """The next tokens' four lists; the end of sequence is no token of the text."""
         shown = CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
         for token in tokens:
-            if token.token_id == self._texts.eos_id:
+            if self._texts.is_end(token.token_id):
                 continue
             text = self._texts.token(token.token_id)
             shown.tokens.append(text)

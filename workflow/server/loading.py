@@ -20,6 +20,7 @@ from workflow.evaluation.score_files import read_calibration
 from workflow.inference.engine import T5Engine
 from workflow.inference.head_engine import HeadEngine
 from workflow.inference.interface import Engine, EngineLimits
+from workflow.models.ends import end_tokens
 from workflow.models.load import FAMILIES, load_seq2seq, model_family, quiet_transformers
 from workflow.models.manifest import check_hashes
 from workflow.recipe.scorers import load_scorer
@@ -46,7 +47,7 @@ def make_loader(settings: ServeSettings) -> LoadService:
         is_t5 = model_family(str(path)) in FAMILIES
         model, texts, new_tokens, loaded = (_load_t5 if is_t5 else _load_head)(path)
         for note in loaded.notes:
-            logger.info("run %s: %s", name, note)
+            logger.warning("run %s: %s", name, note)
         model.to(torch_device(device, Ranks()), dtype).eval()
         return Service(
             name,
@@ -68,7 +69,7 @@ def make_engine(settings: ServeSettings, model: Any, loaded: Any, *, is_t5: bool
     bounds = settings.engine
     limits = EngineLimits(bounds.max_rows, bounds.max_encode_tokens)
     if is_t5:
-        return T5Engine(model, loaded.tokenizer, limits=limits, fuse=True)
+        return T5Engine(model, loaded.tokenizer, limits=limits, fuse=True, answers=loaded.answers)
     return HeadEngine(loaded, limits=limits)
 
 
@@ -82,6 +83,7 @@ def _load_t5(path: Path) -> tuple[Any, ModelTexts, int | None, Any]:
         scoring=own or Scoring(),
         own_scoring=own is not None,
         calibration=read_calibration(path / paths.CALIBRATION_NAME),
+        ends=frozenset(end_tokens(loaded.model)),
     )
     return loaded.model, texts, loaded.model.generation_config.max_new_tokens, loaded
 

@@ -40,6 +40,8 @@ class ModelTexts:
     calibration: Calibration | None = None
     ends_in_eos: bool = True
     has_types: bool = False
+    ends: frozenset[int] = frozenset()
+    """Tokens that end an answer, where they are more than the tokenizer's end of sequence."""
     _fewest: Callable[[str], int] = field(init=False, repr=False)
     num_tokens: int = field(init=False)
     """How many tokens can become text; a model's vocabulary may be padded beyond them."""
@@ -53,6 +55,10 @@ class ModelTexts:
         """The end of sequence."""
         end: int | None = self.tokenizer.eos_token_id
         return end
+
+    def is_end(self, token: int) -> bool:
+        """Whether a token ends answers, and is none of their text."""
+        return token == self.eos_id or token in self.ends
 
     def prompts(self, prompts: Sequence[str], *, limit: int, truncate: bool | int) -> list[list[int]]:
         """Ids of each prompt. `truncate` cuts their beginnings, to `limit` or to the number it is. Raises PromptTooLong."""

@@ -87,7 +87,7 @@ async def tgi_events(ready: Prepared, chunks: AsyncIterator[tuple[int, Chunk]]) 
 
 
 def _at_eos(texts: ModelTexts, chunk: Chunk) -> bool:
-    return not chunk.logprobs or chunk.logprobs[-1].token_id == texts.eos_id
+    return not chunk.logprobs or texts.is_end(chunk.logprobs[-1].token_id)
 
 
 def _reason(finish_reason: str, *, eos: bool) -> Reason:
@@ -97,7 +97,7 @@ def _reason(finish_reason: str, *, eos: bool) -> Reason:
 
 
 def _token(texts: ModelTexts, number: int, logprob: float, text: str | None = None) -> TgiToken:
-    special = number == texts.eos_id
+    special = texts.is_end(number)
     shown = texts.token(number) if text is None else text
     return TgiToken(id=number, text=shown, logprob=logprob, special=special)
 

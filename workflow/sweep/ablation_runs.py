@@ -22,7 +22,7 @@ from workflow.evaluation.repeated import MeanMeasure, Measure, Repeated, ScoreMe
 from workflow.evaluation.report import Measured, read_report
 from workflow.evaluation.score_files import classes_of, read_scores
 from workflow.evaluation.score_forms import as_measured, forms
-from workflow.evaluation.text_metrics import OF_ROWS, normalise
+from workflow.evaluation.text_metrics import OF_ROWS, normalise, wanted_text
 from workflow.files import read_json
 from workflow.paths import RunPaths, predictions_name, prefixed
 from workflow.sweep.ablation_file import Ablation
@@ -154,7 +154,7 @@ def _read_texts(file: Path, ablation: Ablation) -> tuple[Predictions, float | No
         raise ResultsError(f"{file}: no such prediction file")
     rows = [record["orig_d"] for record in records]
     texts = [[normalise(part["lm_postprocess"]) for part in record["generations"]] for record in records]
-    values = OF_ROWS[ablation.metric](texts, [normalise(str(row["completion"])) for row in rows])
+    values = OF_ROWS[ablation.metric](texts, [normalise(wanted_text(record)) for record in records])
     return Predictions(values, rows), float(values.mean())
 
 
