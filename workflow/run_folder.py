@@ -76,7 +76,7 @@ def claim(
     inputs: Mapping[str, str] | None = None,
     allow_changed_data: bool = False,
 ) -> Claim:
-    """Creates or takes over the run folder and locks it until this process ends.
+    """Creates or takes over the run folder and locks it until `release`, or this process's end.
 
     `inputs` are contents of files that settings name: with other contents it is another run.
     With `overwrite` the first start of a command moves what is there aside; later ones go on with what the first began.
@@ -110,6 +110,11 @@ def claim(
         os.close(lock)
         raise
     return Claim(paths, finished, lock, data_changed, tuple(notes))
+
+
+def release(held: Claim) -> None:
+    """Lets others have the folder, the next run in this process among them; for the process that claimed it."""
+    os.close(held.lock)
 
 
 def _is_started_again() -> bool:

@@ -127,11 +127,15 @@ def note_for_launcher(note: str) -> None:
 
 
 def leave_ranks() -> None:
-    """Leaves torch.distributed, if joined."""
+    """Leaves torch.distributed, if joined, so that this process can join again.
+
+    DeepSpeed, where it has been imported, remembers groups of its own, which only its own call forgets.
+    """
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+        comm = sys.modules.get("deepspeed.comm")
+        (comm if comm is not None and comm.is_initialized() else dist).destroy_process_group()
 
 
 def exit_process(code: int) -> NoReturn:
@@ -140,13 +144,24 @@ def exit_process(code: int) -> NoReturn:
     gloo's threads outlive `destroy_process_group`, and may still hold tensors that Python made. One that lets go of them
     while the interpreter goes down aborts the process ("terminate called without an active exception"), so that a
     finished run would now and then end with code 134 (https://github.com/pytorch/pytorch/pull/179291).
+    A process that somebody goes on working in (`%run` in a notebook, `python -i`) is left to them.
     """
-    if not _joined.is_set():
+    if not _joined.is_set() or _is_interactive():
         sys.exit(code)
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _is_interactive() -> bool:
+    """Whether a person types in this process: into IPython (notebooks too), or at Python's own prompt."""
+    shell = sys.modules.get("IPython")
+    return (
+        bool(shell is not None and shell.get_ipython() is not None)
+        or hasattr(sys, "ps1")
+        or bool(sys.flags.interactive)
+    )
 
 
 def keep_freed_memory() -> None:
@@ -292,6 +307,8 @@ def _raise_for_all(error: Exception | None, ranks: Ranks) -> None:
         errors = [None] * ranks.world_size
         dist.all_gather_object(errors, told)
     first = next((found for found in errors if found is not None), None)
+    if error is not None:
+        setattr(error, "known_to_all", True)  # of every kind of error: all ranks leave what they did together
     if error is not None and not isinstance(error, WorkflowError):
         raise error
     if first is not None:

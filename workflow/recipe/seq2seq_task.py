@@ -167,6 +167,10 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
             max_new_tokens=self.sampling.max_new_tokens,
             adapters=self.loaded.adapters,
         )
+        self.describe(folder, step, of=of)
+
+    def describe(self, folder: Path, step: int, *, of: str = "") -> None:
+        """The card."""
         write_card(
             self,
             folder,
