@@ -42,6 +42,7 @@ FLOORS = {
     "files": 1,
     "errors": 0,
     "metric_names": 0,
+    "rank_variables": 0,
     "__init__": -1,
 }
 OFFERED = {"client"}

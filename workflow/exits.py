@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from workflow.errors import BackendError, RankLost, StartAgain, Stopped, WorkflowError
-from workflow.runtime import RANK_LOST, START_AGAIN, exit_process, note_for_launcher, ranks_from_environment
+from workflow.runtime import RANK_LOST, START_AGAIN, exit_process, note_for_launcher, own_ranks
 
 INTERRUPTED = 130
 OUT_OF_MEMORY_ADVICE = (
@@ -49,7 +49,7 @@ def run_main(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> No
 
 
 def _tell(error: WorkflowError, argv: Sequence[str]) -> None:
-    ranks = ranks_from_environment()
+    ranks = own_ranks()
     if ranks and not ranks.is_first and error.known_to_all:
         return
     if os.environ.get("WORKFLOW_TRACEBACK") == "1" or "--debug" in argv:

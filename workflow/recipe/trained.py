@@ -11,8 +11,8 @@ from typing import Any
 
 from workflow.config.sections import TrainedSection
 from workflow.errors import ConfigError
-from workflow.models.adapters import ADAPTER_FOLDER, AdapterPlan, add_adapters, some
-from workflow.models.load import head_names
+from workflow.models.adapters import ADAPTER_FOLDER, AdapterPlan, add_adapters
+from workflow.models.load import head_names, some
 from workflow.models.pruning import share_of_zeros
 from workflow.models.quantised import INSTALL, is_installed, quantised_maps
 from workflow.models.trainable import share_text, train_only

@@ -218,9 +218,10 @@ class Backend:
 
     def _state_of(self, parameter: Any) -> dict[str, Any]:
         """As ZeRO has it: zeros, too, of a weight that no update has had a gradient of."""
-        if not self.optimizer.state[parameter] and isinstance(self.optimizer, torch.optim.AdamW):
+        state: dict[str, Any] = self.optimizer.state[parameter]
+        if not state and isinstance(self.optimizer, torch.optim.AdamW):
             return {key: torch.zeros_like(parameter) for key in ADAM_KEYS}
-        return self.optimizer.state[parameter]
+        return state
 
     def load_optimizer_state(
         self, saved: SavedState, *, num_steps: int, empty_loss: Callable[[], torch.Tensor]
