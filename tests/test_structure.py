@@ -38,6 +38,7 @@ FLOORS = {
     "config": 1,
     "paths": 1,
     "runtime": 1,
+    "threads": 1,
     "console": 1,
     "files": 1,
     "errors": 0,

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from workflow.errors import BackendError, RankLost, StartAgain, Stopped, WorkflowError
 from workflow.runtime import RANK_LOST, START_AGAIN, exit_process, note_for_launcher, own_ranks
+from workflow.threads import settle_threads
 
 INTERRUPTED = 130
 OUT_OF_MEMORY_ADVICE = (
@@ -24,6 +25,8 @@ OUT_OF_MEMORY_ADVICE = (
 def run_main(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> NoReturn:
     """Runs a command and exits with its code, or its error's."""
     note = ""
+    if not {"-h", "--help", "--version"} & {*argv}:
+        settle_threads()
     try:
         code = command(argv)
     except WorkflowError as error:

@@ -136,12 +136,17 @@ def meeting_place(env: Mapping[str, str], ranks: Ranks, launcher: Launcher, *, p
     if launcher is SRUN and (nodes := env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST")):
         return _first_host(nodes), _port(env.get("SLURM_JOB_ID", ""))
     job = next((env[name] for name in launcher.job if env.get(name)), str(parent))
-    local_size = next((env[name] for name in launcher.local_size if name in env), None)
-    if not launcher.is_for_ranks and local_size == str(ranks.world_size):
+    if not launcher.is_for_ranks and local_size(env, launcher) == ranks.world_size:
         return "127.0.0.1", _port(job)
     raise ValueError(
         f"{_claim(ranks, launcher)}, but MASTER_ADDR and MASTER_PORT, where they meet, are not set; {_ways_out(env, launcher)}"
     )
+
+
+def local_size(env: Mapping[str, str], launcher: Launcher) -> int:
+    """How many ranks stand on this machine, as far as the launcher tells."""
+    told = next((env[name] for name in launcher.local_size if env.get(name, "").isdigit()), "1")
+    return max(1, int(told))
 
 
 def left_behind(ranks: Ranks, launcher: Launcher) -> str:
