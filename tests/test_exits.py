@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from tests.conftest import ROOT
+from workflow import runtime
 
 PROGRAM = """
 import atexit, os, sys
@@ -30,6 +32,20 @@ def command(argv):
 held = Held()
 run_main(command, sys.argv[1:])
 """
+
+
+@pytest.mark.parametrize("of", ["notebook", "prompt"])
+def test_a_process_that_somebody_works_in_is_left_to_them(of, monkeypatch):
+    """`%run seq2seq.py` in a notebook ends the program, not the kernel."""
+    monkeypatch.setattr(runtime, "_joined", SimpleNamespace(is_set=lambda: True))
+    monkeypatch.setattr(os, "_exit", lambda code: pytest.fail("the process was ended"))
+    if of == "notebook":
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=object))
+    else:
+        monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        runtime.exit_process(3)
+    assert ended.value.code == 3
 
 
 @pytest.mark.parametrize("joins", [False, True])

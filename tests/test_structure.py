@@ -38,6 +38,7 @@ FLOORS = {
     "config": 1,
     "paths": 1,
     "runtime": 1,
+    "threads": 1,
     "console": 2,
     "files": 1,
     "locks": 1,
@@ -45,6 +46,7 @@ FLOORS = {
     "errors": 0,
     "metric_names": 0,
     "label_names": 0,
+    "rank_variables": 0,
     "__init__": -1,
 }
 OFFERED = {"client"}

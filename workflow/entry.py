@@ -39,12 +39,14 @@ def in_ranks(
     """
     from workflow.errors import StartAgain
     from workflow.launch import Supervision, launch, ranks_to_start, start_again
-    from workflow.runtime import Ranks, die_with_launcher, ranks_from_environment
+    from workflow.runtime import Ranks, die_with_launcher, meeting, ranks_from_environment
     from workflow.watch.signals import handled
 
     die_with_launcher()
     supervision = supervision or Supervision()
     ranks = ranks_from_environment()
+    if ranks is not None and ranks.world_size > 1:
+        meeting(ranks)  # before anything is loaded
     try:
         with handled() if supervision.stops else contextlib.nullcontext():
             if ranks is not None:

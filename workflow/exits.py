@@ -13,7 +13,8 @@ from typing import NoReturn
 
 from workflow.caches import settle_caches
 from workflow.errors import BackendError, RankLost, StartAgain, Stopped, WorkflowError
-from workflow.runtime import RANK_LOST, START_AGAIN, exit_process, note_for_launcher, ranks_from_environment
+from workflow.runtime import RANK_LOST, START_AGAIN, exit_process, note_for_launcher, own_ranks
+from workflow.threads import settle_threads
 
 INTERRUPTED = 130
 OUT_OF_MEMORY_ADVICE = (
@@ -27,6 +28,8 @@ def run_main(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> No
     note = ""
     if told := settle_caches():
         print(f"note: {told}", file=sys.stderr)
+    if not {"-h", "--help", "--version"} & {*argv}:
+        settle_threads()
     try:
         code = command(argv)
     except WorkflowError as error:
@@ -52,7 +55,7 @@ def run_main(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> No
 
 
 def _tell(error: WorkflowError, argv: Sequence[str]) -> None:
-    ranks = ranks_from_environment()
+    ranks = own_ranks()
     if ranks and not ranks.is_first and error.known_to_all:
         return
     if os.environ.get("WORKFLOW_TRACEBACK") == "1" or "--debug" in argv:

@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from workflow.errors import ConfigError, RankLost, StartAgain, Stopped
 from workflow.runtime import AGAIN_VARIABLE, PARENT_VARIABLE, RANK_LOST, START_AGAIN, STATUS_VARIABLE
+from workflow.threads import CHOSEN, THREADS, share_of_threads
 from workflow.watch.signals import SIGNALLED, Watch, handled
 
 LAST_WORDS_S = 10.0
@@ -133,13 +134,13 @@ class _Group:
         return ended_by if ended_by is not None else self._outcome()
 
     def _environment(self, rank: int, port: int) -> dict[str, str]:
-        threads = str(max(1, (os.cpu_count() or 1) // self.nproc))
         return {
-            "OMP_NUM_THREADS": threads,
             "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
             **os.environ,
             **same_package(),
             **self.again,
+            THREADS: share_of_threads(os.environ, self.nproc),
+            CHOSEN: "",  # ranks take what they are given
             PARENT_VARIABLE: str(os.getpid()),
             STATUS_VARIABLE: str(self.status),
             "RANK": str(rank),

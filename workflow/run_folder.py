@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workflow import locks
 from workflow.config.affects import names_that_affect
 from workflow.config.cascade import Resolved, with_defaults
 from workflow.config.rivals import names_set, silenced_by
 from workflow.config.sections import CommandSettings
 from workflow.errors import RunExistsError
 from workflow.files import write_json
-from workflow.locks import acquire, holder, release, stand_of
+from workflow.locks import acquire, holder, stand_of
 from workflow.paths import SETTINGS_NAMES, RunPaths
 from workflow.runtime import AGAIN_VARIABLE
 
@@ -52,7 +53,7 @@ def claim(
     inputs: Mapping[str, str] | None = None,
     allow_changed_data: bool = False,
 ) -> Claim:
-    """Creates or takes over the run folder and locks it until this process ends.
+    """Creates or takes over the run folder and locks it until `release`, or this process's end.
 
     `inputs` are contents of files that settings name: with other contents it is another run.
     With `overwrite` the first start of a command moves what is there aside; later ones go on with what the first began.
@@ -83,9 +84,14 @@ def claim(
         else:
             write_json(paths.settings, record)
     except BaseException:
-        release(lock)
+        locks.release(lock)
         raise
     return Claim(paths, finished, lock, data_changed, tuple(notes))
+
+
+def release(held: Claim) -> None:
+    """Lets others have the folder, the next run in this process among them; for the process that claimed it."""
+    locks.release(held.lock)
 
 
 def _is_started_again() -> bool:
@@ -113,7 +119,7 @@ def _lock(paths: RunPaths) -> int:
             f"{paths.root}: held by {holder(paths.lock)}; wait for it, or choose another --training_run_name"
         )
     if not os.path.samestat(os.fstat(descriptor), paths.lock.stat()):  # moved aside since it was opened
-        release(descriptor)
+        locks.release(descriptor)
         raise RunExistsError(f"{paths.root}: moved by another process just now; try again")
     return descriptor
 
@@ -126,7 +132,7 @@ def _move_aside(root: Path) -> None:
         aside = aside.with_name(aside.name + "x")
     stand_of(RunPaths(root).lock).unlink(missing_ok=True)  # of the folder that is made in its place, nobody holds it
     root.rename(aside)
-    release(descriptor)
+    locks.release(descriptor)
 
 
 def _has_work(paths: RunPaths) -> bool:

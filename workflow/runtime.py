@@ -14,14 +14,16 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
-from workflow.errors import BackendError, WorkflowError
+from workflow.errors import BackendError, ConfigError, RankLost, WorkflowError
+from workflow.rank_variables import TORCHRUN, find_ranks, left_behind, meeting_place
+from workflow.rank_variables import Ranks as Ranks
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+UNTOLD_S = 5.0
+"""How long ranks wait for each other without a word."""
+MEETING_POLL_S = 0.1
 PARENT_VARIABLE = "WORKFLOW_LAUNCHER_PID"
 STATUS_VARIABLE = "WORKFLOW_STATUS_FILE"
 AGAIN_VARIABLE = "WORKFLOW_STARTED_AGAIN"  # of a command that has been started before
@@ -38,41 +43,20 @@ RANK_LOST = "rank lost"
 _joined = threading.Event()
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """Where this process stands: `rank` of `world_size`, `local_rank` on its machine."""
-
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this rank prints and writes files."""
-        return self.rank == 0
-
-    @property
-    def is_first_here(self) -> bool:
-        """Whether this rank is the first on its machine, the one that fills node-local caches."""
-        return self.local_rank == 0
-
-
 def ranks_from_environment(environment: dict[str, str] | None = None) -> Ranks | None:
-    """The ranks that torchrun, the deepspeed launcher or srun gave; None where nobody launched us as a rank."""
-    env = dict(os.environ) if environment is None else environment
-    if "RANK" in env and "WORLD_SIZE" in env:
-        return Ranks(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0)))
-    # A batch script also has SLURM_NTASKS; only a process that srun started has a step that is a number.
-    if int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and env.get("SLURM_STEP_ID", "").isdigit():
-        return Ranks(int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), int(env["SLURM_LOCALID"]))
+    """The ranks that a launcher gave; None where nobody launched us as a rank. Raises ConfigError for variables that make no sense."""
+    try:
+        found = find_ranks(os.environ if environment is None else environment)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return found[0] if found is not None else None
+
+
+def own_ranks() -> Ranks | None:
+    """`ranks_from_environment` for those who end a process: None, too, where the variables make no sense."""
+    with contextlib.suppress(ConfigError):
+        return ranks_from_environment()
     return None
-
-
-def _slurm_rendezvous() -> tuple[str, str]:
-    """First host of the allocation, and a port that every task of the job derives alike."""
-    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_JOB_NODELIST"]
-    listed = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
-    return listed.stdout.split()[0], str(20000 + int(os.environ["SLURM_JOB_ID"]) % 20000)
 
 
 def die_with_launcher() -> None:
@@ -105,15 +89,90 @@ def join_ranks(ranks: Ranks, *, device: str, patience: timedelta | None = None) 
     if device == "cuda":
         torch.cuda.set_device(torch_device(device, ranks))
     _joined.set()
-    os.environ["LOCAL_RANK"] = str(ranks.local_rank)  # DeepSpeed reads it
     if ranks.world_size == 1:
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
+        os.environ["LOCAL_RANK"] = str(ranks.local_rank)  # DeepSpeed reads it
         return
-    if "MASTER_ADDR" not in os.environ:
-        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = _slurm_rendezvous()
-    os.environ["RANK"], os.environ["WORLD_SIZE"] = str(ranks.rank), str(ranks.world_size)
-    dist.init_process_group(backend, timeout=patience or COLLECTIVE_TIMEOUT)
+    timeout = patience or COLLECTIVE_TIMEOUT
+    store = _meet(ranks, timeout)
+    place = {"RANK": ranks.rank, "WORLD_SIZE": ranks.world_size, "LOCAL_RANK": ranks.local_rank}
+    os.environ.update({name: str(number) for name, number in place.items()})
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore("default_pg", store),  # type: ignore[attr-defined]
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        timeout=timeout,
+    )
+
+
+def meeting(ranks: Ranks) -> tuple[str, int, str]:
+    """Host and port where the ranks meet, and what to do if nobody comes. Raises ConfigError."""
+    found = find_ranks(os.environ)
+    launcher = found[1] if found is not None else TORCHRUN
+    try:
+        host, port = meeting_place(os.environ, ranks, launcher, parent=os.getppid())
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return host, port, left_behind(ranks, launcher)
+
+
+def _meet(ranks: Ranks, timeout: timedelta) -> Any:
+    """The store through which all ranks are connected. Says for whom it waits. Raises ConfigError, or RankLost after the timeout."""
+    import torch.distributed as dist
+
+    host, port, advice = meeting(ranks)
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = host, str(port)
+    hosts = ranks.is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    where = f"at {host}:{port}"
+    try:
+        if not hosts:
+            patience = _Patience(timeout, f"waiting for an answer {where}", advice)
+            while not _answers(host, port):
+                patience.wait("nobody answered")
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            host, port, ranks.world_size, hosts, timeout, wait_for_workers=False, multi_tenant=True
+        )
+        store.set(f"here/{ranks.rank}", "")
+        if ranks.is_first:
+            keys = [f"here/{rank}" for rank in range(ranks.world_size)]
+            patience = _Patience(timeout, "", advice)
+            while missing := [key for key in keys if not store.check([key])]:
+                patience.what = f"waiting for {len(missing)} of {ranks.world_size} ranks {where}"
+                patience.wait(f"{len(missing)} of them did not come")
+            store.set("here/all", "")
+        store.wait(["here/all"], timeout)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise RankLost(f"the {ranks.world_size} ranks did not meet {where}: {reason}; {advice}") from None
+    return store
+
+
+def _answers(host: str, port: int) -> bool:
+    """Asked without torch, which neither hears a signal while it waits nor gives up without a stack trace."""
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=UNTOLD_S):
+        return True
+    return False
+
+
+class _Patience:
+    """Waits in a loop, says so once, and gives up in the end. Silent under our own launcher, which looks after its ranks."""
+
+    def __init__(self, timeout: timedelta, what: str, advice: str) -> None:
+        self.what, self.advice = what, advice
+        self._began, self._most = time.monotonic(), timeout.total_seconds()
+        self._told = PARENT_VARIABLE in os.environ
+
+    def wait(self, why: str) -> None:
+        """A moment. Raises RuntimeError after the last."""
+        waited = time.monotonic() - self._began
+        if waited > self._most:
+            raise RuntimeError(f"{why} within {waited:.0f} s")
+        if waited > UNTOLD_S and not self._told:
+            self._told = True
+            print(f"notice: {self.what} ({self.advice})", file=sys.stderr, flush=True)
+        time.sleep(MEETING_POLL_S)
 
 
 def note_for_launcher(note: str) -> None:
@@ -121,17 +180,21 @@ def note_for_launcher(note: str) -> None:
 
     The first one's word counts: the others may only have lost it.
     """
-    if note and ranks_from_environment() is not None and (name := os.environ.get(STATUS_VARIABLE)):
+    if note and own_ranks() is not None and (name := os.environ.get(STATUS_VARIABLE)):
         with contextlib.suppress(FileExistsError), Path(name).open("x", encoding="utf-8") as file:
             file.write(note)
 
 
 def leave_ranks() -> None:
-    """Leaves torch.distributed, if joined."""
+    """Leaves torch.distributed, if joined, so that this process can join again.
+
+    DeepSpeed, where it has been imported, remembers groups of its own, which only its own call forgets.
+    """
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+        comm = sys.modules.get("deepspeed.comm")
+        (comm if comm is not None and comm.is_initialized() else dist).destroy_process_group()
 
 
 def exit_process(code: int) -> NoReturn:
@@ -140,13 +203,24 @@ def exit_process(code: int) -> NoReturn:
     gloo's threads outlive `destroy_process_group`, and may still hold tensors that Python made. One that lets go of them
     while the interpreter goes down aborts the process ("terminate called without an active exception"), so that a
     finished run would now and then end with code 134 (https://github.com/pytorch/pytorch/pull/179291).
+    A process that somebody goes on working in (`%run` in a notebook, `python -i`) is left to them.
     """
-    if not _joined.is_set():
+    if not _joined.is_set() or _is_interactive():
         sys.exit(code)
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _is_interactive() -> bool:
+    """Whether a person types in this process: into IPython (notebooks too), or at Python's own prompt."""
+    shell = sys.modules.get("IPython")
+    return (
+        bool(shell is not None and shell.get_ipython() is not None)
+        or hasattr(sys, "ps1")
+        or bool(sys.flags.interactive)
+    )
 
 
 def keep_freed_memory() -> None:
@@ -292,6 +366,8 @@ def _raise_for_all(error: Exception | None, ranks: Ranks) -> None:
         errors = [None] * ranks.world_size
         dist.all_gather_object(errors, told)
     first = next((found for found in errors if found is not None), None)
+    if error is not None:
+        setattr(error, "known_to_all", True)  # of every kind of error: all ranks leave what they did together
     if error is not None and not isinstance(error, WorkflowError):
         raise error
     if first is not None:

@@ -6,11 +6,13 @@ stopped (75: start it again) from one whose input is wrong (2: do not).
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
 from workflow.errors import Stopped
 from workflow.exits import run_main
+from workflow.threads import forget_chosen
 
 
 def main() -> None:
@@ -24,6 +26,7 @@ def run(argv: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    forget_chosen(os.environ)  # its ranks choose for themselves
     try:
         torchrun.run(torchrun.parse_args(list(argv)))  # type: ignore[no-untyped-call]
     except ChildFailedError as failed:

@@ -20,6 +20,12 @@ class Saves:
     def __init__(self) -> None:
         self.saved: list[dict[str, bool]] = []
 
+    def continued(self, step: int) -> None:
+        """A checkpoint that stands, of which nothing is asked here."""
+
+    def before_evaluation(self, state: TrainState, best: object, *, is_last: bool) -> None:
+        """The same."""
+
     def save(self, state: TrainState, best: object, **how: bool) -> None:
         self.saved.append(how)
 

@@ -61,6 +61,13 @@ def run_group(world_size: int, jobs: list[dict], folder: Path, timeout: int = 42
     return json.loads((folder / "out.json").read_text())
 
 
+def sharded(folder: Path) -> str:
+    """A DeepSpeed file: ZeRO-3 as it is for large weights. By default DeepSpeed leaves weights as small as a test's whole on every rank."""
+    file = folder / "sharded.json"
+    file.write_text(json.dumps({"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}))
+    return str(file)
+
+
 def setup(job: dict):
     """(loaded model, backend, trainer, data) of a job."""
     import torch

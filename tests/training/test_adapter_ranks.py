@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.rank_worker import run_group
+from tests.training.rank_worker import run_group, sharded
 
 pytestmark = pytest.mark.slow
-
-
-def small_parts(folder) -> str:
-    """ZeRO-3 as it is for large weights: none of them stays whole on every rank."""
-    file = folder / "zero3.json"
-    zero = {"stage": 3, "stage3_param_persistence_threshold": 0}
-    file.write_text(json.dumps({"zero_optimization": zero}))
-    return str(file)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +37,7 @@ def test_numbers_do_not_depend_on_ranks_or_stages(model, more, request, shared_m
         {**job, "deepspeed": "zero0"},
         {**job, **halves, "deepspeed": "zero2"},
     ]
-    jobs += [{**job, "deepspeed": "zero3"}, {**job, "deepspeed": small_parts(tmp_path), "checkpointing": True}]
+    jobs += [{**job, "deepspeed": "zero3"}, {**job, "deepspeed": sharded(tmp_path), "checkpointing": True}]
     for world_size, some in ((1, jobs[:1]), (2, jobs[1:])):
         for one, found in zip(some, run_group(world_size, some, tmp_path / f"on{world_size}"), strict=True):
             assert found["losses"] == pytest.approx(expected["losses"], rel=1e-5), one
@@ -120,11 +110,14 @@ def test_a_checkpoint_continues_on_other_ranks_and_holds_the_same_model(job, tmp
 
 def test_evaluation_sees_the_adapters_and_leaves_the_weights_alone(job, tmp_path):
     one = {**job, "do": "evaluate", "lora": "lora"}
-    alone = run_group(1, [one, {**one, "deepspeed": "zero1", "precision": "bf16"}], tmp_path / "alone")
+    kinds = [{}, {"deepspeed": "zero1", "precision": "bf16"}, {"deepspeed": sharded(tmp_path)}]
+    alone = run_group(1, [{**one, **kind} for kind in kinds], tmp_path / "alone")
     plain = run_group(1, [{**job, "do": "evaluate"}], tmp_path / "plain")[0]
     assert all(found["untouched"] for found in alone)
     assert alone[0]["eval_loss"] != pytest.approx(plain["eval_loss"], rel=1e-5)
-    jobs = [{**one, "deepspeed": stage} for stage in ("zero2", "zero3", small_parts(tmp_path))]
+    assert alone[2]["texts"] == alone[0]["texts"]
+    assert alone[2]["eval_loss"] == pytest.approx(alone[0]["eval_loss"], rel=1e-5)
+    jobs = [{**one, "deepspeed": stage} for stage in ("zero2", sharded(tmp_path))]
     for found in run_group(2, jobs, tmp_path / "on2"):
         assert found["untouched"]
         assert found["texts"] == alone[0]["texts"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.rank_worker import run_group
+from tests.training.rank_worker import run_group, sharded
 from workflow.strategies.listing import STRATEGIES
 
 pytestmark = pytest.mark.slow
@@ -122,7 +122,8 @@ def compare(found, expected, what):
 
 def test_numbers_do_not_depend_on_ranks_or_stages(jobs, references, tmp_path):
     turns = [(key, KINDS[number % len(KINDS)]) for number, key in enumerate(jobs)]
-    many = [*turns, *((("flan_like", "all"), kind) for kind in KINDS)]
+    large = {"deepspeed": sharded(tmp_path), "micro": 2}
+    many = [*turns, *((("flan_like", "all"), kind) for kind in (*KINDS, large))]
     found = run_group(2, [{**jobs[key], **kind} for key, kind in many], tmp_path)
     for (key, kind), one in zip(many, found, strict=True):
         compare(one, references[key], (key, kind))

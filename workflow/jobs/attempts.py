@@ -14,16 +14,10 @@ from collections.abc import Mapping, Sequence
 from workflow.jobs.job import TRY_AGAIN, Job, JobRecord, Status, now
 from workflow.jobs.logs import last_line
 from workflow.jobs.processes import identity, is_alive, kill_group, send
+from workflow.rank_variables import NAMES
+from workflow.threads import forget_chosen
 
-OF_RANKS = (
-    "RANK",
-    "WORLD_SIZE",
-    "LOCAL_RANK",
-    "LOCAL_WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "WORKFLOW_STATUS_FILE",
-)
+OF_RANKS = (*NAMES, "WORKFLOW_STATUS_FILE")
 """Variables by which a program takes itself for a rank of whoever started the driver."""
 
 
@@ -121,7 +115,9 @@ class Attempt:
 
 
 def _inherited() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in OF_RANKS}
+    found = {name: value for name, value in os.environ.items() if name not in OF_RANKS}
+    forget_chosen(found)
+    return found
 
 
 def _signal_name(number: int) -> str:

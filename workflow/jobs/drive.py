@@ -19,6 +19,7 @@ from workflow.jobs.attempts import Attempt
 from workflow.jobs.job import TRY_AGAIN, Job, JobRecord, Status, now
 from workflow.locks import acquire, release
 from workflow.runtime import PARENT_VARIABLE
+from workflow.threads import THREADS, share_of_threads
 from workflow.watch.signals import Watch
 
 POLL_S = 0.05
@@ -138,9 +139,8 @@ class Drive:
 
     def _start(self, job: Job, record: JobRecord) -> None:
         gpus, self.free = self.free[: job.gpus], self.free[job.gpus :]
-        threads = job.cpus if job.cpus > 1 else max(1, (os.cpu_count() or 1) // self.at_once)
         environment = {
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+            THREADS: share_of_threads(os.environ, self.at_once, most=job.cpus if job.cpus > 1 else None),
             PARENT_VARIABLE: str(os.getpid()),  # runtime.die_with_launcher
             "CUDA_VISIBLE_DEVICES": ",".join(gpus),
         }

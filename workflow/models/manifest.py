@@ -46,14 +46,26 @@ class Manifest:
         return Manifest(self.step, {name: of for name, of in self.files.items() if not name.startswith(f"{folder}/")})
 
 
-def write_manifest(folder: Path, *, step: int) -> None:
-    """Writes down what is in a folder that is otherwise complete. Raises OSError."""
+def write_manifest(folder: Path, *, step: int, before: Path | None = None) -> None:
+    """Writes down what is in a folder that is otherwise complete. Raises OSError, or CheckpointError of `before`.
+
+    Files that are hard links of those in `before`, an older state of the folder, are not hashed again.
+    """
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    hashes = _hashes([folder / name for name in names])
-    files = {
-        name: {"size": (folder / name).stat().st_size, "sha256": of} for name, of in zip(names, hashes, strict=True)
-    }
+    known = _known_hashes(folder, before) if before is not None else {}
+    fresh = [name for name in names if name not in known]
+    known |= dict(zip(fresh, _hashes([folder / name for name in fresh]), strict=True))
+    files = {name: {"size": (folder / name).stat().st_size, "sha256": known[name]} for name in names}
     write_json(folder / MANIFEST_FILE, {"schema_version": SCHEMA_VERSION, "step": step, "files": files})
+
+
+def _known_hashes(folder: Path, before: Path) -> dict[str, str]:
+    manifest = read_manifest(before)
+    return {
+        name: of
+        for name, (_, of) in (manifest.files.items() if manifest is not None else ())
+        if (folder / name).is_file() and (folder / name).samefile(before / name)
+    }
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -285,10 +285,14 @@ class ClfTask(Task[ClfSettings]):
     # ---- files
 
     def write_model(self, folder: Path, weights: Weights, step: int, *, of: str = "") -> None:
-        """The model, how to score with it, and the calibration where this very step was evaluated."""
+        """The model, how to score with it, and what is known of it."""
         write_model(folder, self.loaded.model, self.loaded.tokenizer, weights, adapters=self.loaded.adapters)
         write_ids(folder, self.loaded.tokenizer)
         write_json(folder / names.SCORING_NAME, replace(self.scoring, max_length=self.max_length).as_json())
+        self.describe(folder, step, of=of)
+
+    def describe(self, folder: Path, step: int, *, of: str = "") -> None:
+        """The calibration, where this very step was evaluated, and the card."""
         found = self.evaluated_at(step, of)
         if isinstance(found, ScoreEvaluation) and found.calibration is not None:
             self._write_calibration(folder / names.CALIBRATION_NAME, found)

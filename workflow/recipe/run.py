@@ -5,6 +5,7 @@ Knows nothing of how the model and data were prepared, nor of how a step is made
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -34,6 +35,10 @@ from workflow.training.saving import Saver
 from workflow.training.schedule import Steps, happens
 from workflow.training.trainer import Trainer, Update
 from workflow.watch.signals import asked
+
+
+class SpoiltWeightsError(BackendError):
+    """The loss on the eval rows is not finite: this step's weights are good for nothing."""
 
 
 class Run:
@@ -93,7 +98,8 @@ class Run:
                 self.log.close()
 
     def _begin(self, state: TrainState) -> None:
-        """The evaluation before the first step, or what a signal after an update has kept the run from."""
+        """The evaluation before the first step, or what has kept the run from it after an update."""
+        self.saves.continued(state.step)
         try:
             if state.step == 0 and not self.settings.evaluation.no_eval_at_start:
                 self._evaluate(state)
@@ -107,26 +113,54 @@ class Run:
             raise Stopped(self._asked(), step=state.step) from None
 
     def _after_step(self, state: TrainState, update: Update) -> None:
-        """Evaluates and saves when due. The checkpoint is written after the evaluation, so that it knows the best.
+        """Evaluates and saves when due: the checkpoint before the evaluation, and what that found afterwards.
 
         Raises Stopped, on all ranks, with a checkpoint written, where any was asked to stop.
         """
         last, best = self.steps.max_steps, best_of(state)
         is_unwanted = update.step == last and self.settings.evaluation.no_eval_at_end
-        evaluates = happens(update.step, self.steps.eval_steps, last) and not is_unwanted
+        evaluates = happens(update.step, self.steps.eval_steps, last) and not is_unwanted and self._has_eval_rows
         if update.stop:
             self._stop(state, update.stop, owes_evaluation=evaluates)
-        try:
-            improved = evaluates and self._evaluate(state)
-        except GivenUp:
-            self._stop(state, self._asked(), owes_evaluation=True)
+        is_due = happens(update.step, self.steps.save_steps, last)
+        if is_due and evaluates:
+            self.saves.before_evaluation(state, best, is_last=update.step == last)
+        improved = evaluates and self._evaluate_or_save(state)
         improved = self._is_best_unmeasured(state) or improved
         is_last = update.step == last or state.ended
-        is_due = happens(update.step, self.steps.save_steps, last) or state.ended
+        is_due = is_due or state.ended
         self.saves.save(state, best, is_due=is_due, is_best=improved, is_last=is_last)
         if is_due and not is_last and (number := self._asked()):
             self.saves.finish(state)
             raise Stopped(number, step=state.step)  # another update would only be saved once more
+
+    @property
+    def _has_eval_rows(self) -> bool:
+        return len(self.task.data.eval) > 0
+
+    def _evaluate_or_save(self, state: TrainState) -> bool:
+        """Evaluates; where that ends before its time, what was trained is saved."""
+        try:
+            return self._evaluate(state)
+        except GivenUp:
+            self._stop(state, self._asked(), owes_evaluation=True)
+        except SpoiltWeightsError:
+            raise
+        except Exception as error:
+            if self.place.ranks.world_size == 1 or getattr(error, "known_to_all", False):
+                self._save_without_evaluation(state)
+            raise
+
+    def _save_without_evaluation(self, state: TrainState) -> None:
+        """What fails here, too, must not take the place of the evaluation's error."""
+        state.owes_evaluation = True
+        with contextlib.suppress(Exception):
+            self.saves.of_stop(state)
+            told = (
+                f"  the evaluation after step {state.step} failed; {self.paths.checkpoint(state.step).name} holds what "
+                "was trained, and the same command begins with this evaluation"
+            )
+            self.place.console.print(styled("notice", "bold red", told), soft_wrap=True)
 
     def _is_best_unmeasured(self, state: TrainState) -> bool:
         """Whether this is the last step of a run without a best one: never evaluated, the last is the best there is."""
@@ -140,13 +174,13 @@ class Run:
         return max_over_ranks(asked(), self.place.ranks)
 
     def _stop(self, state: TrainState, number: int, *, owes_evaluation: bool) -> NoReturn:
-        state.owes_evaluation = owes_evaluation and len(self.task.data.eval) > 0
+        state.owes_evaluation = owes_evaluation and self._has_eval_rows
         self.saves.of_stop(state)
         raise Stopped(number, step=state.step)
 
     def _evaluate(self, state: TrainState) -> bool:
         """Evaluates, writes predictions, and says on every rank whether this is the best step so far (step 0 never is)."""
-        if not len(self.task.data.eval):
+        if not self._has_eval_rows:
             return False
         self.saves.finish(state)
         with adapters_merged(self.backend, self.task.loaded.adapters):
@@ -168,8 +202,9 @@ class Run:
     ) -> bool:
         loss = found.metrics["eval_loss"].value
         if loss is None or not math.isfinite(loss):
-            raise BackendError(
+            raise SpoiltWeightsError(
                 f"step {state.step}: the loss on the eval rows is not finite; the checkpoints before this step are good"
+                f"{self.saves.put_aside(state.step)}"
             )
         self.task.record(self.paths, state.step, found)
         assert self.log is not None

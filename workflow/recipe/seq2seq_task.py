@@ -189,6 +189,11 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
             answers=answers,
         )
         write_ids(folder, self.loaded.tokenizer)
+        self.describe(folder, step, of=of)
+
+    def describe(self, folder: Path, step: int, *, of: str = "") -> None:
+        """The card."""
+        answers, _ = self.answers_and_findings
         write_card(
             self,
             folder,

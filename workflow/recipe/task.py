@@ -260,6 +260,10 @@ class Task(ABC, Generic[S]):
     def write_model(self, folder: Path, weights: Weights, step: int, *, of: str = "") -> None:
         """Writes the model files of the checkpoint after `step` updates, or of an average then; by the first rank."""
 
+    @abstractmethod
+    def describe(self, folder: Path, step: int, *, of: str = "") -> None:
+        """Writes what an evaluation adds to a model's folder, the last part of `write_model`; by the first rank."""
+
     def evaluated_at(self, step: int, of: str = "") -> Evaluation | None:
         """The evaluation of this very step, if it was the newest; on the first rank."""
         evaluated, found = self._last.get(of, (None, None))

@@ -30,8 +30,8 @@ from workflow.recipe.resume import Start, find_start
 from workflow.recipe.run import Run
 from workflow.recipe.task import Task
 from workflow.recipe.tracking import exporting
-from workflow.recipe.trained import check_base, load_to_train, trained_text
-from workflow.run_folder import Claim, claim
+from workflow.recipe.trained import check_base, load_to_train, refuse_other_state, trained_text
+from workflow.run_folder import Claim, claim, release
 from workflow.runtime import keep_freed_memory, on_first
 from workflow.strategies.base import Group
 from workflow.training.backend import Backend
@@ -76,11 +76,15 @@ def run_task(task: Task[Any]) -> None:
         ),
         place.ranks,
     )
-    if held.finished:
-        _show_finished(held, place.console)
-        return
-    with exporting(task) as exporter:
-        _train(task, source, held, plan, exporter)
+    try:
+        if held.finished:
+            _show_finished(held, place.console)
+            return
+        with exporting(task) as exporter:
+            _train(task, source, held, plan, exporter)
+    finally:
+        if place.ranks.is_first:
+            release(held)
 
 
 def _show_finished(held: Claim, console: Console) -> None:
@@ -97,6 +101,8 @@ def _train(task: Task[Any], source: Source, held: Claim, plan: BackendPlan, expo
     start = on_first(lambda: _start(task, source, held), place.ranks)
     start_from, state = start.checkpoint, start.state
     load_to_train(task, start_from)
+    if start_from and start_from.parent != paths.root:
+        refuse_other_state(task, start_from)
     task.load_data(source)
     if not len(task.data.train):
         raise DataError(f'{source.label}: no training rows ("train" is empty or missing); --no_train only evaluates')

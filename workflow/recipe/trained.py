@@ -13,6 +13,7 @@ from workflow.config.sections import TrainedSection
 from workflow.errors import ConfigError
 from workflow.models.adapters import ADAPTER_FOLDER, AdapterPlan, add_adapters
 from workflow.models.load import head_names, load_answers, load_tokenizer
+from workflow.models.load_report import some
 from workflow.models.pruning import share_of_zeros
 from workflow.models.quantised import INSTALL, is_installed, quantised_maps
 from workflow.models.trainable import share_text, train_only
@@ -118,11 +119,40 @@ def _choose(task: Task[Any], trained: TrainedSection, start_from: Path | None) -
         )
         task.loaded = replace(loaded, adapters=adapters)
         if start_from is not None:
+            _refuse_without_adapters(start_from)
             adapters.load(start_from / ADAPTER_FOLDER, loaded.model)
     heads = {*head_names(loaded.model)}
     head_trains = any(parameter.requires_grad for name, parameter in loaded.model.named_parameters() if name in heads)
     if task.head_steps(1) and not head_trains:
         raise ConfigError("--ft_head_first: the head does not train with these settings; leave the flag out")
+
+
+def _refuse_without_adapters(start_from: Path) -> None:
+    if not (start_from / ADAPTER_FOLDER).is_dir():
+        raise ConfigError(
+            f"--lora_r: {start_from} is of a run without adapters, so there are none to go on with; leave --lora_r out, or {_anew(start_from)}"
+        )
+
+
+def refuse_other_state(task: Task[Any], start_from: Path) -> None:
+    """Refuses another run's checkpoint that lacks the moments training goes on with, for which no step would be right. Raises ConfigError."""
+    before = CheckpointReader(start_from)
+    optimizer, kept = task.settings.optim.optimizer, before.optimizer()
+    if kept is not None and kept != optimizer:
+        raise ConfigError(
+            f"--optimizer {optimizer}: {start_from} holds the optimizer state of {kept}; pass --optimizer {kept} to go on, or {_anew(start_from)}"
+        )
+    have = before.names_with_state()
+    trains = [name for name, parameter in task.loaded.model.named_parameters() if parameter.requires_grad]
+    if lacking := [name for name in trains if name not in have]:
+        raise ConfigError(
+            f"{start_from}: no optimizer state of {len(lacking)} of the {len(trains)} weights that train now ({some(lacking)}), because its run "
+            f"trained others; pass the --lora_r or --train_only of that run to go on, or {_anew(start_from)}"
+        )
+
+
+def _anew(start_from: Path) -> str:
+    return f"start a new run from its weights, with a fresh optimizer: --model_init_path {start_from} in the place of --resume"
 
 
 def _heads_to_train(task: Task[Any], start_from: Path | None) -> set[str]:

@@ -98,8 +98,11 @@ class Backend:
             yield
 
     def together(self) -> Together | None:
-        """How an engine keeps this rank in step with those that hold the other shares of the weights; None without."""
-        if self.plan.stage != 3 or self.world_size == 1:
+        """How an engine gathers weights, in step with the ranks that hold the other shares; None where every rank has them whole.
+
+        DeepSpeed shards under ZeRO-3 on one rank, too: what it holds between two uses of a weight is flat, or empty.
+        """
+        if self.plan.stage != 3:
             return None
         return Together(self.gathered, self._agree)
 
@@ -203,7 +206,7 @@ class Backend:
         self._link_state()
         for name, parameter in self.trainable():
             if self.plan.stage == 0:
-                for key, value in self.optimizer.state[parameter].items():
+                for key, value in self._state_of(parameter).items():
                     yield f"{name}/{key}", torch.as_tensor(value)
                 continue
             from deepspeed.utils import safe_get_full_optimizer_state
@@ -212,6 +215,13 @@ class Backend:
                 state = safe_get_full_optimizer_state(parameter, key)
                 assert state is not None
                 yield f"{name}/{key}", state.view(_full_shape(parameter))
+
+    def _state_of(self, parameter: Any) -> dict[str, Any]:
+        """As ZeRO has it: zeros, too, of a weight that no update has had a gradient of."""
+        state: dict[str, Any] = self.optimizer.state[parameter]
+        if not state and isinstance(self.optimizer, torch.optim.AdamW):
+            return {key: torch.zeros_like(parameter) for key in ADAM_KEYS}
+        return state
 
     def load_optimizer_state(
         self, saved: SavedState, *, num_steps: int, empty_loss: Callable[[], torch.Tensor]
@@ -224,6 +234,8 @@ class Backend:
         if self.plan.stage == 0:
             for name, parameter in self.trainable():
                 values = {key: saved.state(name, key) for key in saved.keys_of(name)}
+                if not values:
+                    continue  # never a gradient: the optimizer makes the state where there is one
                 # Fused AdamW keeps its step count beside the weights.
                 step = torch.tensor(float(num_steps), device=parameter.device) if "exp_avg" in values else num_steps
                 self.optimizer.state[parameter] = {

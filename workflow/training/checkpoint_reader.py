@@ -36,6 +36,16 @@ class CheckpointReader:
         prefix = f"{name}/"
         return [key.removeprefix(prefix) for key in self._index if key.startswith(prefix)]
 
+    def names_with_state(self) -> set[str]:
+        """The weights that trained before."""
+        return {key.rpartition("/")[0] for key in self._index}
+
+    def optimizer(self) -> str | None:
+        """The optimizer whose state this is; None where no weight has any."""
+        if not self._index:
+            return None
+        return "adamw" if any(key.endswith("/exp_avg") for key in self._index) else "adafactor"
+
     def state(self, name: str, key: str) -> torch.Tensor:
         """One optimizer tensor of a weight."""
         full = f"{name}/{key}"

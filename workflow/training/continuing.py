@@ -99,14 +99,19 @@ def set_aside(paths: RunPaths, found: Found) -> list[str]:
     """Renames the checkpoints newer than the one to continue from, so that nothing takes them for good; says so."""
     notes = []
     for path, fault in found.faults:
-        aside = path.with_name(f"{DAMAGED_PREFIX}{path.name}")
-        if aside.exists():
-            aside = aside.with_name(f"{aside.name}-{time.strftime('%Y%m%d-%H%M%S')}")
-        path.rename(aside)
+        aside = put_aside(path)
         notes.append(
             f"{paths.root.name}/{path.name} is not used: {fault}; it is now {aside.name}, delete it when you like"
         )
     return notes
+
+
+def put_aside(checkpoint: Path) -> Path:
+    """Renames a checkpoint that must not be continued from; gives its new place."""
+    aside = checkpoint.with_name(f"{DAMAGED_PREFIX}{checkpoint.name}")
+    if aside.exists():
+        aside = aside.with_name(f"{aside.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    return checkpoint.rename(aside)
 
 
 def best_is_right(paths: RunPaths, step: int, good: Path) -> bool:

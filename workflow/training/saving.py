@@ -5,7 +5,9 @@ Knows nothing of when to save, nor of what stands in a model's folder besides it
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -17,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from workflow.errors import CheckpointError
-from workflow.files import whole_folder, write_json
-from workflow.models.manifest import write_manifest
+from workflow.files import link_or_copy, whole_folder, write_json
+from workflow.models.manifest import MANIFEST_FILE, write_manifest
 from workflow.models.save import SHARD_BYTES, Weights, in_shards
 from workflow.paths import STATE_FOLDER
 from workflow.training.backend import Backend
@@ -84,6 +86,27 @@ class Saver:
         tensors = _Drains(weights if weights is not None else self.backend.weights())
         self._save(folder, write_model, step, tensors)
 
+    def renew(
+        self, folder: Path, *, state: TrainState, describe: Callable[[Path], None], then: Callable[[], None]
+    ) -> None:
+        """Writes state and description of a checkpoint that stands anew; its tensors stay the files that they are.
+
+        `describe` fills the model's folder as its writer does after the weights. Raises CheckpointError.
+        """
+        self._agree(lambda: self._renew(folder, state, describe, then))
+
+    @staticmethod
+    def _renew(folder: Path, state: TrainState, describe: Callable[[Path], None], then: Callable[[], None]) -> None:
+        stale = shutil.ignore_patterns(MANIFEST_FILE, STATE_FILE)
+        with _told(folder):
+            with whole_folder(free_place(folder)) as temporary:
+                shutil.copytree(folder, temporary, copy_function=link_or_copy, dirs_exist_ok=True, ignore=stale)
+                describe(temporary)
+                _write_state_file(temporary / STATE_FOLDER, state)
+                write_manifest(temporary, step=state.step, before=folder)
+            swap_in(folder)
+        then()
+
     def finish(self) -> None:
         """Waits for what is being written. Raises CheckpointError, on every rank, where some of it failed."""
         if self._in_background:
@@ -121,7 +144,7 @@ class Saver:
     def _write(
         self, folder: Path, write_model: ModelWriter, step: int, tensors: _Drains, state: TrainState | None
     ) -> None:
-        try:
+        with _told(folder):
             optimizer = type(self.backend.optimizer).__name__.lower()
             size = checkpoint_size(self.backend.module, optimizer)
             check_before_save(folder, size.whole if state is not None else size.model)
@@ -131,10 +154,6 @@ class Saver:
                     _write_state(temporary / STATE_FOLDER, tensors, state)
                 write_manifest(temporary, step=step)
             swap_in(folder)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{folder}: could not be saved: {error}; {UNTOUCHED}") from error
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}; {UNTOUCHED}") from error
 
     def _agree(self, work: Callable[[], object], tensors: _Drains | None = None) -> None:
         """Work of the first rank, while the others gather with it. Raises its CheckpointError on every rank."""
@@ -156,6 +175,17 @@ class Saver:
 
 
 UNTOUCHED = "earlier checkpoints of the run are untouched"
+
+
+@contextlib.contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Raises what goes wrong in a save as a CheckpointError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: could not be saved: {error}; {UNTOUCHED}") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {UNTOUCHED}") from error
 
 
 class _Drains:
@@ -214,6 +244,10 @@ def _on_cpu(tensors: Tensors) -> Tensors:
 def _write_state(folder: Path, tensors: _Drains, state: TrainState) -> None:
     folder.mkdir()
     tensors.write_state(folder)
+    _write_state_file(folder, state)
+
+
+def _write_state_file(folder: Path, state: TrainState) -> None:
     write_json(folder / STATE_FILE, {"schema_version": STATE_VERSION, **asdict(state)})
 
 

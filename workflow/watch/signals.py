@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from workflow.errors import Stopped
-from workflow.runtime import note_for_launcher, ranks_from_environment
+from workflow.runtime import note_for_launcher, own_ranks
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 SIGNALLED = 128
@@ -85,7 +85,7 @@ class Watch:
         with contextlib.suppress(Exception):
             if self.publish is not None:
                 self.publish(self.asked)
-            ranks = ranks_from_environment()
+            ranks = own_ranks()
             if ranks is None or ranks.is_first:
                 os.write(2, f"{why}\n".encode())
             note_for_launcher(str(code))
@@ -104,7 +104,7 @@ def handled(*, relays: bool = False) -> Iterator[Watch]:
     may reach a process that is just ending.
     """
     global _watch
-    watch = Watch(relays=relays, is_rank=ranks_from_environment() is not None)
+    watch = Watch(relays=relays, is_rank=own_ranks() is not None)
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     thread = threading.Thread(target=_listen, args=(reader, watch), name="signals", daemon=True)
