@@ -87,9 +87,7 @@ def test_a_draw_does_not_depend_on_the_rows_beside_it():
     together = shares_of(logits, temperatures)
     alone = [shares_of(logits[row : row + 1], temperatures[row : row + 1]) for row in range(9)]
     assert all(torch.equal(together[row], alone[row][0]) for row in range(9))
-    assert pick(together, numbers) == [
-        pick(found, [number])[0] for found, number in zip(alone, numbers, strict=True)
-    ]
+    assert pick(together, numbers) == [pick(found, [number])[0] for found, number in zip(alone, numbers, strict=True)]
 
 
 @pytest.mark.parametrize("number", [0.0, 0.25, 0.5, 1 - 2**-53])

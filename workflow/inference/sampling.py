@@ -1,7 +1,8 @@
 """How a next token is chosen: greedy, or drawn after penalties, temperature, top-k, top-p and min-p.
 
-A whole vocabulary is never sorted, which takes longer than a small model's step. The randomness of a token is a function of (seed, sample, position) alone, so a prompt gets
-the same text whatever other prompts share its steps, and on any number of ranks.
+The randomness of a token is a function of (seed, sample, position) alone, so a prompt gets the same text whatever other
+prompts share its steps, and on any number of ranks. A whole vocabulary is never sorted, which takes longer than a small
+model's step.
 """
 
 from __future__ import annotations
@@ -136,7 +137,9 @@ def _keep_nucleus(shares: torch.Tensor, top_p: float) -> None:
     reached = masses.cumsum()
     place = _first_above(reached, top_p * reached[-1])
     band = len(masses) - 1 - place
-    border = torch.from_numpy((bands == band).cpu().numpy().nonzero()[0]).to(shares.device)  # torch's takes ten times as long
+    border = torch.from_numpy((bands == band).cpu().numpy().nonzero()[0]).to(
+        shares.device
+    )  # torch's takes ten times as long
     ordered, order = shares[border].double().sort(descending=True, stable=True)
     needed = _in_nucleus(ordered, top_p * reached[-1] - (reached[place] - masses[place]))
     shares.mul_(bands >= band)

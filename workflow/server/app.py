@@ -49,7 +49,6 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        state.loading = bool(settings.models.preload)
         tasks = [asyncio.create_task(state.registry.keep_fresh()), asyncio.create_task(_preload(state, on_unready))]
         try:
             yield
@@ -98,10 +97,7 @@ def _surround(app: FastAPI, state: ServerState, keys: Keys) -> None:
 
 async def _preload(state: ServerState, on_unready: Callable[[], None]) -> None:
     try:
-        for name in state.settings.models.preload:
-            await state.registry.load(await state.registry.lane(name))
+        await state.registry.preload()
     except Exception as error:
         logger.critical("a run to preload cannot be loaded: %s", error)
         on_unready()
-    else:
-        state.loading = False

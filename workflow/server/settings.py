@@ -47,6 +47,9 @@ class ModelsSection(Section):
     memory_bytes: int = setting(
         0, "most bytes of loaded weights; the run used least recently goes first; 0 for no limit", ge=0
     )
+    turn_s: float = setting(
+        5, "seconds that a run in use stays loaded while another one waits for its memory (--memory_bytes)", ge=0
+    )
     refresh_s: float = setting(5, "seconds between two looks for a newer best checkpoint of the loaded runs", gt=0)
 
 

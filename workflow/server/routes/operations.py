@@ -36,13 +36,14 @@ async def health(request: Request) -> Response:
 
 @router.get("/ready", response_model=StateAnswer, responses=NOT_NOW)
 async def ready(request: Request) -> Response:
-    """Whether to send requests here: 503 while loading what is preloaded, while shutting down, and when dead."""
+    """Whether to send requests here: 503 while a run to preload is not loaded, at the start or after its eviction, while shutting down, and when dead."""
     state = state_of(request)
     if state.dead or not state.registry.healthy:
         return _state("dead", ok=False)
     if state.draining:
         return _state("draining", ok=False)
-    return _state("loading" if state.loading else "ready", ok=not state.loading)
+    preloaded = state.registry.preloaded
+    return _state("ready" if preloaded else "loading", ok=preloaded)
 
 
 @router.get(
