@@ -18,6 +18,7 @@ from workflow.server.desk import ServerState, state_of
 from workflow.server.docs_page import docs_page
 from workflow.server.lanes import Lane
 from workflow.server.pages import html_response
+from workflow.server.paths import root_path
 from workflow.server.schemas import ErrorAnswer, InfoAnswer, ModelRow, StateAnswer
 
 router = APIRouter(tags=["operations"], responses={401: ERRORS[401]})
@@ -85,7 +86,7 @@ async def page(request: Request) -> Response:
 @router.get("/docs", response_class=HTMLResponse)
 async def docs(request: Request) -> Response:
     """This page: every operation with its fields and examples. The same for programs is /openapi.json."""
-    return html_response(docs_page(request.app.openapi()))
+    return html_response(docs_page(request.app.openapi(), "localhost:8000" + root_path(state_of(request).settings)))
 
 
 def _state(status: str, *, ok: bool) -> Response:
