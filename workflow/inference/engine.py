@@ -163,7 +163,8 @@ class T5Engine:
         answers = [row for row in rows if isinstance(row, _JobAnswer)]
         if answers:
             self._extend(answers, logits[[places[id(row)] for row in answers]] if len(answers) < len(rows) else logits)
-        for search in {id(row.search): row.search for row in rows if isinstance(row, Beam)}.values():
+        searches = {id(row.search): cast("_JobSearch", row.search) for row in rows if isinstance(row, Beam)}
+        for search in searches.values():
             found = logits[[places[id(beam)] for beam in search.beams]]
             self._alone(search.job, lambda: self._advance(search, found))  # noqa: B023  # runs at once
 
