@@ -32,7 +32,7 @@ class BeamSearch:
     """The search of one request (early_stopping=False, length_penalty=1 in transformers' words)."""
 
     params: SamplingParams
-    end_token: int
+    end_tokens: Sequence[int]
     detokenize: Callable[[Sequence[int]], str]
     beams: list[Beam] = field(init=False)
     is_over: bool = False
@@ -51,14 +51,16 @@ class BeamSearch:
         """
         count, width = logits.shape
         scores = torch.tensor([[beam.score] for beam in self.beams], device=logits.device)
-        likely = (logits.log_softmax(dim=-1) + scores).flatten().topk(min(2 * count, count * width))
+        likely = (
+            (logits.log_softmax(dim=-1) + scores).flatten().topk(min((1 + len(self.end_tokens)) * count, count * width))
+        )
         if not bool(torch.isfinite(logits.max())):
             raise DamagedModel
         length = len(self.beams[0].tokens) + 1
         going: list[tuple[float, int, int]] = []
         for rank, (score, place) in enumerate(zip(likely.values.tolist(), likely.indices.tolist(), strict=True)):
             parent, token = divmod(place, width)
-            if token == self.end_token or length >= self.params.max_new_tokens:
+            if token in self.end_tokens or length >= self.params.max_new_tokens:
                 if rank < count:
                     self._finish(score / length, self.beams[parent].tokens, token)
             elif len(going) < count:
@@ -68,7 +70,7 @@ class BeamSearch:
         return [] if self.is_over else self._go_on(going)
 
     def _finish(self, score: float, tokens: Sequence[int], token: int) -> None:
-        ended = token == self.end_token
+        ended = token in self.end_tokens
         self._finished.append((score, [*tokens] if ended else [*tokens, token], ended))
 
     def _go_on(self, going: Sequence[tuple[float, int, int]]) -> list[tuple[Beam, Beam]]:

@@ -139,7 +139,7 @@ class T5Engine:
         assert isinstance(request, GenerateRequest)
         state = job.state = _Running([], job.state.scores if job.state else None)
         if request.params.num_beams > 1:
-            search = state.search = _JobSearch(request.params, end, self._text, job=job)
+            search = state.search = _JobSearch(request.params, [end], self._text, job=job)
             return search.beams
         state.answers = [
             _JobAnswer(index, request.params, request.seed, end, self._text, job=job)
