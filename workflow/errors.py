@@ -6,6 +6,7 @@ Knows neither exit codes' printing nor HTTP: `cli.py` and the server translate t
     |- ConfigError       a flag, a settings file or a combination of settings       exit 2
     |- DataError         a data file, a split, a row                                exit 2
     |- ModelError        a checkpoint, a tokenizer, an architecture                 exit 2
+    |  `- DamagedModel     ... that computes what is no number                      exit 2, HTTP 500
     |- RunExistsError    a run folder that is in use or holds another run           exit 2
     |- ResultsError      a report that cannot be read                               exit 2
     |- TemplateError     a job's template, or a field of it                         exit 2
@@ -62,6 +63,16 @@ class ModelError(WorkflowError):
     """A checkpoint or tokenizer cannot be used."""
 
     exit_code = 2
+
+
+class DamagedModel(ModelError):
+    """A model computes what is no number."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the model's logits are not finite numbers; its weights are damaged, or overflowed in training: serve or use "
+            "an older checkpoint of the run"
+        )
 
 
 class RunExistsError(WorkflowError):

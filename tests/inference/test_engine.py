@@ -17,6 +17,7 @@ from transformers import (
 
 from tests.conftest import example_rows
 from workflow.data.packing import pad
+from workflow.errors import DamagedModel
 from workflow.inference.batch import generate_all, score_all
 from workflow.inference.engine import T5Engine
 from workflow.inference.interface import Cancelled, EngineLimits
@@ -419,16 +420,78 @@ def test_an_answer_that_cannot_be_told_ends_alone(loaded, token_ids):
     assert engine.runner.rows == []
 
 
-def test_an_unwanted_beam_search_ends_early(loaded, token_ids):
+@pytest.mark.parametrize("ends", [1, 40])
+def test_beams_are_those_of_transformers(flan_like, token_ids, ends):
+    """Searches of several widths side by side, whose answers end early, late and at their bound."""
+    loaded = load_seq2seq(str(flan_like))
+    with torch.no_grad():
+        loaded.model.lm_head.weight[1] *= ends
+    engine = T5Engine(loaded.model, loaded.tokenizer, fuse=True)
+    asked = [
+        GenerateRequest(ids, SamplingParams(9 + number, num_beams=2 + number % 5))
+        for number, ids in enumerate(token_ids[:10])
+    ]
+    found = generate_all(engine, asked)
+    for request, result in zip(asked, found, strict=True):
+        with torch.no_grad():
+            ids = (
+                loaded.model.eval()
+                .generate(
+                    input_ids=torch.tensor([request.token_ids]),
+                    max_new_tokens=request.params.max_new_tokens,
+                    num_beams=request.params.num_beams,
+                    do_sample=False,
+                )[0, 1:]
+                .tolist()
+            )
+        answer = result.generations[0]
+        assert list(answer.token_ids) == (ids[: ids.index(1)] if 1 in ids else ids)
+        assert answer.finish_reason == ("stop" if 1 in ids else "length")
+        assert answer.num_tokens == len(answer.token_ids) + (1 in ids)
+    assert engine.runner.rows == []
+    assert engine.scheduler.rows_in_use == 0
+
+
+def test_beams_of_a_decoder_deeper_than_the_encoder():
+    torch.manual_seed(3)
+    model = T5ForConditionalGeneration(T5Config(**{**SHAPE, "num_layers": 2, "num_decoder_layers": 4})).eval()
+    (result,) = generate_all(T5Engine(model, Numbers()), [GenerateRequest([5, 6, 1], SamplingParams(7, num_beams=3))])
+    assert 1 <= result.generations[0].num_tokens <= 7
+
+
+def test_a_beam_search_keeps_nobody_waiting(loaded, token_ids):
+    """Others get a token at each of its steps, and its cancellation frees its rows between two of them."""
+    engine = T5Engine(loaded.model, loaded.tokenizer, limits=EngineLimits(max_rows=9))
+    done: dict[str, object] = {}
+    told: list[int] = []
+    search = Job(
+        GenerateRequest(token_ids[0], SamplingParams(1000, num_beams=8)), lambda o: done.setdefault("beams", o)
+    )
+    engine.submit(search)
+    engine.step()
+    greedy = GenerateRequest(token_ids[1], SamplingParams(6, min_new_tokens=6, logprobs=0))
+    engine.submit(Job(greedy, lambda o: done.setdefault("greedy", o), lambda chunk: told.append(chunk.num_tokens)))
+    for _ in range(6):
+        engine.step()
+    assert told == [1, 2, 3, 4, 5, 6]
+    assert list(done) == ["greedy"]
+    assert len(engine.runner.rows) == 8
+    engine.cancel(search)
+    assert isinstance(done["beams"], Cancelled)
+    assert engine.runner.rows == []
+    assert not engine.has_work
+
+
+def test_damaged_weights_fail_a_beam_search(flan_like, token_ids):
+    loaded = load_seq2seq(str(flan_like))
+    with torch.no_grad():
+        loaded.model.lm_head.weight[5] = torch.nan
     engine = T5Engine(loaded.model, loaded.tokenizer)
     done: list[object] = []
-    job = Job(GenerateRequest(token_ids[0], SamplingParams(400, num_beams=4, min_new_tokens=0)), done.append)
-    job.cancelled = True
-    engine.submit(job)
+    engine.submit(Job(GenerateRequest(token_ids[0], SamplingParams(3, num_beams=2)), done.append))
     while engine.step():
         pass
-    assert isinstance(done[0], Result)
-    assert done[0].generations[0].num_tokens <= 3
+    assert isinstance(done[0], DamagedModel)
 
 
 def test_a_failure_cancels_the_rest_of_a_batch(loaded, token_ids):

@@ -14,7 +14,16 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from workflow.inference.sampling import SamplingParams, changed_logits, draw, likely_tokens, uniform
+from workflow.inference import sampling
+from workflow.inference.sampling import (
+    SamplingParams,
+    changed_logits,
+    draw,
+    keep_likely,
+    pick,
+    shares_of,
+    uniform,
+)
 
 
 def test_draws_follow_the_softmax():
@@ -41,23 +50,79 @@ def test_filters_are_those_of_transformers(values, temperature, top_k, top_p, mi
         expected = TopKLogitsWarper(top_k)(None, expected)
     if top_p < 1:
         expected = TopPLogitsWarper(top_p)(None, expected)
-    tokens, shares = likely_tokens(logits, params)
-    assert shares.sum() == pytest.approx(1, abs=1e-5)
     # At the border of the nucleus the two sum in another order: one token may differ there.
-    assert len(drawn(tokens, shares, logits / temperature) ^ drawn_by(expected[0], logits / temperature)) <= 1
+    assert len(drawn(logits, params) ^ drawn_by(expected[0], logits / temperature)) <= 1
     params = SamplingParams(1, temperature=temperature, min_p=min_p)
-    tokens, shares = likely_tokens(logits, params)
     warped = MinPLogitsWarper(min_p)(None, (logits / temperature)[None]) if min_p else logits[None]
-    assert len(drawn(tokens, shares, logits / temperature) ^ drawn_by(warped[0], logits / temperature)) <= 1
+    assert len(drawn(logits, params) ^ drawn_by(warped[0], logits / temperature)) <= 1
 
 
-def drawn(tokens, shares, scaled) -> set[int]:
+def drawn(logits, params) -> set[int]:
     """Tokens that may be drawn, but for those whose share may be rounded to nothing."""
-    return set(tokens[(shares > 0) & (scaled.softmax(-1) > 1e-20)[tokens]].tolist())
+    shares = shares_of(logits[None], [params.temperature])[0, : len(logits)]
+    keep_likely(shares, params)
+    return set(((shares > 0) & ((logits / params.temperature).softmax(-1) > 1e-20)).nonzero()[:, 0].tolist())
 
 
 def drawn_by(warped, scaled) -> set[int]:
     return set((warped.isfinite() & (scaled.softmax(-1) > 1e-20)).nonzero()[:, 0].tolist())
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-4, 1.0, 8.0])
+@pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.9, 0.9999])
+def test_the_nucleus_of_a_large_vocabulary_is_that_of_a_sort(spread, top_p):
+    logits = spread * torch.randn(5003, generator=torch.Generator().manual_seed(3))
+    shares = shares_of(logits[None], [1.0])[0, :5003]
+    ordered, order = shares.double().sort(descending=True, stable=True)
+    needed = order[ordered.cumsum(0) - ordered < top_p * ordered.sum()]
+    keep_likely(shares, SamplingParams(1, temperature=1.0, top_p=top_p))
+    assert abs(int((shares > 0).sum()) - len(needed)) <= 1
+    assert set((shares > 0).nonzero()[:, 0].tolist()) ^ set(needed.tolist()) <= {int(needed[-1])}
+
+
+def test_a_draw_does_not_depend_on_the_rows_beside_it():
+    logits = 3 * torch.randn(9, 1003, generator=torch.Generator().manual_seed(5))
+    temperatures = [0.5 + row / 7 for row in range(9)]
+    numbers = [uniform(7, row, 2) for row in range(9)]
+    together = shares_of(logits, temperatures)
+    alone = [shares_of(logits[row : row + 1], temperatures[row : row + 1]) for row in range(9)]
+    assert all(torch.equal(together[row], alone[row][0]) for row in range(9))
+    assert pick(together, numbers) == [pick(found, [number])[0] for found, number in zip(alone, numbers, strict=True)]
+
+
+@pytest.mark.parametrize("number", [0.0, 0.25, 0.5, 1 - 2**-53])
+def test_what_has_no_share_is_never_drawn(number):
+    shares = torch.zeros(1, 4 * sampling.BLOCK)
+    possible = [3, sampling.BLOCK - 1, 2 * sampling.BLOCK + 5]
+    shares[0, possible] = torch.tensor([0.2, 1e-12, 0.3])
+    assert pick(shares, [number])[0] in possible
+    cumulative = shares[0].double().cumsum(0)
+    expected = min(int((cumulative <= number * cumulative[-1]).sum()), possible[-1])
+    assert pick(shares, [number])[0] == expected
+
+
+def test_nothing_is_sorted_without_a_filter(monkeypatch):
+    """A sort of 32,000 numbers takes longer than a small model's step."""
+    for name in ("sort", "topk", "argsort"):
+        monkeypatch.setattr(torch.Tensor, name, None)
+    logits = torch.randn(32128, generator=torch.Generator().manual_seed(1))
+    draw(logits, SamplingParams(1, temperature=1.0), seed=1, sample=0, position=0)
+    draw(logits, SamplingParams(1, temperature=1.0, min_p=0.1), seed=1, sample=0, position=0)
+
+
+def test_a_nucleus_sorts_its_border_alone(monkeypatch):
+    sizes = []
+    real = torch.Tensor.sort
+
+    def sort(tensor, *args, **more):
+        sizes.append(len(tensor))
+        return real(tensor, *args, **more)
+
+    monkeypatch.setattr(torch.Tensor, "sort", sort)
+    logits = torch.randn(32128, generator=torch.Generator().manual_seed(1))
+    draw(logits, SamplingParams(1, temperature=1.0, top_p=0.9), seed=1, sample=0, position=0)
+    assert len(sizes) == 1
+    assert sizes[0] < 2000
 
 
 def test_penalties():

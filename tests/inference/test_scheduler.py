@@ -18,7 +18,7 @@ class Item:
 
 demands = st.lists(
     st.tuples(
-        st.sampled_from(["generate", "generate", "score", "exclusive"]),
+        st.sampled_from(["generate", "generate", "score"]),
         st.integers(1, LIMITS.max_tokens),
         st.integers(1, LIMITS.max_rows),
         st.integers(1, 4),  # steps that it runs
@@ -33,8 +33,8 @@ demands = st.lists(
 @settings(max_examples=300, deadline=None)
 def test_budgets_order_and_no_starving(plan):
     scheduler: Scheduler[Item] = Scheduler(LIMITS)
-    admitted: dict[str, list[int]] = {"generate": [], "score": [], "exclusive": []}
-    expected: dict[str, list[int]] = {"generate": [], "score": [], "exclusive": []}
+    admitted: dict[str, list[int]] = {"generate": [], "score": []}
+    expected: dict[str, list[int]] = {"generate": [], "score": []}
     arrivals = [(sum(row[4] for row in plan[: number + 1]), number) for number in range(len(plan))]
     running: list[tuple[Item, Demand]] = []
     dropped: set[int] = set()
@@ -56,8 +56,6 @@ def test_budgets_order_and_no_starving(plan):
                 running.append((demand.item, demand))
         assert sum(demand.rows for _, demand in running) == scheduler.rows_in_use <= LIMITS.max_rows
         assert sum(demand.held for _, demand in running) <= LIMITS.max_held
-        if any(demand.kind == "exclusive" for _, demand in running):
-            assert all(demand.kind == "exclusive" for _, demand in running)
         for item in doomed:
             scheduler.drop(item)
             dropped.add(item.number)
@@ -86,20 +84,6 @@ def test_scores_pass_generations_that_wait_for_rows():
     assert scheduler.admit() == []
     scheduler.drop("long")
     assert [demand.item for demand in scheduler.admit()] == ["waits"]
-
-
-def test_an_exclusive_job_runs_alone_and_holds_back_what_came_later():
-    scheduler: Scheduler[str] = Scheduler(LIMITS)
-    for name, kind in (("a", "generate"), ("beams", "exclusive"), ("more", "exclusive"), ("b", "generate")):
-        scheduler.add(Demand(name, kind, 5, 1 if kind == "generate" else 0, group="same"))
-    assert [demand.item for demand in scheduler.admit()] == ["a"]
-    assert scheduler.admit() == []
-    scheduler.drop("a")
-    assert [demand.item for demand in scheduler.admit()] == ["beams", "more"]
-    assert scheduler.admit() == []
-    scheduler.drop("beams")
-    scheduler.drop("more")
-    assert [demand.item for demand in scheduler.admit()] == ["b"]
 
 
 @pytest.mark.parametrize(

@@ -303,3 +303,12 @@ def test_errors_within_a_stream_are_its_last_event(live):
     found = events(live.post("/generate_stream", {"model": "echo", "prompt": "wrong red"}))
     assert found[-1]["error"]["code"] == "engine_failed"
     assert "secret" not in json.dumps(found)
+
+
+@pytest.mark.parametrize("field", ["n", "num_beams"])
+def test_more_side_by_side_than_an_engine_has_rows(serve, field):
+    live = serve(max_rows=2)
+    body = {"model": "echo", "prompt": "red", "temperature": 0 if field == "num_beams" else 1, field: 3}
+    error = error_of(live.post("/generate", body), 400)
+    assert error["param"] == field
+    assert "max_rows" in error["message"]

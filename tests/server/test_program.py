@@ -21,6 +21,13 @@ from tests.server.conftest import error_of
 
 pytestmark = pytest.mark.slow
 
+ENDLESS = """
+import time
+from workflow.inference.engine import T5Engine
+T5Engine.step = lambda engine: time.sleep(0.05) or True
+from workflow.cli import main
+main()
+"""
 DYING = """
 import sys
 from workflow.inference.engine import T5Engine
@@ -92,11 +99,49 @@ def test_sigterm_drains_and_exits_with_0(models):
         assert process.wait(10) == 0
 
 
-def test_sigint_exits_too(models):
-    with program(models) as (process, client):
+NOISY = """
+import sys, threading, warnings
+from workflow.server import app
+
+def noisy(*args, **more):
+    warnings.warn("a library warns\\nin two lines")
+    print("a library prints", file=sys.stderr)
+    threading.Thread(target=lambda: 1 / 0).start()
+    return real(*args, **more)
+
+real, app.Registry.preload = app.Registry.preload, noisy
+from workflow.cli import main
+main()
+"""
+
+
+def test_sighup_drains_and_the_log_is_json_whoever_writes(models):
+    with program(models, code=NOISY) as (process, client):
         assert client.get("/health").status_code == 200
+        client.get("/info").raise_for_status()
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 0
+    lines = [json.loads(line) for line in (models.parent / "serve.log").read_text().splitlines()]
+    messages = " ".join(line["message"] for line in lines)
+    for part in ("a library warns\nin two lines", "a library prints", "nobody caught", "signal 1: draining", "request"):
+        assert part in messages, part
+    assert "ZeroDivisionError" in " ".join(line.get("exception", "") for line in lines)
+
+
+def test_ctrl_c_drains_and_a_second_one_ends_at_once(models):
+    with (
+        program(models, "--grace_s", "1000", "--timeout_s", "900", code=ENDLESS) as (process, client),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        asked = pool.submit(ask, client)
+        while client.get("/info").json()["models"][0]["requests"] < 1:
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        while client.get("/ready").status_code == 200:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert isinstance(asked.exception(), httpx.TransportError)
 
 
 def test_a_dead_engine_ends_the_process_with_1(models):

@@ -59,32 +59,101 @@ def test_memory_evicts_the_run_used_least_recently(serve, runs, fake):
     until(lambda: fake.released == ["other"])
 
 
-def test_runs_in_use_are_not_evicted(serve, fake):
-    live = serve(memory_bytes=WEIGHT_BYTES + 10)
+def test_a_run_in_use_is_evicted_after_its_answers(serve, fake):
+    live = serve(memory_bytes=WEIGHT_BYTES + 10, turn_s=0)
     ask(live, "echo").raise_for_status()
-    fake.engines["echo"].hold()
-    with ThreadPoolExecutor(1) as pool:
+    echo = fake.engines["echo"]
+    echo.hold()
+    with ThreadPoolExecutor(3) as pool:
         answer = pool.submit(ask, live, "echo")
-        until(lambda: live.state.registry.lanes["echo"].queue.num_requests == 1)
-        response = ask(live, "other")
-        assert error_of(response, 503)["code"] == "model_unavailable"
-        assert "retry-after" in response.headers
-        fake.engines["echo"].go()
-        assert answer.result().status_code == 200
+        until(lambda: len(echo.submitted) == 2)
+        waits = pool.submit(ask, live, "other")
+        until(lambda: live.state.registry.lanes["echo"].giving_way)
+        late = pool.submit(ask, live, "echo")  # which waits for the run's next turn
+        until(lambda: live.state.registry.lanes["echo"].queue.num_requests == 2)
+        assert fake.loads == [("echo", 1)]
+        echo.go()
+        assert [future.result().status_code for future in (answer, waits, late)] == [200] * 3
+    assert len(echo.submitted) == 2
+    assert fake.loads == [("echo", 1), ("other", 1), ("echo", 1)]
+
+
+def test_busy_runs_take_turns(serve, fake):
+    """Memory for one of two runs that are asked without a pause: all are answered, and neither starves."""
+    live = serve(memory_bytes=WEIGHT_BYTES + 10, turn_s=0, engine={"step_s": 0.001})
+
+    def many(name):
+        return [ask(live, name).status_code for _ in range(8)]
+
+    with ThreadPoolExecutor(6) as pool:
+        found = [pool.submit(many, name) for name in ("echo", "other") * 3]
+        assert [future.result() for future in found] == [[200] * 8] * 6
+    assert {name for name, _ in fake.loads} == {"echo", "other"}
+    assert live.state.registry.memory.taken() == WEIGHT_BYTES
+    until(lambda: len(fake.released) == len(fake.loads) - 1)
+
+
+def test_a_run_that_waits_in_vain_leaves_the_other_as_it_was(serve, fake):
+    live = serve(memory_bytes=WEIGHT_BYTES + 10, turn_s=0, timeout_s=0.5)
+    ask(live, "echo").raise_for_status()
+    echo = live.state.registry.lanes["echo"]
+    echo.live.users += 1  # somebody reads a stream for ever
+    error_of(ask(live, "other"), 504)
+    until(lambda: not echo.giving_way)
+    ask(live, "echo").raise_for_status()
+    echo.live.users -= 1
+    assert fake.loads == [("echo", 1)]
+    ask(live, "other").raise_for_status()
+
+
+def test_readiness_tells_of_a_preloaded_run_that_was_evicted(serve, fake):
+    live = serve(memory_bytes=WEIGHT_BYTES + 10, turn_s=0, preload=("echo",), refresh_s=1000)
+    until(lambda: live.client.get("/ready").status_code == 200)
+    ask(live, "other").raise_for_status()
+    assert live.client.get("/ready").json() == {"status": "loading"}
+    ask(live, "echo").raise_for_status()
+    assert live.client.get("/ready").json() == {"status": "ready"}
+
+
+def test_a_preloaded_run_comes_back(serve, fake):
+    live = serve(memory_bytes=WEIGHT_BYTES + 10, turn_s=0, preload=("echo",))
+    until(lambda: live.client.get("/ready").status_code == 200)
+    ask(live, "other").raise_for_status()
+    until(lambda: live.client.get("/ready").status_code == 200)
+    assert fake.loads == [("echo", 1), ("other", 1), ("echo", 1)]
+    assert not fake.engines["echo"].submitted
+
+
+def test_a_preloaded_run_is_evicted_last(serve, runs, fake):
+    write_checkpoint(runs / "third" / "checkpoint-5")
+    live = serve(memory_bytes=2 * WEIGHT_BYTES + 10, preload=("echo",))
+    until(lambda: live.client.get("/ready").status_code == 200)
+    for name in ("other", "third", "other"):
+        ask(live, name).raise_for_status()
+    assert live.client.get("/ready").status_code == 200
+    assert fake.released == ["other", "third"]
+
+
+def test_preloaded_runs_must_fit_together(serve, fake):
+    live = serve(memory_bytes=2 * WEIGHT_BYTES - 1, preload=("echo", "other"))
+    until(lambda: live.server.should_exit)
+    assert live.server.exit_code == 2
+    assert fake.loads == []
 
 
 def test_runs_on_their_way_count_too(serve, fake):
     fake.delay = threading.Event()
-    live = serve(memory_bytes=WEIGHT_BYTES + 10)
+    live = serve(memory_bytes=WEIGHT_BYTES + 10, turn_s=0)
     memory = live.state.registry.memory
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(ask, live, "echo")
         until(lambda: memory.taken() == WEIGHT_BYTES)
-        assert error_of(ask(live, "other"), 503)["code"] == "model_unavailable"
+        second = pool.submit(ask, live, "other")
+        until(lambda: live.state.registry.lanes.get("other") and live.state.registry.lanes["other"].seats)
+        assert memory.taken() == WEIGHT_BYTES
         fake.delay.set()
         assert first.result().status_code == 200
-    assert memory.taken() == WEIGHT_BYTES
-    ask(live, "other").raise_for_status()  # which is tried at once, and takes the idle one's place
+        assert second.result().status_code == 200  # the idle one's place is taken
     assert memory.taken() == WEIGHT_BYTES
 
 

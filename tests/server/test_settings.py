@@ -13,7 +13,7 @@ from workflow.commands.serving import serve
 from workflow.config.cascade import resolve
 from workflow.config.sections import section_fields
 from workflow.errors import ConfigError
-from workflow.server.access import read_keys
+from workflow.server.access import Keys
 from workflow.server.settings import ServeSettings, environment_values, serve_layers
 
 
@@ -87,10 +87,10 @@ def test_the_command_refuses_before_it_serves(tmp_path, flags, told):
 def test_key_files(tmp_path):
     (tmp_path / "keys").write_text("# none\n\n")
     with pytest.raises(ConfigError, match="no key"):
-        read_keys(tmp_path / "keys")
-    assert read_keys(None).accept(None)
+        Keys(tmp_path / "keys")
+    assert Keys(None).accept(None)
 
 
 def test_a_file_of_keys_may_start_with_a_byte_order_mark(tmp_path):
     (tmp_path / "keys").write_text("secret\n", encoding="utf-8-sig")
-    assert read_keys(tmp_path / "keys").accept("Bearer secret")
+    assert Keys(tmp_path / "keys").accept("Bearer secret")

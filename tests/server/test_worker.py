@@ -81,7 +81,6 @@ def test_leaving_early_cancels_all_jobs_once(work):
                 await made.outcomes()
         while len(left) == 0:
             await asyncio.sleep(0.01)
-        assert all(job.cancelled for job, _ in fake.cancelled)
         return len(fake.cancelled), left
 
     assert work(scenario, endless=True, step_s=0.01) == (2, [True])

@@ -1,112 +1,95 @@
-"""Beam search, by transformers: padded batches, alone on the model.
+"""Beam search as bookkeeping: which continuations a request keeps after each step, as transformers' `generate` chooses them.
 
-Knows nothing of slots or other requests.
+A beam is a row of the engine's steps like any other answer, so a search joins, leaves and is cancelled between two steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 
-from workflow.data.packing import pad
-from workflow.inference.requests import GenerateRequest, Generation, Result
+from workflow.errors import DamagedModel
+from workflow.inference.requests import Generation
 from workflow.inference.sampling import SamplingParams
-from workflow.inference.sequence import Detokenize
-from workflow.models.ends import end_tokens
+
+NEVER = -1e9
+"""The score of beams that do not count yet: at first all beams are alike."""
 
 
-class _FirstLogits:
-    """A logits processor that changes nothing and keeps the logits of the first position."""
+@dataclass(eq=False)
+class Beam:
+    """One of a search's rows: its tokens so far, without the end of sequence, and the sum of their log-probabilities."""
 
-    def __init__(self, num_beams: int) -> None:
-        self.num_beams = num_beams
-        self.found: torch.Tensor | None = None
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        if self.found is None:
-            # Under beam search these are log-probabilities, which give the same softmax over the labels.
-            self.found = scores[:: self.num_beams].float().cpu()
-        return scores
-
-    def scores(self, row: int, labels: Sequence[int] | None) -> tuple[float, ...] | None:
-        """The label probabilities of a row."""
-        if labels is None or self.found is None:
-            return None
-        return tuple(self.found[row, list(labels)].softmax(dim=-1).tolist())
+    search: BeamSearch
+    tokens: list[int] = field(default_factory=list)
+    score: float = NEVER
 
 
-class _Unwanted:
-    """A stopping criterion: ends the search when nobody waits for any of its answers."""
+@dataclass(eq=False)
+class BeamSearch:
+    """The search of one request (early_stopping=False, length_penalty=1 in transformers' words)."""
 
-    def __init__(self, unwanted: Callable[[], bool]) -> None:
-        self.unwanted = unwanted
+    params: SamplingParams
+    end_tokens: Sequence[int]
+    detokenize: Callable[[Sequence[int]], str]
+    beams: list[Beam] = field(init=False)
+    is_over: bool = False
+    _finished: list[tuple[float, list[int], bool]] = field(default_factory=list)
+    """Score a token, tokens, and whether the end of sequence came; the best first."""
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:  # noqa: ARG002
-        return torch.full((len(input_ids),), self.unwanted(), dtype=torch.bool, device=input_ids.device)
+    def __post_init__(self) -> None:
+        self.beams = [Beam(self) for _ in range(self.params.num_beams)]
+        self.beams[0].score = 0.0
 
+    def advance(self, logits: torch.Tensor) -> list[tuple[Beam, Beam]]:
+        """Takes a step's fp32 logits [beams, vocabulary].
 
-@torch.no_grad()
-def beam_search(
-    model: Any,
-    texts: Detokenize,
-    requests: Sequence[GenerateRequest],
-    *,
-    in_step: bool,
-    unwanted: Callable[[], bool] = lambda: False,
-) -> list[Result]:
-    """The best answer of each request's beams; the requests decode alike.
-
-    When `unwanted` says so, from whatever thread, the search ends with what it has.
-    `in_step` keeps ranks generating until all are done, which ZeRO-3 needs; a rank without requests passes none.
-    """
-    params = requests[0].params if requests else SamplingParams(max_new_tokens=1)
-    ends = end_tokens(model)
-    rows = [list(request.token_ids) for request in requests] or [[ends[0]]]
-    first = _FirstLogits(params.num_beams)
-    device = model.get_input_embeddings().weight.device
-    was_training = model.training
-    model.eval()
-    try:
-        sequences = model.generate(
-            input_ids=pad(rows, model.config.pad_token_id).to(device),
-            attention_mask=pad([[1] * len(row) for row in rows], 0).to(device),
-            generation_config=_config(model.config, params, ends),
-            logits_processor=[first],
-            stopping_criteria=[_Unwanted(unwanted)],
-            synced_gpus=in_step,
-            past_key_values=_empty_cache(),
+        Returns pairs of beams: what the first was so far, the second goes on from now. No beam is on both sides. Raises
+        DamagedModel.
+        """
+        count, width = logits.shape
+        scores = torch.tensor([[beam.score] for beam in self.beams], device=logits.device)
+        likely = (
+            (logits.log_softmax(dim=-1) + scores).flatten().topk(min((1 + len(self.end_tokens)) * count, count * width))
         )
-    finally:
-        model.train(was_training)
-    return [
-        Result((_generation(sequence, ends, texts),), first.scores(row, request.label_tokens))
-        for row, (request, sequence) in enumerate(zip(requests, sequences[:, 1:].tolist(), strict=False))
-    ]
+        if not bool(torch.isfinite(logits.max())):
+            raise DamagedModel
+        length = len(self.beams[0].tokens) + 1
+        going: list[tuple[float, int, int]] = []
+        for rank, (score, place) in enumerate(zip(likely.values.tolist(), likely.indices.tolist(), strict=True)):
+            parent, token = divmod(place, width)
+            if token in self.end_tokens or length >= self.params.max_new_tokens:
+                if rank < count:
+                    self._finish(score / length, self.beams[parent].tokens, token)
+            elif len(going) < count:
+                going.append((score, parent, token))
+        self._finished = sorted(self._finished, key=lambda entry: -entry[0])[:count]
+        self.is_over = not going or (len(self._finished) == count and going[0][0] / length <= self._finished[-1][0])
+        return [] if self.is_over else self._go_on(going)
 
+    def _finish(self, score: float, tokens: Sequence[int], token: int) -> None:
+        ended = token in self.end_tokens
+        self._finished.append((score, [*tokens] if ended else [*tokens, token], ended))
 
-def _empty_cache() -> Any:
-    """Grows a layer at a time: the one that `generate` makes has the encoder's number of layers."""
-    from transformers import DynamicCache, EncoderDecoderCache
+    def _go_on(self, going: Sequence[tuple[float, int, int]]) -> list[tuple[Beam, Beam]]:
+        """Gives the continuations to beams: the first of a beam's stays with it, so that little is copied."""
+        staying = {parent: number for number, (_, parent, _) in reversed([*enumerate(going)])}
+        free = iter(place for place in range(len(self.beams)) if place not in staying)
+        places = [parent if staying[parent] == number else next(free) for number, (_, parent, _) in enumerate(going)]
+        before = [beam.tokens for beam in self.beams]
+        for place, (score, parent, token) in zip(places, going, strict=True):
+            self.beams[place].tokens, self.beams[place].score = [*before[parent], token], score
+        return [
+            (self.beams[parent], self.beams[place])
+            for place, (_, parent, _) in zip(places, going, strict=True)
+            if place != parent
+        ]
 
-    return EncoderDecoderCache(DynamicCache(), DynamicCache())
-
-
-def _config(config: Any, params: SamplingParams, ends: Sequence[int]) -> Any:
-    from transformers import GenerationConfig
-
-    return GenerationConfig(
-        max_new_tokens=params.max_new_tokens,
-        num_beams=params.num_beams,
-        do_sample=False,
-        decoder_start_token_id=config.decoder_start_token_id,
-        eos_token_id=list(ends),
-        pad_token_id=config.pad_token_id,
-    )
-
-
-def _generation(sequence: list[int], ends: Sequence[int], texts: Detokenize) -> Generation:
-    end = next((place for place, token in enumerate(sequence) if token in ends), None)
-    finished, ids = end is not None, sequence[:end]
-    return Generation(tuple(ids), texts(ids), "stop" if finished else "length", (), len(ids) + finished)
+    def generation(self) -> Generation:
+        """The best answer, once the search is over."""
+        _, tokens, ended = self._finished[0]
+        return Generation(
+            tuple(tokens), self.detokenize(tokens), "stop" if ended else "length", (), len(tokens) + ended
+        )

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from workflow.inference.beams import beam_search
+from workflow.inference.beams import Beam, BeamSearch
 from workflow.inference.graphs import cuda_capture
 from workflow.inference.interface import Cancelled, EngineLimits, Together
 from workflow.inference.requests import Chunk, GenerateRequest, Job, Outcome, Result, ScoreRequest
@@ -79,13 +79,8 @@ class T5Engine:
         request, tokens = job.request, len(job.request.token_ids)
         if isinstance(request, ScoreRequest):
             return Demand(job, "score", tokens)
-        if request.params.num_beams == 1:
-            held = request.params.n * (tokens + request.params.max_new_tokens)
-            return Demand(job, "generate", tokens, request.params.n, held=held)
-        if tokens > self.limits.max_encode_tokens:
-            raise ValueError(f"a prompt of {tokens} tokens exceeds {self.limits}")
-        weight = min(tokens * request.params.num_beams, self.limits.max_encode_tokens)
-        return Demand(job, "exclusive", weight, group=request.params)
+        rows = request.params.n * request.params.num_beams  # one of them is 1
+        return Demand(job, "generate", tokens, rows, held=rows * (tokens + request.params.max_new_tokens))
 
     def cancel(self, job: Job) -> None:
         """Ends a job with `Cancelled`."""
@@ -94,22 +89,16 @@ class T5Engine:
 
     def step(self) -> bool:
         """One step of all that is running, here or on any rank that shares the weights."""
-        admitted = self.scheduler.admit()
-        exclusive = [demand.item for demand in admitted if demand.kind == "exclusive"]
-        fresh = [demand.item for demand in admitted if demand.kind != "exclusive"]
+        fresh = [demand.item for demand in self.scheduler.admit()]
         generate = [job for job in fresh if isinstance(job.request, GenerateRequest)]
         wanted = [_labels_of(job.request, self.label_tokens) for job in fresh]
-        encodes, scores, starts, searches = self._any(
-            bool(fresh), any(labels is not None for labels in wanted), bool(generate), bool(exclusive)
-        )
+        encodes, scores, starts = self._any(bool(fresh), any(labels is not None for labels in wanted), bool(generate))
         if encodes:
             self._guarded(fresh, lambda: self._admit(fresh, wanted, scores=scores, starts=starts))
         (decodes,) = self._any(bool(self.runner.rows))
         if decodes:
-            self._guarded([answer.job for _, answer in self.runner.rows], self._decode)
-        if searches:
-            self._guarded(exclusive, lambda: self._search(exclusive))
-        worked = bool(encodes or decodes or searches)
+            self._guarded([self._job_of(row) for _, row in self.runner.rows], self._decode)
+        worked = bool(encodes or decodes)
         if not (worked or self.fused):
             self.runner.clear()  # training needs the memory, and changes the biases
         return worked
@@ -135,12 +124,10 @@ class T5Engine:
         if scores:
             self._first_logits(jobs, wanted, encoded)
         if starts:
-            answers = [
-                (number, self._answers(job))
-                for number, job in enumerate(jobs)
-                if isinstance(job.request, GenerateRequest)
+            rows = [
+                (number, self._rows(job)) for number, job in enumerate(jobs) if isinstance(job.request, GenerateRequest)
             ]
-            self.runner.start(encoded, answers)
+            self.runner.start(encoded, rows)
 
     def _first_logits(self, jobs: Sequence[Job], wanted: Sequence[tuple[int, ...] | None], encoded: Encoded) -> None:
         asked = [(number, labels) for number, labels in enumerate(wanted) if labels is not None]
@@ -152,10 +139,15 @@ class T5Engine:
             else:
                 job.state = _Running([], tuple(found.softmax(dim=-1).tolist()))
 
-    def _answers(self, job: Job) -> list[_JobAnswer]:
+    def _rows(self, job: Job) -> list[_JobAnswer] | list[Beam]:
+        """What decodes for a job, a row of the steps each."""
         request = job.request
         assert isinstance(request, GenerateRequest)
-        answers = [
+        state = job.state = _Running([], job.state.scores if job.state else None)
+        if request.params.num_beams > 1:
+            search = state.search = _JobSearch(request.params, self.end_tokens, self.texts, job=job)
+            return search.beams
+        state.answers = [
             _JobAnswer(
                 index,
                 request.params,
@@ -167,13 +159,26 @@ class T5Engine:
             )
             for index in range(request.params.n)
         ]
-        job.state = _Running(answers, job.state.scores if job.state else None)
-        return answers
+        return state.answers
+
+    @staticmethod
+    def _job_of(row: _JobAnswer | Beam) -> Job:
+        return row.job if isinstance(row, _JobAnswer) else cast("_JobSearch", row.search).job
 
     def _decode(self) -> None:
-        answers: list[_JobAnswer] = [answer for _, answer in self.runner.rows]
+        rows: list[_JobAnswer | Beam] = [row for _, row in self.runner.rows]
         start = self.model.config.decoder_start_token_id
-        logits = self.runner.decode([answer.tokens[-1] if answer.tokens else start for answer in answers])
+        logits = self.runner.decode([row.tokens[-1] if row.tokens else start for row in rows])
+        places = {id(row): place for place, row in enumerate(rows)}
+        answers = [row for row in rows if isinstance(row, _JobAnswer)]
+        if answers:
+            self._extend(answers, logits[[places[id(row)] for row in answers]] if len(answers) < len(rows) else logits)
+        searches = {id(row.search): cast("_JobSearch", row.search) for row in rows if isinstance(row, Beam)}
+        for search in searches.values():
+            found = logits[[places[id(beam)] for beam in search.beams]]
+            self._alone(search.job, lambda: self._advance(search, found))  # noqa: B023  # runs at once
+
+    def _extend(self, answers: Sequence[_JobAnswer], logits: torch.Tensor) -> None:
         failed: dict[int, tuple[Job, Exception]] = {}
         for answer, choice in zip(answers, next_tokens(logits, answers), strict=True):
             if isinstance(choice, Exception):
@@ -183,6 +188,14 @@ class T5Engine:
         for job, error in failed.values():
             self._end(job, error)
         self._publish([answer for answer in answers if id(answer.job) in self._open])
+
+    def _advance(self, search: _JobSearch, logits: torch.Tensor) -> None:
+        self.runner.copy(search.advance(logits))
+        if search.is_over:
+            answer = search.generation()
+            if search.job.on_chunk is not None:
+                search.job.on_chunk(Chunk(0, answer.text, (), answer.num_tokens, answer.finish_reason))
+            self._end(search.job, Result((answer,), search.job.state.scores))
 
     def _publish(self, answers: Sequence[_JobAnswer]) -> None:
         """Tells the jobs what is new, and ends those whose answers are all finished."""
@@ -207,32 +220,22 @@ class T5Engine:
             if id(job) in self._open:
                 self._end(job, error)
 
-    def _search(self, jobs: Sequence[Job]) -> None:
-        requests = [job.request for job in jobs if isinstance(job.request, GenerateRequest)]
-        results = beam_search(
-            self.model,
-            self.texts,
-            requests,
-            in_step=self.together is not None,
-            unwanted=lambda: bool(jobs) and all(job.cancelled for job in jobs),
-        )
-        for job, result in zip(jobs, results, strict=True):
-            if job.on_chunk is not None:
-                answer = result.generations[0]
-                job.on_chunk(Chunk(0, answer.text, (), answer.num_tokens, answer.finish_reason))
-            self._end(job, result)
-
     def _end(self, job: Job, outcome: Outcome) -> None:
         del self._open[id(job)]
         self.scheduler.drop(job)
         if isinstance(job.state, _Running):
-            self.runner.stop(job.state.answers)
+            self.runner.stop(job.state.rows)
         job.on_done(outcome)
 
 
 @dataclass(eq=False)
 class _JobAnswer(Answer):
     job: Job = None  # type: ignore[assignment]  # always given; a field after defaults needs one
+
+
+@dataclass(eq=False)
+class _JobSearch(BeamSearch):
+    job: Job = None  # type: ignore[assignment]  # likewise
 
 
 def _tell(answer: _JobAnswer) -> None:
@@ -242,10 +245,16 @@ def _tell(answer: _JobAnswer) -> None:
 
 @dataclass
 class _Running:
-    """An admitted generation: its answers, and its label probabilities."""
+    """An admitted generation: its answers or its beam search, and its label probabilities."""
 
     answers: list[_JobAnswer]
     scores: tuple[float, ...] | None
+    search: _JobSearch | None = None
+
+    @property
+    def rows(self) -> Sequence[_JobAnswer | Beam]:
+        """What has slots."""
+        return self.search.beams if self.search is not None else self.answers
 
 
 def _labels_of(request: GenerateRequest | ScoreRequest, default: tuple[int, ...] | None) -> tuple[int, ...] | None:

@@ -97,7 +97,5 @@ class Job:
     request: GenerateRequest | ScoreRequest
     on_done: Callable[[Outcome], None]
     on_chunk: Callable[[Chunk], None] | None = None
-    cancelled: bool = False
-    """Set from any thread when nobody waits for the outcome any more; long work looks at it."""
     state: Any = field(default=None, repr=False)
     """The engine's own notes about the job."""

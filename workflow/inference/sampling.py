@@ -1,7 +1,8 @@
 """How a next token is chosen: greedy, or drawn after penalties, temperature, top-k, top-p and min-p.
 
-Knows nothing of models. The randomness of a token is a function of (seed, sample, position) alone, so a prompt gets
-the same text whatever other prompts share its steps, and on any number of ranks.
+The randomness of a token is a function of (seed, sample, position) alone, so a prompt gets the same text whatever other
+prompts share its steps, and on any number of ranks. A whole vocabulary is never sorted, which takes longer than a small
+model's step.
 """
 
 from __future__ import annotations
@@ -10,9 +11,18 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from workflow.config.settings import GREEDY_BELOW
+
+Doubles = npt.NDArray[np.float64]
+
+BLOCK = 128
+"""Tokens whose shares are summed at once when one is picked."""
+BAND_BITS = 18
+"""Lower bits of an fp32 number that `_keep_nucleus` leaves out."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,11 @@ class SamplingParams:
         return self.greedy and not self.changes_logits and self.logprobs is None
 
     @property
+    def filters(self) -> bool:
+        """Whether some tokens are never drawn."""
+        return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
+
+    @property
     def changes_logits(self) -> bool:
         """Whether logits are changed before temperature and filters, at every position."""
         return bool(
@@ -77,31 +92,85 @@ def changed_logits(
     return logits
 
 
-def likely_tokens(logits: torch.Tensor, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
-    """The tokens that may be drawn and their probabilities (they sum to 1), most likely first, of logits [vocabulary]."""
-    scaled = logits / params.temperature
-    ordered, tokens = (
-        scaled.topk(params.top_k) if 0 < params.top_k < len(scaled) else scaled.sort(descending=True, stable=True)
-    )
-    shares = ordered.softmax(dim=-1)
-    keep = torch.ones_like(shares, dtype=torch.bool)
-    if params.top_p < 1.0:
-        keep = shares.cumsum(dim=-1) - shares < params.top_p
-    if params.min_p > 0.0:
-        keep &= shares >= params.min_p * shares[0]
-    kept = shares * keep
-    return tokens, kept / kept.sum()
-
-
 def uniform(seed: int, sample: int, position: int) -> float:
     """A number in [0, 1) that depends on (seed, sample, position) alone: 53 bits of a hash, the same everywhere."""
     digest = hashlib.blake2b(f"{seed}:{sample}:{position}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) / (1 << 53)
 
 
+def shares_of(logits: torch.Tensor, temperatures: Sequence[float]) -> torch.Tensor:
+    """The softmax at each row's temperature, fp32 [rows, vocabulary], of logits [rows, vocabulary].
+
+    Behind the vocabulary stand zeros up to a multiple of `BLOCK`, which `pick` needs.
+    """
+    rows, width = logits.shape
+    scaled = logits.new_full((rows, -(-width // BLOCK) * BLOCK), float("-inf"))
+    torch.div(logits, torch.tensor(temperatures, device=logits.device)[:, None], out=scaled[:, :width])
+    return torch.softmax(scaled, dim=-1, out=scaled)
+
+
+def keep_likely(shares: torch.Tensor, params: SamplingParams) -> None:
+    """Sets the shares [vocabulary] that the filters drop to zero, in place; those that are left need not sum to 1."""
+    floor = params.min_p * shares.max()
+    if 0 < params.top_k < len(shares):
+        kept, tokens = shares.topk(params.top_k)
+        if params.top_p < 1.0:
+            kept = kept.masked_fill(~_in_nucleus(kept.double(), params.top_p * kept.double().sum()), 0.0)
+        shares.zero_()
+        shares[tokens] = kept
+    elif params.top_p < 1.0:
+        _keep_nucleus(shares, params.top_p)
+    if params.min_p > 0.0:
+        shares.mul_(shares >= floor)
+
+
+def _in_nucleus(ordered: torch.Tensor, mass: torch.Tensor | float) -> torch.Tensor:
+    """Which of the shares, in falling order, are needed to reach the mass."""
+    return ordered.cumsum(dim=-1) - ordered < mass
+
+
+def _keep_nucleus(shares: torch.Tensor, top_p: float) -> None:
+    """Drops all but the nucleus. Numbers with the same upper bits are alike to 1/32: their masses show between which
+    two of them the border lies, and only these few are sorted."""
+    bands = shares.view(torch.int32) >> BAND_BITS
+    masses = torch.bincount(bands, weights=shares.double()).flip(0).cpu().numpy()
+    reached = masses.cumsum()
+    place = _first_above(reached, top_p * reached[-1])
+    band = len(masses) - 1 - place
+    border = torch.from_numpy((bands == band).cpu().numpy().nonzero()[0]).to(
+        shares.device
+    )  # torch's takes ten times as long
+    ordered, order = shares[border].double().sort(descending=True, stable=True)
+    needed = _in_nucleus(ordered, top_p * reached[-1] - (reached[place] - masses[place]))
+    shares.mul_(bands >= band)
+    shares[border[order[~needed]]] = 0.0
+
+
+def _first_above(reached: Doubles, target: float) -> int:
+    """The first place at which the running sum exceeds the target; where rounding keeps it from doing so, the last place that
+    added anything."""
+    return int(min(reached.searchsorted(target, side="right"), reached.searchsorted(reached[-1])))
+
+
+def pick(shares: torch.Tensor, numbers: Sequence[float]) -> list[int]:
+    """A token for each row of `shares_of`'s, by inverting its distribution function at the row's number in [0, 1).
+
+    Tokens stand in the order of their ids, so nothing is sorted. Sums of blocks are searched first, then one block.
+    """
+    blocks = shares.view(len(shares), -1, BLOCK)
+    reached = blocks.sum(dim=-1).double().cpu().numpy().cumsum(axis=-1)
+    targets = reached[:, -1] * numbers
+    places = [_first_above(row, target) for row, target in zip(reached, targets, strict=True)]
+    inside = blocks[range(len(places)), places].double().cpu().numpy().cumsum(axis=-1)
+    before = [row[place - 1] if place else 0.0 for row, place in zip(reached, places, strict=True)]
+    return [
+        place * BLOCK + _first_above(row, target - start)
+        for place, row, target, start in zip(places, inside, targets, before, strict=True)
+    ]
+
+
 def draw(logits: torch.Tensor, params: SamplingParams, *, seed: int, sample: int, position: int) -> int:
-    """One token from logits [vocabulary], by inverting the distribution function at this position's number."""
-    tokens, shares = likely_tokens(logits, params)
-    reached = shares.double().cumsum(dim=-1)
-    place = int(torch.searchsorted(reached, uniform(seed, sample, position) * reached[-1], right=True))
-    return int(tokens[min(place, int((shares > 0).sum()) - 1)])
+    """One token from logits [vocabulary]."""
+    shares = shares_of(logits[None], [params.temperature])
+    keep_likely(shares[0, : len(logits)], params)
+    return pick(shares, [uniform(seed, sample, position)])[0]

@@ -1,36 +1,31 @@
 """Which waiting requests are admitted at the next step: pure bookkeeping of places and tokens.
 
 Knows nothing of tensors, texts or clocks. Generations are first in, first out among themselves, scores likewise; the
-two kinds take turns at the step's token budget, so neither starves. An exclusive job (beam search) waits until all
-that came before it are done, runs alone or with neighbours of its group, and holds back what came after it.
+two kinds take turns at the step's token budget, so neither starves.
 """
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 T = TypeVar("T")
 
-Kind = Literal["generate", "score", "exclusive"]
+Kind = Literal["generate", "score"]
 
 
 @dataclass(frozen=True)
 class Demand(Generic[T]):
     """What a job asks for: `tokens` to encode, and decode `rows` (0 for a score) until it is finished, which come to hold
     the keys and values of up to `held` tokens.
-
-    Exclusive jobs of the same `group` that stand next to each other start together.
     """
 
     item: T
     kind: Kind
     tokens: int
     rows: int = 0
-    group: Hashable = None
     held: int = 0
 
 
@@ -48,9 +43,7 @@ class Scheduler(Generic[T]):
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._waiting: dict[Kind, OrderedDict[int, Demand[T]]] = {
-            kind: OrderedDict() for kind in ("generate", "score", "exclusive")
-        }
+        self._waiting: dict[Kind, OrderedDict[int, Demand[T]]] = {"generate": OrderedDict(), "score": OrderedDict()}
         self._running: dict[int, Demand[T]] = {}
         self._numbers: dict[int, int] = {}
         """The item's identity -> its place in the order of arrival, while it waits or runs."""
@@ -88,27 +81,6 @@ class Scheduler(Generic[T]):
 
     def admit(self) -> list[Demand[T]]:
         """Chooses what starts now. Scores need no rows and are over after the step; the others run until `drop`."""
-        if any(demand.kind == "exclusive" for demand in self._running.values()):
-            return []
-        barrier = _first(self._waiting["exclusive"])
-        others = min(_first(self._waiting["generate"]), _first(self._waiting["score"]))
-        if barrier < others and not self._running:
-            return self._start(self._exclusive_group(others))
-        return self._start(self._choose(barrier))
-
-    def _exclusive_group(self, last: float) -> list[int]:
-        """The first exclusive jobs that are of one group and came before `last`."""
-        queue, tokens = self._waiting["exclusive"], self.limits.max_tokens
-        group = next(iter(queue.values())).group
-        chosen = []
-        for number, demand in queue.items():
-            if number > last or demand.group != group or demand.tokens > tokens:
-                break
-            tokens -= demand.tokens
-            chosen.append(number)
-        return chosen
-
-    def _choose(self, barrier: float) -> list[int]:
         order: tuple[Kind, Kind] = ("score", "generate") if self._scores_first else ("generate", "score")
         self._scores_first = not self._scores_first
         tokens, rows = self.limits.max_tokens, self.limits.max_rows - self.rows_in_use
@@ -116,11 +88,11 @@ class Scheduler(Generic[T]):
         chosen = []
         for kind in order:
             for number, demand in self._waiting[kind].items():
-                if number > barrier or demand.tokens > tokens or demand.rows > rows or demand.held > held:
+                if demand.tokens > tokens or demand.rows > rows or demand.held > held:
                     break
                 tokens, rows, held = tokens - demand.tokens, rows - demand.rows, held - demand.held
                 chosen.append(number)
-        return chosen
+        return self._start(chosen)
 
     def _start(self, chosen: Sequence[int]) -> list[Demand[T]]:
         found = []
@@ -132,8 +104,3 @@ class Scheduler(Generic[T]):
             else:
                 self._running[number] = demand
         return found
-
-
-def _first(queue: Mapping[int, object]) -> float:
-    """The number of a queue's first job."""
-    return next(iter(queue), math.inf)

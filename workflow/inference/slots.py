@@ -86,6 +86,11 @@ class Pool:
             entries[row] = entries[last]
             entries.pop()
 
+    def copy(self, sources: list[int], targets: list[int]) -> None:
+        """Rows decode on as if they were others of the same prompt, which have come as far."""
+        reached = self.positions[sources[0]]
+        self.own[:, :, targets, :, :reached] = self.own[:, :, sources, :, :reached]
+
     def _wipe(self, row: int) -> None:
         self.cross[:, :, row, :, : self.source_lengths[row]] = 0
         self.own[:, :, row, :, : self.positions[row] + 1] = 0

@@ -40,7 +40,9 @@ def answer(
 ) -> list[Result]:
     """Answers prompts, whole (nothing is cut), in their order."""
     ids = encode(loaded.tokenizer, list(prompts))
-    limits = EngineLimits.at_least(rows=max(batch_size, params.n), tokens=max(map(len, ids), default=1))
+    limits = EngineLimits.at_least(
+        rows=max(batch_size, params.n, params.num_beams), tokens=max(map(len, ids), default=1)
+    )
     engine = T5Engine(model, loaded.tokenizer, limits=limits, fuse=True, answers=loaded.answers)
     labels = no_yes_tokens(loaded.tokenizer)
     requests = [

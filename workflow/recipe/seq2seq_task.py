@@ -147,7 +147,8 @@ class Seq2SeqTask(Task[Seq2SeqSettings]):
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
         evaluation, data = self.settings.evaluation, self.settings.data
         limits = EngineLimits.at_least(
-            rows=max(evaluation.eval_batch_size, evaluation.n_samples), tokens=data.max_source_length
+            rows=max(evaluation.eval_batch_size, evaluation.n_samples, evaluation.num_beams),
+            tokens=data.max_source_length,
         )
         answers, _ = self.answers_and_findings
         engine = T5Engine(model, tokenizer, limits=limits, together=together, answers=answers)

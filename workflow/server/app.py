@@ -14,11 +14,12 @@ from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 
 from workflow import __version__
-from workflow.server.access import Keys, read_keys
+from workflow.server.access import Keys
 from workflow.server.desk import ServerState
 from workflow.server.door import Door
 from workflow.server.error_table import add_handlers, logger
 from workflow.server.middleware import Access, BodyGate, Envelope
+from workflow.server.paths import HeadAsGet, Prefix, root_path
 from workflow.server.registry import Registry
 from workflow.server.routes import generating, openai, operations, scoring
 from workflow.server.service import LoadService
@@ -49,7 +50,6 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        state.loading = bool(settings.models.preload)
         tasks = [asyncio.create_task(state.registry.keep_fresh()), asyncio.create_task(_preload(state, on_unready))]
         try:
             yield
@@ -69,7 +69,7 @@ def create_app(
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    keys = read_keys(settings.access.api_key_file)
+    keys = Keys(settings.access.api_key_file)
     app.state.server, app.state.door = state, Door(state, keys, _queued_paths())
     for module in (generating, scoring, openai, operations):
         app.include_router(module.router)
@@ -87,6 +87,7 @@ def _queued_paths() -> set[str]:
 def _surround(app: FastAPI, state: ServerState, keys: Keys) -> None:
     """Each middleware stands around those before it."""
     access = state.settings.access
+    app.add_middleware(HeadAsGet)
     app.add_middleware(BodyGate, bounds=state.settings.bounds)
     app.add_middleware(Access, keys=keys, protect_all=access.protect_all)
     if access.cors_origins:
@@ -94,14 +95,13 @@ def _surround(app: FastAPI, state: ServerState, keys: Keys) -> None:
             CORSMiddleware, allow_origins=[*access.cors_origins], allow_methods=["GET", "POST"], allow_headers=["*"]
         )
     app.add_middleware(Envelope, state=state)
+    if prefix := root_path(state.settings):
+        app.add_middleware(Prefix, prefix=prefix)
 
 
 async def _preload(state: ServerState, on_unready: Callable[[], None]) -> None:
     try:
-        for name in state.settings.models.preload:
-            await state.registry.load(await state.registry.lane(name))
+        await state.registry.preload()
     except Exception as error:
         logger.critical("a run to preload cannot be loaded: %s", error)
         on_unready()
-    else:
-        state.loading = False

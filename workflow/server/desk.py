@@ -36,7 +36,6 @@ class ServerState:
     metrics: Metrics = field(default_factory=Metrics)
     draining: bool = False
     dead: bool = False
-    loading: bool = False
     num_open: int = 0
     """Responses that are not complete."""
     given_up: asyncio.Event = field(default_factory=asyncio.Event)

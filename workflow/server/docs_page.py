@@ -21,15 +21,15 @@ summary { padding: .4rem 0; cursor: pointer; }
 """
 
 
-def docs_page(document: dict[str, Any]) -> str:
-    """The page."""
-    operations = "".join(_operation(document, *found) for found in _operations(document))
+def docs_page(document: dict[str, Any], base: str = "localhost:8000") -> str:
+    """The page; its examples ask the server at `base`."""
+    operations = "".join(_operation(document, base, *found) for found in _operations(document))
     title = escape(document["info"]["title"])
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body><main>'
         f"<h1>{title}</h1><p>{escape(document['info'].get('description', ''))}</p>"
-        f'<p><a href="/openapi.json">/openapi.json</a> says the same to programs.</p>{operations}</main></body></html>'
+        f'<p><a href="openapi.json">openapi.json</a> says the same to programs.</p>{operations}</main></body></html>'
     )
 
 
@@ -39,11 +39,11 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, 
             yield path, method.upper(), operation
 
 
-def _operation(document: dict[str, Any], path: str, method: str, operation: dict[str, Any]) -> str:
+def _operation(document: dict[str, Any], base: str, path: str, method: str, operation: dict[str, Any]) -> str:
     bodies = [*_bodies(document, operation)]
     return (
         f"<details><summary><code>{method} {escape(path)}</code> {escape(operation.get('description', ''))}</summary>"
-        + "".join(_fields(body) + _examples(path, body) for body in bodies)
+        + "".join(_fields(body) + _examples(base + path, body) for body in bodies)
         + "</details>"
     )
 
@@ -91,9 +91,9 @@ def _kind(field: dict[str, Any]) -> str:
     return str(field.get("type", "object"))
 
 
-def _examples(path: str, body: dict[str, Any]) -> str:
+def _examples(url: str, body: dict[str, Any]) -> str:
     commands = (
-        f"curl localhost:8000{path} -H 'Content-Type: application/json' -d '{json.dumps(example)}'"
+        f"curl {url} -H 'Content-Type: application/json' -d '{json.dumps(example)}'"
         for example in body.get("examples", ())
     )
     return "".join(f"<pre>{escape(command)}</pre>" for command in commands)

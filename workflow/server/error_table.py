@@ -45,6 +45,7 @@ TABLE: dict[type[BaseException], Status] = {
     errors.RequestError: INVALID,
     errors.ConfigError: INVALID,
     errors.DataError: INVALID,
+    errors.DamagedModel: Status(500, "server_error", "not_finite"),
     errors.ModelError: Status(400, "invalid_request_error", "model_unfit"),
 }
 FAULT = Status(500, "server_error", "internal_error")

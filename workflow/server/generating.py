@@ -61,6 +61,9 @@ async def prepared(request: Request, wanted: Prompts) -> AsyncIterator[Prepared]
         settings.engine.default_new_tokens, settings.bounds.max_new_tokens
     )
     side_by_side = wanted.sampling.n * wanted.sampling.num_beams  # one of them is 1
+    with _named(wanted):
+        param = "num_beams" if wanted.sampling.num_beams > 1 else "n"
+        check_count(side_by_side, settings.engine.max_rows, param, flag="max_rows")
     tokens = _estimate(wanted, settings.engine.max_prompt_tokens)
     async with at_desk(request, wanted.model, tokens=tokens + new_tokens * side_by_side * len(wanted.prompts)) as desk:
         needs_generation(desk.service)

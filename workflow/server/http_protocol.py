@@ -14,6 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from workflow.server.door import Door
 from workflow.server.error_table import HTTP, INVALID, encode, error_body
+from workflow.server.half_closed import begun, watch
 from workflow.server.heads import Plain, Reading, read_plain
 from workflow.server.settings import BoundsSection
 
@@ -48,18 +49,49 @@ class PatientProtocol(H11Protocol):
     _write_timer: asyncio.TimerHandle | None = None
     _refused = False
     _paused = False
+    _half_closed = False
     _num_resumed = 0
     _held = b""
     _hold_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """Refuses one connection too many."""
+        """Refuses one connection too many, where no other is idle and can be closed in its place."""
         super().connection_made(transport)
         self._watch_writing(None)
-        if len(self.connections) > self.max_connections:
+        if len(self.connections) > self.max_connections and not self._close_an_idle_one():
             self._refuse(503, "too many connections; try again in a moment")
         else:
             self._watch_head()
+
+    def _close_an_idle_one(self) -> bool:
+        """Closes the connection that has waited longest for a next request."""
+        waiting = [
+            (other.timeout_keep_alive_task.when(), other.timeout_keep_alive_handler)
+            for other in self.connections
+            if isinstance(other, PatientProtocol)
+            and other.timeout_keep_alive_task is not None
+            and other._between_requests
+        ]
+        if waiting:
+            min(waiting, key=lambda entry: entry[0])[1]()
+        return bool(waiting)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's says None
+        """Keeps the connection of a client that has sent a whole request until it is answered."""
+        if self._refused or self.cycle is None or self.cycle.response_complete or self.cycle.more_body:
+            return False
+        if not self._half_closed:
+            self._half_closed, cycle = True, self.cycle
+            if not cycle.response_started:
+                cycle.transport = begun(self.transport)
+            watch(self.transport, lambda: cycle.response_complete)
+        return True
+
+    def on_response_complete(self) -> None:
+        """Closes the connection of a client that sends nothing more."""
+        super().on_response_complete()
+        if self._half_closed and self._between_requests:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops waiting."""

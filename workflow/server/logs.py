@@ -5,11 +5,14 @@ Knows nothing of how requests are answered.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
+import threading
 from datetime import UTC, datetime
-from typing import Any
+from types import TracebackType
+from typing import Any, TextIO
 
 from starlette.types import Scope
 
@@ -33,18 +36,57 @@ class JsonLines(logging.Formatter):
         line |= {key: value for key, value in vars(record).items() if key not in PLAIN and value is not None}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        try:
+            return json.dumps(line, default=str, allow_nan=False)
+        except ValueError:  # what JSON has no word for: NaN, or a thing within itself
+            return json.dumps({key: str(value) for key, value in line.items()})
+
+
+class LoggedText(io.TextIOBase):
+    """Stands in the place of stderr: what is written there becomes records, a line each."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._held = ""
+
+    def write(self, text: str) -> int:
+        """Takes text; a line is a record once it ends. What a progress bar overwrites is none."""
+        *lines, self._held = (self._held + text).split("\n")
+        for line in lines:
+            if last := line.rpartition("\r")[2].rstrip():
+                logger.warning("%s", last)
+        return len(text)
+
+    def writable(self) -> bool:
+        """True."""
+        return True
+
+    def fileno(self) -> int:
+        """Of stderr, for programs that are started."""
+        return self._stream.fileno()
 
 
 def set_up_logs() -> None:
-    """Sends our log, and uvicorn's, to stderr as JSON."""
+    """Sends all that is logged, warned of or written to stderr, by whatever library, there as JSON, one object a line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in ("workflow.server", "uvicorn"):
-        log = logging.getLogger(name)
-        log.handlers = [handler]
-        log.propagate = False
-        log.setLevel(logging.INFO if name == "workflow.server" else logging.WARNING)
+    logging.root.handlers = [handler]
+    logging.root.setLevel(logging.WARNING)
+    for log in logging.root.manager.loggerDict.values():
+        if isinstance(log, logging.Logger):
+            log.handlers, log.propagate = [], True
+    logger.setLevel(logging.INFO)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    sys.excepthook = lambda kind, error, trace: _uncaught(kind, error, trace)
+    threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    sys.unraisablehook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    logging.raiseExceptions = False  # what cannot be logged would be told on stderr, and so be logged
+    sys.stderr = LoggedText(sys.stderr)
+
+
+def _uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    logger.critical("an error that nobody caught", exc_info=(kind, error or kind(), trace))
 
 
 def log_request(scope: Scope, note: Note, route: str, status: int, *, texts: bool) -> None:

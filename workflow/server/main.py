@@ -1,15 +1,19 @@
 """`workflow serve`: the app on a socket, from the first request to an orderly end.
 
-Knows nothing of routes. SIGTERM starts a drain: new requests get 503 on connections that are still taken, accepted
-ones are answered, then the process exits with 0; with 1 where an engine died or an answer was lost.
+SIGTERM, SIGHUP or Ctrl-C starts a drain: new requests get 503 on connections that are still taken, accepted ones are
+answered, then the process exits with 0; with 1 where an engine died or an answer was lost, with 130 at a second Ctrl-C.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
@@ -23,8 +27,11 @@ from workflow.server.error_table import logger
 from workflow.server.http_protocol import protocol_class
 from workflow.server.loading import make_loader
 from workflow.server.logs import set_up_logs
+from workflow.server.open_files import QuietAccept, backlog, max_connections, open_file_limit, raise_open_file_limit
 from workflow.server.settings import ServeSettings
 
+INTERRUPTED = 130
+"""The exit code of who was interrupted, as shells have it."""
 DEAD_S = 2.0
 """How long a server with a dead engine still says so to who asks for its health."""
 GIVE_UP_S = 0.2
@@ -47,17 +54,31 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: object = None) -> None:
         """Listens, and says where."""
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(QuietAccept())
         await super().startup(sockets)  # type: ignore[arg-type]
         for server in self.servers:
             for socket in server.sockets:
                 host, port = socket.getsockname()[:2]
                 logger.info("listening on http://%s:%d", host, port, extra={"host": host, "port": port})
 
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """SIGHUP drains too, unless whoever started the server has it ignored (nohup)."""
+        hears = (
+            threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+        )
+        before = signal.signal(signal.SIGHUP, self.handle_exit) if hears else None
+        try:
+            with super().capture_signals():
+                yield
+        finally:
+            if hears:
+                signal.signal(signal.SIGHUP, before)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """The first signal drains, the second one ends at once."""
         if self.state.draining and sig == signal.SIGINT:
-            self.should_exit = self.force_exit = True
-            return
+            os._exit(INTERRUPTED)  # at once: threads that load or compute would keep an orderly end waiting
         logger.info("signal %d: draining", sig)
         self.state.draining = True
         if self._loop is not None:
@@ -98,8 +119,6 @@ class Server(uvicorn.Server):
 def serve(settings: ServeSettings) -> int:
     """Serves until a signal. Returns the exit code. Raises ConfigError for what cannot be served."""
     _check(settings)
-    set_up_logs()
-    sys.setswitchinterval(SWITCH_S)
     hooks: list[Server] = []
     app = create_app(
         settings,
@@ -107,6 +126,9 @@ def serve(settings: ServeSettings) -> int:
         on_dead=lambda: hooks[0].died(),
         on_unready=lambda: hooks[0].unready(),
     )
+    set_up_logs()  # not before: what is wrong with the flags is told in plain words
+    raise_open_file_limit()
+    sys.setswitchinterval(SWITCH_S)
     server = make_server(app, settings)
     hooks.append(server)
     server.run()
@@ -115,11 +137,19 @@ def serve(settings: ServeSettings) -> int:
 
 def make_server(app: FastAPI, settings: ServeSettings) -> Server:
     """The server of an app."""
+    most = open_file_limit()
+    bounds = settings.bounds
+    fitting = max_connections(bounds.max_connections, most)
+    if fitting < bounds.max_connections:
+        logger.warning("%d open files are allowed (ulimit -n): at most %d connections are taken", most, fitting)
+        bounds = bounds.model_copy(update={"max_connections": fitting})
     config = uvicorn.Config(
         app,
         host=settings.server.host,
         port=settings.server.port,
-        http=protocol_class(settings.bounds, app.state.door),
+        http=protocol_class(bounds, app.state.door),
+        timeout_keep_alive=settings.server.keep_alive_s,
+        backlog=backlog(fitting, most),
         log_config=None,
         access_log=False,
         server_header=False,

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from workflow.server.access import Keys
 from workflow.server.desk import Note, ServerState
 from workflow.server.error_table import error_response, http_error_response
+from workflow.server.inflating import ENCODINGS, UnknownEncoding, inflate
 from workflow.server.logs import log_request
 from workflow.server.settings import BoundsSection
 
@@ -126,7 +127,23 @@ class BodyGate:
             await refuse(response, scope, receive, send)
             return
         if isinstance(body, bytes):
-            await self.app(scope, _replayed(body, receive), send)
+            await self._pass(body, scope, receive, send)
+
+    async def _pass(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on with its body inflated, or answers 400, 413 or 415."""
+        most = self.bounds.max_body_bytes
+        try:
+            inflated = inflate(body, Headers(scope=scope).get("content-encoding", ""), most)
+        except UnknownEncoding as error:
+            await http_error_response(415, str(error), {"accept-encoding": ", ".join(ENCODINGS)})(scope, receive, send)
+        except ValueError as error:
+            await http_error_response(400, str(error))(scope, receive, send)
+        else:
+            if inflated is None:
+                response = http_error_response(413, f"the body has more than {most} bytes once it is inflated")
+                await response(scope, receive, send)
+            else:
+                await self.app(scope, _replayed(inflated, receive), send)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | bool | None:
         """The body; None where it is too long; False where the client went away."""

@@ -10,13 +10,13 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
-from workflow.errors import ModelUnavailable, RequestError, UnknownModel, WorkflowError, did_you_mean
+from workflow.errors import ConfigError, ModelUnavailable, RequestError, UnknownModel, WorkflowError, did_you_mean
 from workflow.server.admission import Queue
 from workflow.server.checkpoints import Checkpoint, RunFolder
-from workflow.server.lanes import Lane, Live
+from workflow.server.lanes import Lane, Live, Seat
 from workflow.server.memory import Memory
 from workflow.server.service import LoadService, Service
 from workflow.server.settings import ServeSettings
@@ -30,6 +30,8 @@ KNOWN_S = 1.0
 """How old the list of runs may be in an error text, so that wrong names do not keep the disk busy."""
 AT_HAND_S = 10.0
 """How old it may be where it only tells which run a request without a name is for."""
+LOOK_S = 0.25
+"""Between two looks whether a run in use has had its turn."""
 FAILURE_S = 10.0
 """How long a run that could not be loaded is not tried again, unless its files change."""
 
@@ -48,6 +50,8 @@ class Registry:
         self._draining = draining
         self._on_dead = on_dead
         self._known: tuple[float, list[str]] = (-KNOWN_S, [])
+        self._turns = asyncio.Lock()
+        self._changed = asyncio.Event()
         self._loader = ThreadPoolExecutor(1, "loader")
         self._files = ThreadPoolExecutor(2, "files")
 
@@ -88,21 +92,70 @@ class Registry:
     @asynccontextmanager
     async def use(self, lane: Lane) -> AsyncIterator[Live]:
         """The loaded run, which stays until the block ends, even if a newer one takes its place."""
-        live = lane.live or await self.load(lane)
-        live.users += 1
+        live = await self._user_of(lane)
         try:
             yield live
         finally:
-            live.users -= 1
-            if live.retired:
-                live.retire()
+            live.leave()
+            self._changed.set()
+
+    async def _user_of(self, lane: Lane) -> Live:
+        """What is loaded, with one user more; at once, or when it is this run's turn."""
+        if lane.open and lane.live is not None:
+            lane.live.users += 1
+            return lane.live
+        seat = Seat()
+        lane.seats.append(seat)
+        try:
+            while seat.live is None:
+                await self.load(lane)
+        except BaseException:
+            if seat.live is not None:
+                seat.live.leave()
+                self._changed.set()
+            else:
+                lane.seats.remove(seat)
+            raise
+        return seat.live
 
     async def load(self, lane: Lane) -> Live:
         """Loads a run, once for all who wait."""
         if lane.loading is None:
             lane.loading = asyncio.create_task(self._load_lane(lane))
-            lane.loading.add_done_callback(lambda task: _settled(lane, task))
+            lane.loading.add_done_callback(_heard)
         return await asyncio.shield(lane.loading)
+
+    @property
+    def preloaded(self) -> bool:
+        """Whether every run that was to be preloaded is loaded now."""
+        lanes = [self.lanes.get(name) for name in self.settings.models.preload]
+        return all(lane is not None and lane.live is not None for lane in lanes)
+
+    async def preload(self) -> None:
+        """Loads what is to be loaded before the server is ready. Raises ConfigError where it does not fit together."""
+        names = dict.fromkeys(self.settings.models.preload)
+        checkpoints = [found for name in names if (found := await self.find(name)) is not None]
+        budget = self.memory.budget
+        needs = await self._on_disk(lambda: sum(self.memory.need(found.path) for found in checkpoints)) if budget else 0
+        if needs > budget:
+            raise ConfigError(
+                f"--preload {' '.join(names)}: the runs need {needs:,} bytes together, --memory_bytes is {budget:,}"
+            )
+        for name in names:
+            await self.load(await self.lane(name))
+
+    async def _bring_back(self) -> None:
+        """Loads preloaded runs again that were evicted, once that disturbs nobody."""
+        for name in self.settings.models.preload:
+            lane = self.lanes.get(name)
+            if lane is None or lane.live is not None or lane.loading is not None:
+                continue
+            found = await self.find(name)
+            if found is None or (lane.failure is not None and lane.failure[0] == found):
+                continue
+            need = await self._on_disk(lambda path=found.path: self.memory.need(path))  # type: ignore[misc]
+            if lane.loading is None and self.memory.make_room(lane, need, unused_s=self.settings.models.turn_s or 1e-9):
+                await self.load(lane)
 
     async def refresh(self) -> None:
         """Replaces every loaded run of which a newer whole checkpoint stands on disk."""
@@ -125,6 +178,7 @@ class Registry:
                 continue  # the log says why
             try:
                 await self.refresh()
+                await self._bring_back()
             except Exception:
                 logger.exception("looking for newer checkpoints failed")
 
@@ -166,14 +220,26 @@ class Registry:
         return await asyncio.get_running_loop().run_in_executor(self._files, work)
 
     async def _load_lane(self, lane: Lane) -> Live:
-        """The newest checkpoint of a run, in the place of what was loaded of it."""
+        """The newest checkpoint of a run, in the place of what was loaded of it, for all who wait."""
+        try:
+            live = await self._newest(lane)
+            lane.seat(live)
+            return live
+        finally:
+            lane.loading = None
+            lane.coming_bytes = 0
+            self._changed.set()
+
+    async def _newest(self, lane: Lane) -> Live:
         found = await self.find(lane.name)
         if found is None:
             raise UnknownModel(f"the run {lane.name!r} has no whole checkpoint any more", param="model")
         self._raise_again(lane, found)
-        started = time.monotonic()
         if self.memory.budget:
-            self.memory.make_room(lane, await self._on_disk(lambda: self.memory.need(found.path)))
+            await self._get_room(lane, found)
+        if lane.live is not None and lane.live.checkpoint.fingerprint == found.fingerprint:
+            return lane.live  # it was to give way, and need not any more
+        started = time.monotonic()
         try:
             service, loaded = await asyncio.get_running_loop().run_in_executor(
                 self._loader, self._load_whole, lane.name, found
@@ -181,8 +247,6 @@ class Registry:
         except Exception as error:
             lane.failure = (found, time.monotonic(), error)
             raise
-        finally:
-            lane.coming_bytes = 0
         worker = Worker(service.engine, name=lane.name, on_dead=self._on_dead, on_stop=service.release)
         before = lane.live
         lane.live, lane.failure = Live(service, loaded, worker, ThreadPoolExecutor(1, f"texts {lane.name}")), None
@@ -190,6 +254,22 @@ class Registry:
             before.retire()
         _log_loaded(lane.name, loaded, time.monotonic() - started)
         return lane.live
+
+    async def _get_room(self, lane: Lane, found: Checkpoint) -> None:
+        """Waits until a run fits into memory: those that wait come one after the other, and those in use give way to them, so
+        that each gets its turn."""
+        need = await self._on_disk(lambda: self.memory.need(found.path))
+        async with self._turns:
+            try:
+                while not self.memory.make_room(lane, need):
+                    if not lane.seats and lane.name not in self.settings.models.preload:
+                        raise ModelUnavailable("nobody waits for the run any more")
+                    self.memory.ask_for_room(lane, need)
+                    self._changed.clear()
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._changed.wait(), LOOK_S)
+            finally:
+                self.memory.nobody_gives_way()
 
     def _load_whole(self, name: str, found: Checkpoint) -> tuple[Service, Checkpoint]:
         """Loads until the files are the same before and after. In the loader's thread."""
@@ -228,8 +308,7 @@ def _log_loaded(name: str, checkpoint: Checkpoint, seconds: float) -> None:
     logger.info("run %s loaded", name, extra=more)
 
 
-def _settled(lane: Lane, task: asyncio.Task[Live]) -> None:
-    lane.loading = None
+def _heard(task: asyncio.Task[Live]) -> None:
     if not task.cancelled():
         task.exception()  # told to those who waited; nobody need have waited until the end
 

@@ -5,7 +5,6 @@ Knows nothing of the shape of answers.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,10 +13,9 @@ from starlette.requests import Request
 
 from workflow.data.scoring import Scoring
 from workflow.data.sources import Row
-from workflow.errors import EngineFailed, RequestError
+from workflow.errors import RequestError
 from workflow.inference.requests import ScoreRequest
 from workflow.server.bounds import check_count
-from workflow.server.calls import Final
 from workflow.server.desk import Desk, at_desk, estimate, note_of, state_of
 from workflow.server.schemas import Score
 from workflow.server.texts import ModelTexts, vectors
@@ -75,18 +73,12 @@ async def scored(request: Request, wanted: Rows) -> tuple[Desk, Scoring, list[Sc
 
 
 async def logits_of(desk: Desk, requests: Sequence[ScoreRequest]) -> list[list[float]]:
-    """The labels' raw logits of each request. Raises EngineFailed where a model computes what is no number."""
+    """The labels' raw logits of each request. Raises DamagedModel."""
     async with desk.call(requests) as call:
-        outcomes = await call.outcomes()
-    return [_finite(desk, outcome) for outcome in outcomes]
-
-
-def _finite(desk: Desk, outcome: Final) -> list[float]:
-    assert isinstance(outcome, tuple)
-    if not all(math.isfinite(value) for value in outcome):
-        raise EngineFailed(f"the model of {desk.service.name!r} gave logits that are not finite", code="not_finite")
-    desk.state.metrics.answered(desk.service.name, "stop")
-    return [*outcome]
+        outcomes = [outcome for outcome in await call.outcomes() if isinstance(outcome, tuple)]
+    for _ in outcomes:
+        desk.state.metrics.answered(desk.service.name, "stop")
+    return [[*outcome] for outcome in outcomes]
 
 
 def _prepare(desk: Desk, wanted: Rows) -> tuple[Scoring, list[ScoreRequest]]:

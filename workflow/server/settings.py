@@ -32,6 +32,15 @@ class ServerSection(Section):
         "seconds after SIGTERM in which accepted requests are still answered; above --timeout_s, none is lost",
         gt=0,
     )
+    keep_alive_s: int = setting(
+        90,
+        "seconds that an idle connection stays open; above those of proxies and clients' pools (60 to 75), which else send a "
+        "request on a connection that is just being closed",
+        ge=1,
+    )
+    root_path: str = setting(
+        "", "path under which a proxy shows the server (`/models`), whether the proxy strips it or not; by default none"
+    )
     log_prompts: bool = setting(False, "write prompts and answers into the log")
 
 
@@ -53,6 +62,9 @@ class ModelsSection(Section):
     )
     check_hashes: bool = setting(
         False, "load a run only if every file has the hash in its manifest.json; names and sizes are always checked"
+    )
+    turn_s: float = setting(
+        5, "seconds that a run in use stays loaded while another one waits for its memory (--memory_bytes)", ge=0
     )
     refresh_s: float = setting(5, "seconds between two looks for a newer best checkpoint of the loaded runs", gt=0)
 
@@ -101,7 +113,9 @@ class AccessSection(Section):
     """Access"""
 
     api_key_file: Path | None = setting(
-        None, "file of keys, one a line; requests then need `Authorization: Bearer KEY`; by default none is needed"
+        None,
+        "file of keys, one a line, read again when it changes; requests then need `Authorization: Bearer KEY`; by default none is "
+        "needed",
     )
     protect_all: bool = setting(
         False, "ask for a key on /health, /ready, /metrics and the static pages too", needs="api_key_file"

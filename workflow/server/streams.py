@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from workflow.errors import Draining, RequestCancelled, RequestError
+from workflow.errors import Draining, RequestCancelled, WorkflowError
 from workflow.server.calls import Call, deadline, while_wanted
 from workflow.server.desk import ServerState, answered, state_of
 from workflow.server.error_table import FAULT, encode, error_of, logger
@@ -62,7 +62,7 @@ class EventStream(Response):
 
     def _told(self, scope: Scope, error: Exception) -> bytes:
         status, body = error_of(error)
-        if status is FAULT or not isinstance(error, RequestError):
+        if status is FAULT or not isinstance(error, WorkflowError):
             logger.error("a stream failed", exc_info=error)
         scope["workflow.status"] = status.status
         return _as_event(encode(body).decode("ascii"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import queue
 import threading
 import time
@@ -15,9 +16,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from workflow.errors import ConfigError, EngineFailed, RequestError
+from workflow.errors import ConfigError, DamagedModel, EngineFailed, RequestError
 from workflow.inference.interface import Engine
-from workflow.inference.requests import Chunk, GenerateRequest, Job, Outcome, ScoreRequest
+from workflow.inference.requests import Chunk, GenerateRequest, Job, Outcome, Result, ScoreRequest
 
 logger = logging.getLogger("workflow.server")
 
@@ -49,6 +50,7 @@ class Worker:
         self._running: set[Job] = set()
         self._step_since: float | None = None
         self._told_stuck: float | None = None
+        self._told_damaged = False
         self._published: list[tuple[OnEvent, Chunk | Outcome]] = []
         self._untold: deque[tuple[OnEvent, Chunk | Outcome]] = deque()  # on the event loop
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
@@ -78,8 +80,7 @@ class Worker:
         return job
 
     def cancel(self, job: Job) -> None:
-        """Ends a job, if it has not ended; long work of the engine's sees it at once."""
-        job.cancelled = True
+        """Ends a job between two steps, if it has not ended."""
         self._inbox.put(_Command(job, cancel=True))
 
     def stop(self) -> None:
@@ -147,7 +148,17 @@ class Worker:
     def _done(self, job: Job, on_event: OnEvent, outcome: Outcome) -> None:
         if job in self._running:
             self._running.discard(job)
-            self._published.append((on_event, outcome))
+            self._published.append((on_event, self._sound(outcome)))
+
+    def _sound(self, outcome: Outcome) -> Outcome:
+        """The outcome, or DamagedModel where it holds what is no number; the log is told why once."""
+        numbers = outcome if isinstance(outcome, tuple) else outcome.scores or () if isinstance(outcome, Result) else ()
+        if not all(map(math.isfinite, numbers)):
+            outcome = DamagedModel()
+        if isinstance(outcome, DamagedModel) and not self._told_damaged:
+            self._told_damaged = True
+            logger.critical("%s: %s", self._thread.name, outcome)
+        return outcome
 
     def _publish(self) -> None:
         if self._published:

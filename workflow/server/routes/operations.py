@@ -18,6 +18,7 @@ from workflow.server.desk import ServerState, state_of
 from workflow.server.docs_page import docs_page
 from workflow.server.lanes import Lane
 from workflow.server.pages import html_response
+from workflow.server.paths import root_path
 from workflow.server.schemas import ErrorAnswer, InfoAnswer, ModelRow, StateAnswer
 
 router = APIRouter(tags=["operations"], responses={401: ERRORS[401]})
@@ -36,13 +37,14 @@ async def health(request: Request) -> Response:
 
 @router.get("/ready", response_model=StateAnswer, responses=NOT_NOW)
 async def ready(request: Request) -> Response:
-    """Whether to send requests here: 503 while loading what is preloaded, while shutting down, and when dead."""
+    """Whether to send requests here: 503 while a run to preload is not loaded, at the start or after its eviction, while shutting down, and when dead."""
     state = state_of(request)
     if state.dead or not state.registry.healthy:
         return _state("dead", ok=False)
     if state.draining:
         return _state("draining", ok=False)
-    return _state("loading" if state.loading else "ready", ok=not state.loading)
+    preloaded = state.registry.preloaded
+    return _state("ready" if preloaded else "loading", ok=preloaded)
 
 
 @router.get(
@@ -84,7 +86,7 @@ async def page(request: Request) -> Response:
 @router.get("/docs", response_class=HTMLResponse)
 async def docs(request: Request) -> Response:
     """This page: every operation with its fields and examples. The same for programs is /openapi.json."""
-    return html_response(docs_page(request.app.openapi()))
+    return html_response(docs_page(request.app.openapi(), "localhost:8000" + root_path(state_of(request).settings)))
 
 
 def _state(status: str, *, ok: bool) -> Response:
