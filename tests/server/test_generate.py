@@ -88,7 +88,8 @@ def test_a_seed_belongs_to_the_prompt_s_number_as_on_the_command_line(live):
 def test_logprobs_are_shown_with_tokens(live):
     body = live.post("/generate", {"model": "echo", "prompt": "red", "logprobs": 2}).raise_for_status().json()
     shown = body["generations"][0]["logprobs"]
-    assert "".join(token["token"] for token in shown).strip() == "red</s>"
+    assert "".join(token["token"] for token in shown) == "red"
+    assert shown[-1]["id"] == live.engine().tokenizer.eos_token_id
     assert all(token["logprob"] == -0.5 and len(token["top"]) == 2 for token in shown)
 
 

@@ -64,12 +64,33 @@ def test_the_temperature_is_openai_s_unless_given(client, live):
 
 
 def test_logprobs(client):
-    made = client.completions.create(model="echo", prompt="red green", logprobs=2)
-    shown = made.choices[0].logprobs
-    assert "".join(shown.tokens).strip() == "red green"
-    assert len(shown.tokens) == len(shown.token_logprobs) == len(shown.top_logprobs) == len(shown.text_offset)
-    assert shown.text_offset[0] == 0
-    assert shown.text_offset == sorted(shown.text_offset)
+    made = client.completions.create(model="echo", prompt=["red green", "blue"], n=2, logprobs=2)
+    for choice in made.choices:
+        check_logprobs(choice.text, choice.logprobs)
+
+
+def test_logprobs_of_a_stream(client):
+    asked = {"model": "echo", "prompt": ["red green", "blue"], "n": 2, "logprobs": 2}
+    whole = client.completions.create(**asked).choices
+    for choice in whole:
+        pieces = [
+            piece.choices[0]
+            for piece in client.completions.create(**asked, stream=True)
+            if piece.choices[0].index == choice.index
+        ]
+        for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+            joined = [entry for piece in pieces for entry in getattr(piece.logprobs, name)]
+            assert joined == getattr(choice.logprobs, name)
+        assert all("".join(piece.logprobs.tokens) == piece.text for piece in pieces)
+
+
+def check_logprobs(text, shown):
+    assert "".join(shown.tokens) == text
+    for token, logprob, others, offset in zip(
+        shown.tokens, shown.token_logprobs, shown.top_logprobs, shown.text_offset, strict=True
+    ):
+        assert text[offset : offset + len(token)] == token
+        assert others[token] == logprob
 
 
 def test_a_stream(client):

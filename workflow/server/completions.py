@@ -11,33 +11,33 @@ from typing import Literal
 from workflow.inference.requests import Generation, TokenLogprob
 from workflow.server.openai_schemas import CompletionChoice, CompletionLogprobs
 from workflow.server.texts import ModelTexts
+from workflow.server.token_texts import TokenPlaces, likeliest, written
 
 
-class TokenPlaces:
-    """Where each token of a sample starts, counted in the texts of the tokens before it."""
+class ShownLogprobs:
+    """The log-probabilities of one sample, as its text comes; `before` characters of the answer stand before that text."""
 
-    def __init__(self, texts: ModelTexts) -> None:
+    def __init__(self, texts: ModelTexts, *, before: int = 0) -> None:
         self._texts = texts
-        self._offset = 0
+        self._before = before
+        self._places = TokenPlaces(texts.token_bytes)
 
-    def logprobs(self, tokens: Sequence[TokenLogprob]) -> CompletionLogprobs:
-        """The next tokens' four lists; the end of sequence is no token of the text."""
+    def add(self, tokens: Sequence[TokenLogprob], text: str, *, is_last: bool) -> CompletionLogprobs:
+        """The four lists of the tokens whose place in the text is certain; the end of sequence is no token of it."""
         shown = CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
-        for token in tokens:
-            if token.token_id == self._texts.eos_id:
+        for placed in self._places.add(tokens, text, is_last=is_last):
+            if placed.token.token_id == self._texts.eos_id and not placed.data:
                 continue
-            text = self._texts.token(token.token_id)
-            shown.tokens.append(text)
-            shown.token_logprobs.append(token.logprob)
-            shown.top_logprobs.append({self._texts.token(other): value for other, value in token.top})
-            shown.text_offset.append(self._offset)
-            self._offset += len(text)
+            shown.tokens.append(written(placed.data))
+            shown.token_logprobs.append(placed.token.logprob)
+            shown.top_logprobs.append(likeliest(self._texts.token_bytes, placed))
+            shown.text_offset.append(self._before + placed.offset)
         return shown
 
 
 def choice_of(texts: ModelTexts, made: Generation, index: int, *, wanted: bool) -> CompletionChoice:
     """A whole sample; with log-probabilities where they are `wanted`."""
-    logprobs = TokenPlaces(texts).logprobs(made.logprobs) if wanted else None
+    logprobs = ShownLogprobs(texts).add(made.logprobs, made.text, is_last=True) if wanted else None
     return CompletionChoice(
         index=index, text=made.text, logprobs=logprobs, finish_reason=finish_reason(made.finish_reason)
     )

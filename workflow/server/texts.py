@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,7 @@ from workflow.inference.batch import predictions
 from workflow.inference.requests import ScoreRequest
 from workflow.models.classifier import label_tokens
 from workflow.server.lengths import least_tokens
-
-WORD_START = "▁"
+from workflow.server.token_texts import TokenBytes
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,10 @@ class ModelTexts:
         tokens = self.label_tokens(scoring)
         return [ScoreRequest(ids, kinds, tokens) for ids, kinds in zip(encoded[INPUT].ids, types, strict=True)]
 
-    def token(self, number: int) -> str:
-        """A token as text."""
-        piece = self.tokenizer.convert_ids_to_tokens(number)
-        return str(piece).replace(WORD_START, " ") if piece is not None else ""
+    @cached_property
+    def token_bytes(self) -> TokenBytes:
+        """What each token adds to a text."""
+        return TokenBytes(self.tokenizer)
 
 
 def check_length(length: int, limit: int, number: int, count: int, *, at_least: str = "") -> None:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from workflow.errors import UnknownModel
 from workflow.server.answers import ERRORS, STREAM, fresh_id, now_s
 from workflow.server.calls import Call
-from workflow.server.completions import TokenPlaces, choice_of, finish_reason
+from workflow.server.completions import ShownLogprobs, choice_of, finish_reason
 from workflow.server.desk import answered, state_of
 from workflow.server.generating import Prepared, Prompts, chunks, results, usage_of
 from workflow.server.openai_schemas import Completion, CompletionBody, CompletionChoice, ModelCard, ModelList
@@ -71,16 +71,17 @@ async def _stream(request: Request, body: CompletionBody, wanted: Prompts) -> Re
 async def _events(body: CompletionBody, ready: Prepared, call: Call) -> AsyncGenerator[Completion, None]:
     number, samples = fresh_id("cmpl"), body.n or 1
     generated: dict[int, int] = {}
-    places: dict[int, TokenPlaces] = {}
+    logprobs: dict[int, ShownLogprobs] = {}
     async for prompt, chunk in chunks(ready, call):
         index = prompt * samples + chunk.index
         generated[index] = chunk.num_tokens  # so far
-        place = places.setdefault(index, TokenPlaces(ready.desk.service.texts))
-        shown = place.logprobs(chunk.logprobs) if body.logprobs is not None else None
-        if chunk.text or chunk.logprobs or chunk.finish_reason is not None:
-            choice = CompletionChoice(
-                index=index, text=chunk.text, logprobs=shown, finish_reason=finish_reason(chunk.finish_reason)
-            )
+        reason = finish_reason(chunk.finish_reason)
+        shown = None
+        if body.logprobs is not None:
+            of_sample = logprobs.setdefault(index, ShownLogprobs(ready.desk.service.texts))
+            shown = of_sample.add(chunk.logprobs, chunk.text, is_last=reason is not None)
+        if chunk.text or (shown and shown.tokens) or reason is not None:
+            choice = CompletionChoice(index=index, text=chunk.text, logprobs=shown, finish_reason=reason)
             yield _completion(ready, number, [choice], None)
     if body.stream_options is not None and body.stream_options.include_usage:
         yield _completion(ready, number, [], usage_of(ready.prompt_tokens, sum(generated.values())))
