@@ -14,7 +14,7 @@ from workflow.server.settings import ServeSettings
 from workflow.server.texts import check_length
 
 MAX_FIELDS = 1000
-ROWS = ("prompts", "prompt", "inputs", "items", "documents")
+ROWS = ("prompts", "prompt", "inputs", "items", "documents", "texts")
 IDS = ("prompt", "query")
 """What may be a flat list of token ids."""
 
@@ -35,7 +35,7 @@ def check_sizes(body: Any, settings: ServeSettings) -> None:
                 check_length(len(row), longest, number, len(rows))
             _check_fields(row, f"{name}.{number}")
     _check_fields(body.get("input"), "input")
-    for name, labels in _lists(body, "labels", "label_token_ids"):
+    for name, labels in _lists(body, "labels", "label_token_ids", "rank_fields"):
         check_count(len(labels), bounds.max_labels, name, flag="max_labels")
     _check_fields(body.get("parameters"), "parameters")
     for part in (body, body.get("parameters")):

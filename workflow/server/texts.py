@@ -61,12 +61,16 @@ class ModelTexts:
                 check_length(self._fewest(prompt), limit, number, len(prompts), at_least="at least ")
         rows = encode(self.tokenizer, list(prompts))
         if truncate:
-            most = limit if truncate is True else max(2, min(limit, truncate))
-            cut = LengthLimits(most, most, self.scoring.keep_source)
-            return [cut.cut(row, "prompt") for row in rows]
+            return self.cut(rows, limit=limit, truncate=truncate)
         for number, row in enumerate(rows):
             check_length(len(row), limit, number, len(rows))
         return rows
+
+    def cut(self, rows: Sequence[Sequence[int]], *, limit: int, truncate: bool | int) -> list[list[int]]:
+        """Each row cut to `limit`, or to the number that `truncate` is."""
+        most = limit if truncate is True else max(2, min(limit, truncate))
+        limits = LengthLimits(most, most, self.scoring.keep_source)
+        return [limits.cut([*row], "prompt") for row in rows]
 
     def check_ids(self, rows: Sequence[Sequence[int]], *, limit: int) -> None:
         """Refuses ids that are none of this vocabulary, and too many of them."""
@@ -105,9 +109,11 @@ class ModelTexts:
         except ModelError as error:
             raise RequestError(f"{error}; scores need words that are one token each", param="labels") from None
 
-    def rows(self, rows: Sequence[Row], scoring: Scoring, *, limit: int, truncate: bool) -> list[ScoreRequest]:
+    def rows(self, rows: Sequence[Row], scoring: Scoring, *, limit: int, truncate: bool | int) -> list[ScoreRequest]:
         """The requests of rows. Raises RequestError for rows that the template, or the run's way, cannot read."""
         most = min(limit, scoring.max_length) if self.own_scoring else limit
+        if truncate is not True and truncate:
+            most = min(most, truncate)
         for number, row in enumerate(rows):
             if problem := scoring.texts.problem_of(row):
                 raise RequestError(
@@ -132,6 +138,14 @@ class ModelTexts:
         tokens = self.label_tokens(scoring)
         return [ScoreRequest(ids, kinds, tokens) for ids, kinds in zip(encoded[INPUT].ids, types, strict=True)]
 
+    def beginning(self, text: str, num_tokens: int) -> str:
+        """As much of a text as its first tokens hold."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:  # ByT5's
+            return text.encode()[:num_tokens].decode(errors="ignore")
+        offsets = backend.encode(text, add_special_tokens=False).offsets
+        return text if len(offsets) <= num_tokens else text[: offsets[num_tokens - 1][1]]
+
     @cached_property
     def token_bytes(self) -> TokenBytes:
         """What each token adds to a text."""
@@ -142,9 +156,7 @@ def check_length(length: int, limit: int, number: int, count: int, *, at_least: 
     """Raises PromptTooLong, saying which text has how many tokens."""
     if length > limit:
         which = "the prompt" if count == 1 else f"text {number}"
-        raise PromptTooLong(
-            f'{which} has {at_least}{length} tokens, more than {limit}; shorten it, or pass "truncate": true'
-        )
+        raise PromptTooLong(f"{which} has {at_least}{length} tokens, more than {limit}; shorten it")
 
 
 def vectors(scoring: Scoring, logits: Sequence[Sequence[float]]) -> list[list[float]]:

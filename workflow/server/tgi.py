@@ -26,7 +26,10 @@ from workflow.server.token_texts import TokenPlaces
 
 NAMES = {
     "logprobs": "parameters.top_n_tokens",
-    **{name: f"parameters.{name}" for name in ("max_new_tokens", "stop", "top_k", "top_p", "temperature", "seed")},
+    **{
+        name: f"parameters.{name}"
+        for name in ("max_new_tokens", "stop", "top_k", "top_p", "typical_p", "temperature", "seed")
+    },
 }
 Reason = Literal["eos_token", "stop_sequence", "length"]
 
@@ -40,6 +43,7 @@ def tgi_prompts(body: TgiBody, model: str | None, *, stream: bool) -> Prompts:
         truncate=parameters.truncate or False,
         param="inputs",
         names=NAMES,
+        cut='"truncate": true in parameters',
     )
 
 

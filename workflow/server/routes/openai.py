@@ -16,12 +16,19 @@ from workflow.server.calls import Call
 from workflow.server.completions import ShownLogprobs, choice_of, finish_reason
 from workflow.server.desk import answered, state_of
 from workflow.server.generating import Prepared, Prompts, chunks, results, usage_of
-from workflow.server.openai_schemas import Completion, CompletionBody, CompletionChoice, ModelCard, ModelList
+from workflow.server.openai_schemas import (
+    Completion,
+    CompletionBody,
+    CompletionChoice,
+    ModelCard,
+    ModelList,
+    StreamOptions,
+)
 from workflow.server.schemas import Usage
 from workflow.server.streams import DONE, started
 from workflow.server.strict_route import StrictRoute
 
-NAMES = {"max_new_tokens": "max_tokens"}
+NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["openai"], responses=ERRORS)
 
@@ -29,7 +36,13 @@ router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["openai"], respo
 @router.post("/completions", response_model=Completion, responses={200: {"content": STREAM}})
 async def completions(request: Request, body: CompletionBody) -> object:
     """Answers prompts, given as texts or as token ids; with `stream` as server-sent events."""
-    wanted = Prompts(body.model, body.prompts, body.sampling, param="prompt", names=NAMES)
+    wanted = Prompts(
+        *(body.model, body.prompts, body.sampling, body.truncate),
+        param="prompt",
+        names=NAMES,
+        cut='"truncate_prompt_tokens": -1',
+        ignore_eos=bool(body.ignore_eos),
+    )
     if body.stream:
         return await _stream(request, body, wanted)
     ready, found = await answered(request, results(request, wanted))
@@ -69,7 +82,7 @@ async def _stream(request: Request, body: CompletionBody, wanted: Prompts) -> Re
 
 
 async def _events(body: CompletionBody, ready: Prepared, call: Call) -> AsyncGenerator[Completion, None]:
-    number, samples = fresh_id("cmpl"), body.n or 1
+    number, samples, options = fresh_id("cmpl"), body.n or 1, body.stream_options or StreamOptions()
     generated: dict[int, int] = {}
     logprobs: dict[int, ShownLogprobs] = {}
     async for prompt, chunk in chunks(ready, call):
@@ -82,6 +95,7 @@ async def _events(body: CompletionBody, ready: Prepared, call: Call) -> AsyncGen
             shown = of_sample.add(chunk.logprobs, chunk.text, is_last=reason is not None)
         if chunk.text or (shown and shown.tokens) or reason is not None:
             choice = CompletionChoice(index=index, text=chunk.text, logprobs=shown, finish_reason=reason)
-            yield _completion(ready, number, [choice], None)
-    if body.stream_options is not None and body.stream_options.include_usage:
+            usage = usage_of(ready.prompt_tokens, sum(generated.values())) if options.continuous_usage_stats else None
+            yield _completion(ready, number, [choice], usage)
+    if options.include_usage:
         yield _completion(ready, number, [], usage_of(ready.prompt_tokens, sum(generated.values())))
