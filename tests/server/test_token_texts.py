@@ -115,7 +115,7 @@ def check(text, shown):
 
 
 def check_everywhere(texts, made, chunks):
-    check(made.text, choice_of(texts, made, 0, wanted=True).logprobs)
+    check(made.text, choice_of(ShownLogprobs(texts), made, 0).logprobs)
     streamed, places, text = None, ShownLogprobs(texts), ""
     for chunk in chunks:
         part = places.add(chunk.logprobs, chunk.text, is_last=chunk.finish_reason is not None)
@@ -143,7 +143,7 @@ def test_a_text(texts):
     made, chunks = made_of(texts, [*ids, texts.eos_id], max_new_tokens=len(ids) + 1)
     assert made.finish_reason == "stop"
     check_everywhere(texts, made, chunks)
-    shown = choice_of(texts, made, 0, wanted=True).logprobs
+    shown = choice_of(ShownLogprobs(texts), made, 0).logprobs
     assert len(shown.tokens) == len(ids)
 
 
@@ -177,7 +177,7 @@ def test_pieces_of_a_character(texts):
         for byte in "a€b".encode()
     ]
     made, _ = made_of(texts, ids)
-    shown = choice_of(texts, made, 0, wanted=True).logprobs
+    shown = choice_of(ShownLogprobs(texts), made, 0).logprobs
     assert shown.tokens == ["a", r"bytes:\xe2", r"bytes:\x82", r"bytes:\xac", "b"]
     assert shown.text_offset == [0, 1, 1, 1, 2]
     assert [token.text for token in _tokens(texts, made)] == ["a", "", "", "€", "b"]
@@ -189,8 +189,8 @@ def test_the_chosen_token_is_beside_the_likeliest():
     texts = ModelTexts(tokenizer, len(tokenizer))
     spaced, plain, end = (tokenizer.convert_tokens_to_ids(piece) for piece in ("▁S", "s", "</s>"))
     made = Generation((plain,), "s", "length", (TokenLogprob(plain, -4.0, ((spaced, -0.1), (end, -2.5))),), 1)
-    shown = choice_of(texts, made, 0, wanted=True).logprobs
+    shown = choice_of(ShownLogprobs(texts), made, 0).logprobs
     assert shown.top_logprobs == [{"S": -0.1, "</s>": -2.5, "s": -4.0}]
     alike = (tokenizer.convert_tokens_to_ids("▁cat"), plain)
     made = Generation((plain,), "s", "length", (TokenLogprob(plain, -4.0, tuple((token, -1.0) for token in alike)),), 1)
-    assert choice_of(texts, made, 0, wanted=True).logprobs.top_logprobs == [{"cat": -1.0, "s": -4.0}]
+    assert choice_of(ShownLogprobs(texts), made, 0).logprobs.top_logprobs == [{"cat": -1.0, "s": -4.0}]

@@ -15,7 +15,16 @@ import torch
 from workflow.inference.beams import beam_search
 from workflow.inference.graphs import cuda_capture
 from workflow.inference.interface import Cancelled, EngineLimits, Together
-from workflow.inference.requests import Chunk, GenerateRequest, Job, Outcome, Result, ScoreRequest
+from workflow.inference.likelihood import Likelihoods
+from workflow.inference.requests import (
+    Chunk,
+    GenerateRequest,
+    Job,
+    LikelihoodRequest,
+    Outcome,
+    Result,
+    ScoreRequest,
+)
 from workflow.inference.runner import T5Runner
 from workflow.inference.sampler import next_tokens
 from workflow.inference.scheduler import Demand, Limits, Scheduler
@@ -55,6 +64,7 @@ class T5Engine:
         self.fused = fuse
         self.together = together
         self._open: dict[int, Job] = {}
+        self._given: Likelihoods | None = None
 
     @property
     def has_work(self) -> bool:
@@ -64,13 +74,18 @@ class T5Engine:
     def submit(self, job: Job) -> None:
         """Queues a job. Raises ValueError for one that can never run."""
         request = job.request
-        if isinstance(request, ScoreRequest) and (request.label_tokens or self.label_tokens) is None:
+        if isinstance(request, LikelihoodRequest):
+            if self.together is not None or not request.completion:
+                raise ValueError("an answer's likelihood needs an answer, and weights that no ranks share")
+        elif isinstance(request, ScoreRequest) and (request.label_tokens or self.label_tokens) is None:
             raise ValueError("no label tokens: neither the request nor the engine has any")
         self.scheduler.add(self._demand(job))
         self._open[id(job)] = job
 
     def _demand(self, job: Job) -> Demand[Job]:
         request, tokens = job.request, len(job.request.token_ids)
+        if isinstance(request, LikelihoodRequest):
+            return Demand(job, "score", tokens + len(request.completion))
         if isinstance(request, ScoreRequest):
             return Demand(job, "score", tokens)
         if request.params.num_beams == 1:
@@ -90,7 +105,11 @@ class T5Engine:
         """One step of all that is running, here or on any rank that shares the weights."""
         admitted = self.scheduler.admit()
         exclusive = [demand.item for demand in admitted if demand.kind == "exclusive"]
-        fresh = [demand.item for demand in admitted if demand.kind != "exclusive"]
+        light = [demand.item for demand in admitted if demand.kind != "exclusive"]
+        given = [job for job in light if isinstance(job.request, LikelihoodRequest)]
+        if given:
+            self._guarded(given, lambda: self._likelihoods(given))
+        fresh = [job for job in light if not isinstance(job.request, LikelihoodRequest)]
         generate = [job for job in fresh if isinstance(job.request, GenerateRequest)]
         wanted = [_labels_of(job.request, self.label_tokens) for job in fresh]
         encodes, scores, starts, searches = self._any(
@@ -103,7 +122,7 @@ class T5Engine:
             self._guarded([answer.job for _, answer in self.runner.rows], self._decode)
         if searches:
             self._guarded(exclusive, lambda: self._search(exclusive))
-        worked = bool(encodes or decodes or searches)
+        worked = bool(given or encodes or decodes or searches)
         if not (worked or self.fused):
             self.runner.clear()  # training needs the memory, and changes the biases
         return worked
@@ -121,6 +140,14 @@ class T5Engine:
             for job in jobs:
                 if id(job) in self._open:
                     self._end(job, error)
+
+    def _likelihoods(self, jobs: Sequence[Job]) -> None:
+        """Scores answers that are given. Without gradients, and in no step with other ranks."""
+        if self._given is None:
+            self._given = Likelihoods(self.model)
+        requests = [job.request for job in jobs if isinstance(job.request, LikelihoodRequest)]
+        for job, result in zip(jobs, self._given(requests), strict=True):
+            self._end(job, result)
 
     def _admit(
         self, jobs: Sequence[Job], wanted: Sequence[tuple[int, ...] | None], *, scores: bool, starts: bool

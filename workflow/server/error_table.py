@@ -129,7 +129,10 @@ def explain(problems: Any, body: Any, known: Iterable[str] = ()) -> tuple[str, s
     if first["type"] == "extra_forbidden":
         return f"{param}: unknown field{did_you_mean(place[-1], known)}", param
     message = first["msg"].removeprefix("Value error, ")
-    return (f"{param}: {message}" if param else message), param
+    if param is None:  # of fields that do not fit together; the sentence begins with the one at fault
+        first_word = message.partition(" ")[0].rstrip(":")
+        return message, first_word if first_word in known else None
+    return f"{param}: {message}", param
 
 
 def _place(problem: Any, body: Any) -> list[str]:

@@ -86,12 +86,18 @@ async def prepared(request: Request, wanted: Prompts) -> AsyncIterator[Prepared]
 
 async def results(request: Request, wanted: Prompts) -> tuple[Prepared, list[Result]]:
     """All answers, when they are complete."""
-    async with prepared(request, wanted) as ready, ready.desk.call(ready.requests) as call:
+    async with prepared(request, wanted) as ready:
+        return ready, await complete(ready)
+
+
+async def complete(ready: Prepared) -> list[Result]:
+    """The answers of what is prepared."""
+    async with ready.desk.call(ready.requests) as call:
         found = [outcome for outcome in await call.outcomes() if isinstance(outcome, Result)]
-        for result in found:
-            finished(ready.desk, result)
-        ready.desk.note.answers = [[made.text for made in result.generations] for result in found]
-        return ready, found
+    for result in found:
+        finished(ready.desk, result)
+    ready.desk.note.answers = [[made.text for made in result.generations] for result in found]
+    return found
 
 
 @asynccontextmanager

@@ -86,7 +86,7 @@ class CompletionBody(Body):
 
     model: str
     prompt: Text | SeveralTexts | Ids | SeveralIds
-    max_tokens: Positive | None = Field(None, description="by default what the run was saved with")
+    max_tokens: Natural | None = Field(None, description="by default what the run was saved with; 0 only with echo")
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     n: Positive | None = None
@@ -99,7 +99,9 @@ class CompletionBody(Body):
     logit_bias: dict[str, float] | None = None
     seed: Seed | None = None
     user: str | None = Field(None, description="accepted, without effect")
-    echo: bool | None = Field(None, description="must be false")
+    echo: bool | None = Field(
+        None, description="show the prompt before its answer; with logprobs, those of its tokens too"
+    )
     best_of: Positive | None = Field(None, description="must be n")
     top_k: int | None = Field(None, ge=-1, description="sample from this many most likely tokens; 0 and -1 for all")
     min_p: float | None = Field(None, ge=0, le=1)
@@ -146,6 +148,8 @@ class CompletionBody(Body):
     def _together(self) -> CompletionBody:
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise ValueError("best_of is not supported: ask for n samples and choose among them")
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens: 0 needs echo = true")
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options needs stream = true")
         return self
@@ -154,7 +158,7 @@ class CompletionBody(Body):
     def sampling(self) -> Sampling:
         """The same in our own fields."""
         given = {
-            "max_new_tokens": self.max_tokens,
+            "max_new_tokens": 1 if self.max_tokens == 0 else self.max_tokens,
             "temperature": 1.0 if self.temperature is None else self.temperature,
             "top_p": self.top_p,
             "n": self.n,
@@ -189,11 +193,11 @@ class CompletionBody(Body):
 
 
 class CompletionLogprobs(Answer):
-    """Four lists with an entry for each token."""
+    """Four lists with an entry for each token; null for what is only read of an echoed prompt."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 

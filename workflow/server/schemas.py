@@ -47,7 +47,7 @@ class Unsupported:
     """A field of other servers' bodies: its `neutral` values are accepted, and others refused with a reason."""
 
     reason: str
-    neutral: tuple[object, ...] = ()
+    neutral: tuple[Any, ...] = ()
 
     def field(self) -> Any:
         """The field's declaration."""
@@ -72,7 +72,7 @@ def only_neutral(table: Mapping[str, Unsupported]) -> Any:
     def check(_: object, value: object, info: ValidationInfo) -> object:
         return table[str(info.field_name)].check(value)
 
-    return field_validator(*table)(classmethod(check))  # type: ignore[arg-type]
+    return field_validator(*table)(classmethod(check))
 
 
 class Answer(BaseModel):
