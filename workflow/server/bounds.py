@@ -15,7 +15,7 @@ from workflow.config.settings import GREEDY_BELOW
 from workflow.errors import PromptTooLong, RequestError
 from workflow.inference.sampling import SamplingParams
 from workflow.server.schemas import Sampling
-from workflow.server.settings import BoundsSection
+from workflow.server.settings import BoundsSection, EngineSection
 
 BIAS_LIMIT = 100.0
 UNKNOWN_TO_BEAMS = (
@@ -142,6 +142,20 @@ def sampling_params(
         logit_bias=biases(body.logit_bias, bounds, num_tokens),
         logprobs=body.logprobs,
     )
+
+
+def check_room(params: SamplingParams, num_tokens: int, engine: EngineSection) -> None:
+    """Refuses samples of a prompt that an engine could never decode side by side."""
+    if params.num_beams > 1:
+        return
+    check_count(params.n, engine.max_rows, "n", flag="max_rows")
+    held = params.n * (num_tokens + params.max_new_tokens)
+    if held > engine.max_cache_tokens:
+        raise RequestError(
+            f"n: {params.n} samples of {params.max_new_tokens} tokens behind a prompt of {num_tokens} would hold {held} tokens, "
+            f"more than this server's {engine.max_cache_tokens} (--max_cache_tokens)",
+            param="n",
+        )
 
 
 def endless(params: SamplingParams, end: int | None) -> SamplingParams:

@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from workflow import errors
 from workflow.errors import did_you_mean
+from workflow.server.elsewhere import told_of_route
 
 logger = logging.getLogger("workflow.server")
 
@@ -106,9 +107,9 @@ def add_handlers(app: FastAPI) -> None:
     async def known(_: Request, error: Exception) -> Response:
         return error_response(error)
 
-    async def http(_: Request, error: Exception) -> Response:
+    async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return http_error_response(error.status_code, str(error.detail), error.headers)
+        return http_error_response(error.status_code, _told(request, error), error.headers)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -118,6 +119,16 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(errors.WorkflowError, known)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
+
+
+def _told(request: Request, error: HTTPException) -> str:
+    """A sentence about an error that HTTP itself knows: of a route or a method that is not here, what to use instead."""
+    path = request.url.path
+    if error.status_code == 404:
+        return told_of_route(path, request.app.openapi()["paths"])
+    if error.status_code == 405 and (allowed := (error.headers or {}).get("Allow")):
+        return f"{request.method} is no method of {path[:100]!a}; use {allowed}"
+    return str(error.detail)
 
 
 def explain(problems: Any, body: Any, known: Iterable[str] = ()) -> tuple[str, str | None]:

@@ -14,7 +14,15 @@ from starlette.requests import Request
 
 from workflow.inference.requests import Chunk, GenerateRequest, Result
 from workflow.runtime import derived_seed
-from workflow.server.bounds import TRUNCATE, check_count, check_sampling, endless, in_the_body_s_words, sampling_params
+from workflow.server.bounds import (
+    TRUNCATE,
+    check_count,
+    check_room,
+    check_sampling,
+    endless,
+    in_the_body_s_words,
+    sampling_params,
+)
 from workflow.server.calls import Call
 from workflow.server.desk import Desk, at_desk, estimate, needs_generation, note_of, state_of
 from workflow.server.schemas import Sampling, Usage
@@ -74,6 +82,8 @@ async def prepared(request: Request, wanted: Prompts) -> AsyncIterator[Prepared]
                 num_tokens=desk.service.texts.num_tokens,
             )
             rows = await desk.off_loop(lambda: _ids(desk, wanted))
+            for row in rows:
+                check_room(params, len(row), settings.engine)
         if wanted.ignore_eos:
             params = endless(params, desk.service.texts.eos_id)
         seed = secrets.randbits(31) if wanted.sampling.seed is None else wanted.sampling.seed
