@@ -231,7 +231,7 @@ def test_rerank_in_the_words_of_cohere_and_jina(serve, vocabulary, route):
     missing = error_of(live.post(route, {**body, "rank_fields": ["body"], "documents": documents[1:]}), 400)
     assert missing["param"] == "documents.0"
     assert "'body'" in missing["message"]
-    for change in ({"priority": 1}, {"relevant_spans": {}}, {"texts_": []}):
+    for change in ({"priority": 1}, {"relevant_spans": {}}, {"instruction": "rank"}, {"texts_": []}):
         (name,) = change
         assert name in error_of(live.post(route, {**body, **change}), 400)["message"]
 
@@ -243,6 +243,8 @@ def test_rerank_cuts_documents_where_it_is_asked(serve, vocabulary):
     assert "max_tokens_per_doc" in told
     live.post("/v2/rerank", {**body, "max_tokens_per_doc": 3}).raise_for_status()
     cut = vocabulary.decode(live.engine().submitted[-1].token_ids, skip_special_tokens=True)
+    live.post("/rerank", {**body, "truncate_prompt_tokens": 5, "truncation_side": "right"}).raise_for_status()
+    assert len(live.engine().submitted[-1].token_ids) == 5
     assert cut.startswith("left red")
     assert len(vocabulary(cut.removeprefix("left "), add_special_tokens=False)["input_ids"]) == 3
 

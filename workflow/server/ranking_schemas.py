@@ -24,8 +24,11 @@ from workflow.server.schemas import (
     only_neutral,
 )
 
+Side = Literal["left", "right", "Left", "Right"]
 UNSUPPORTED = {
     "priority": Unsupported("requests are answered in their order", (0,)),
+    "instruction": Unsupported("the run's template says what is asked", ("",)),
+    "max_tokens_per_query": Unsupported("shorten the query"),
     "relevant_spans": Unsupported("a document is scored as a whole"),
 }
 
@@ -102,11 +105,20 @@ class RerankBody(Body):
         description="cut too long pairs as in training instead of refusing them; or those above this number of tokens",
     )
     max_tokens_per_doc: Positive | None = Field(None, description="cut the end of longer documents")
+    truncate_prompt_tokens: int | None = Field(None, ge=-1, description="vLLM's `truncate`: -1 or a number of tokens")
+    truncation_side: Side | None = Field(None, description="which side is cut; by default, as in training")
     max_chunks_per_doc: Positive | None = Field(None, description="without effect: a document is one chunk")
     priority: Any = UNSUPPORTED["priority"].field()
+    instruction: Any = UNSUPPORTED["instruction"].field()
+    max_tokens_per_query: Any = UNSUPPORTED["max_tokens_per_query"].field()
     relevant_spans: Any = UNSUPPORTED["relevant_spans"].field()
 
     _neutral = only_neutral(UNSUPPORTED)
+
+    @property
+    def cut(self) -> bool | int:
+        """Where pairs are cut, in our own words."""
+        return self.truncate or self.truncate_prompt_tokens == -1 or self.truncate_prompt_tokens or False
 
     @property
     def texts(self) -> list[str]:
@@ -143,9 +155,12 @@ class TeiRerankBody(Body):
     return_text: bool = False
     top_n: Natural | None = Field(None, description="the best so many; by default, and for 0, all")
     truncate: bool | None = Field(None, description="cut too long pairs instead of refusing them")
-    truncation_direction: Literal["Left", "Right", "left", "right"] | None = Field(
-        None, description="which side is cut, for `truncate`; by default, as in training"
-    )
+    truncation_direction: Side | None = Field(None, description="which side is cut; by default, as in training")
+
+
+def kept_side(cut: str | None) -> str | None:
+    """Which side stays where one is cut; None for the run's own way."""
+    return {"left": "end", "right": "start"}.get((cut or "").lower())
 
 
 def _kind(value: object) -> str:

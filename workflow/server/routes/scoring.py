@@ -30,6 +30,7 @@ from workflow.server.ranking_schemas import (
     ScoringItem,
     TeiRank,
     TeiRerankBody,
+    kept_side,
 )
 from workflow.server.schemas import ScoreAnswer, ScoreAnswers, ScoreBody
 from workflow.server.scoring import Ranking, Rows, Scored, best, ranked, scored
@@ -81,7 +82,10 @@ async def rerank(request: Request, body: AnyRerankBody, model: Model = None) -> 
 async def cohere(request: Request, body: RerankBody) -> object:
     """Orders documents by their score for a query, where Cohere's and Jina's clients ask for it."""
     wanted = Ranking(
-        *(body.model, body.query, body.texts, body.truncate), cut=CUT_PAIRS, longest=body.max_tokens_per_doc
+        *(body.model, body.query, body.texts, body.cut),
+        cut=CUT_PAIRS,
+        longest=body.max_tokens_per_doc,
+        keep=kept_side(body.truncation_side),
     )
     desk, found, num_tokens = await answered(request, ranked(request, wanted))
     results = [RankedDocument(index=number, relevance_score=found[number].score) for number in best(found, body.top_n)]
@@ -98,7 +102,7 @@ async def cohere(request: Request, body: RerankBody) -> object:
 
 
 async def _tei(request: Request, body: TeiRerankBody, model: str | None) -> list[TeiRank]:
-    keep = {"left": "end", "right": "start"}.get((body.truncation_direction or "").lower())
+    keep = kept_side(body.truncation_direction)
     name = model if body.model is None else body.model
     wanted = Ranking(name, body.query, body.texts, bool(body.truncate), param="texts", keep=keep)
     _, found, _ = await answered(request, ranked(request, wanted))
