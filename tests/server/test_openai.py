@@ -228,3 +228,11 @@ def test_bounds_are_told_by_openai_s_names(live):
 )
 def test_wrong_bodies(live, change):
     error_of(live.post("/v1/completions", {"model": "echo", "prompt": "red", **change}), 400)
+
+
+def test_token_ids_are_cut_where_it_is_advised(live):
+    body = {"model": "echo", "prompt": [5] * 600, "max_tokens": 1}
+    advice = error_of(live.post("/v1/completions", body), 413)["message"]
+    assert advice.endswith('"truncate_prompt_tokens": -1')
+    live.post("/v1/completions", {**body, "truncate_prompt_tokens": -1}).raise_for_status()
+    assert len(live.engine().submitted[-1].token_ids) == 512

@@ -161,5 +161,7 @@ def _ids(desk: Desk, wanted: Prompts) -> list[list[int]]:
     if texts:
         return desk.service.texts.prompts(texts, limit=limit, truncate=wanted.truncate)
     rows = [[*row] for row in wanted.prompts if not isinstance(row, str)]
+    if wanted.truncate:
+        rows = desk.service.texts.cut(rows, limit=limit, truncate=wanted.truncate)
     desk.service.texts.check_ids(rows, limit=limit)
-    return desk.service.texts.cut(rows, limit=limit, truncate=wanted.truncate) if wanted.truncate else rows
+    return rows
