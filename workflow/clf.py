@@ -13,6 +13,7 @@ from workflow.config.clf_settings import ClfSettings
 from workflow.config.flags import parse
 from workflow.entry import train_in_ranks
 from workflow.exits import run_main
+from workflow.training.ds_file import check_deepspeed
 from workflow.training.trackers import check_installed
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def clf(argv: Sequence[str]) -> int:
     """Parses, then runs here as one rank, or launches the ranks. Returns an exit code."""
     resolved = parse(ClfSettings, argv, prog="clf.py", example=EXAMPLE)
     check_installed(resolved.settings.tracking.trackers)
+    check_deepspeed(resolved.settings.training.deepspeed)
     if resolved.settings.run.dry_run:
         from workflow.recipe.plan import dry_run
 

@@ -188,3 +188,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean "max_steps"?`, or nothing when no known name is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f'; did you mean "{near[0]}"?' if near else ""
+
+
+def install_command(*extras: str) -> str:
+    """Name the command that installs extras, from a checkout: on PyPI, `workflow` is another project's name."""
+    return f"pip install -e '.[{','.join(extras)}]'"

@@ -16,41 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workflow.config.affects import names_that_affect
 from workflow.config.cascade import Resolved, with_defaults
+from workflow.config.rivals import names_set, silenced_by
+from workflow.config.sections import CommandSettings
 from workflow.errors import RunExistsError
 from workflow.files import write_json
 from workflow.paths import SETTINGS_NAMES, RunPaths
 from workflow.runtime import AGAIN_VARIABLE
 
-FREE_TO_CHANGE = frozenset(
-    {
-        "mount",
-        "resume",
-        "overwrite_output_dir",
-        "dry_run",
-        "allow_changed_data",
-        "nproc",
-        "grace_s",
-        "max_restarts",
-        "rank_timeout_s",
-        "skip_nonfinite",
-        "deepspeed",
-        "micro_batch_size",
-        "micro_batch_tokens",
-        "logging_steps",
-        "save_total_limit",
-        "save_in_background",
-        "eval_batch_size",
-        "gradient_checkpointing",
-        "pred_save_path",
-        "trackers",
-        "tracker_project",
-        "metrics_port",
-        "metrics_host",
-    }
-)
+FREE_TO_CHANGE = names_that_affect("speed", "place", "command")
 """Settings that never change a run's numbers, so that a run may be continued with others."""
-OF_THE_COMMAND = frozenset({"mount", "resume", "overwrite_output_dir", "allow_changed_data"})
+NOT_NOTED = frozenset({"training_run_name", "mount", "resume", "overwrite_output_dir", "allow_changed_data"})
 """Those that say how a run is found or continued, and are not worth a note."""
 SHORT_HASH = 12
 
@@ -100,7 +77,7 @@ def claim(
     try:
         if _has_work(paths):
             before = _before(paths, resolved)
-            notes = _check_same(paths, before, record, allow_changed_data=allow_changed_data)
+            notes = _check_same(paths, before, record, resolved, allow_changed_data=allow_changed_data)
             data_changed = before["data_hash"] != data_hash
             if data_changed and not finished:
                 write_json(paths.settings, _with_new_data(before, data_hash))
@@ -168,7 +145,7 @@ def _record(resolved: Resolved[Any], data_hash: str, inputs: Mapping[str, str]) 
     return {
         "schema_version": 1,
         "settings": settings,
-        "origins": {name: resolved.origin(name) for name in settings},
+        "origins": {name: resolved.origin_text(name) for name in settings},
         "data_hash": data_hash,
         "inputs": dict(inputs),
     }
@@ -187,16 +164,23 @@ def _before(paths: RunPaths, resolved: Resolved[Any]) -> dict[str, Any]:
 
 
 def _check_same(
-    paths: RunPaths, before: dict[str, Any], record: dict[str, Any], *, allow_changed_data: bool
+    paths: RunPaths,
+    before: dict[str, Any],
+    record: dict[str, Any],
+    resolved: Resolved[Any],
+    *,
+    allow_changed_data: bool,
 ) -> list[str]:
     """Notes of what differs and may. Raises RunExistsError with a table of what must not."""
     then = {**before["settings"], **before.get("inputs", record["inputs"])}
     now = {**record["settings"], **record["inputs"]}
     # A setting that the program did not have then, and that is left at its default, is no difference.
-    new = {name for name in now if name not in then and record["origins"].get(name) == "default"}
+    new = {name for name in record["settings"] if name not in then and name not in resolved.origins}
+    silent = _silent_in(type(resolved.settings), before["settings"], record["settings"])
+    silent |= {name for name, (by, _) in resolved.settings.idle().items() if then.get(by) == now.get(by)}
     changed = [name for name in now if name not in new and then.get(name) != now[name]]
     rows = {name: (json.dumps(then.get(name)), json.dumps(now[name])) for name in changed}
-    refused = {name: row for name, row in rows.items() if name not in FREE_TO_CHANGE}
+    refused = {name: row for name, row in rows.items() if name not in FREE_TO_CHANGE | silent}
     instead = "choose another --training_run_name, or pass --overwrite_output_dir to move that run aside and start anew"
     data = (short_hash(before["data_hash"]), short_hash(record["data_hash"]))
     other_data = before["data_hash"] != record["data_hash"]
@@ -205,7 +189,7 @@ def _check_same(
         instead += "; --allow_changed_data goes on with data that changed"
     if refused:
         raise RunExistsError(f"{paths.root} holds a run with other settings or data:\n{_table(refused)}\n{instead}")
-    free = {name: row for name, row in rows.items() if name not in OF_THE_COMMAND}
+    free = {name: row for name, row in rows.items() if name not in NOT_NOTED}
     return [
         *(
             [f"the data changed since this run began: {data[0]} -> {data[1]} (--allow_changed_data)"]
@@ -216,13 +200,24 @@ def _check_same(
     ]
 
 
+def _silent_in(settings_type: type[CommandSettings], *records: Mapping[str, Any]) -> set[str]:
+    """Settings that have no say in any of these: each holds one that silences them (older records may hold both)."""
+    on = [names_set(settings_type, record) for record in records]
+    return {
+        other
+        for name, others in silenced_by(settings_type).items()
+        if all(name in one for one in on)
+        for other in others
+    }
+
+
 def differences(then: Path, now: Path) -> list[str]:
     """A note of what two runs' settings files do not share, but for names and places; none where one cannot be read."""
     try:
         old, new = (dict(json.loads(file.read_text(encoding="utf-8"))["settings"]) for file in (then, now))
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    names = [name for name in new if name in old and name not in OF_THE_COMMAND | {"training_run_name"}]
+    names = [name for name in new if name in old and name not in NOT_NOTED]
     rows = {name: (json.dumps(old[name]), json.dumps(new[name])) for name in names if old[name] != new[name]}
     return [f"other settings than {then.parent} was trained with:\n{_table(rows)}"] if rows else []
 

@@ -13,6 +13,7 @@ from workflow.config.flags import parse
 from workflow.config.settings import Seq2SeqSettings
 from workflow.entry import train_in_ranks
 from workflow.exits import run_main
+from workflow.training.ds_file import check_deepspeed
 from workflow.training.trackers import check_installed
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def seq2seq(argv: Sequence[str]) -> int:
     """Parses, then runs here as one rank, or launches the ranks. Returns an exit code."""
     resolved = parse(Seq2SeqSettings, argv, prog="seq2seq.py", example=EXAMPLE)
     check_installed(resolved.settings.tracking.trackers)
+    check_deepspeed(resolved.settings.training.deepspeed)
     if resolved.settings.run.dry_run:
         from workflow.recipe.plan import dry_run
 

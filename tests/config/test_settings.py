@@ -71,13 +71,13 @@ def test_cascade_is_deep_and_keeps_origins(tmp_path, monkeypatch):
     found = flags("--config", "a.json", "b.yaml", "--seed", "8", "--model_init_path", "m")
     settings = found.settings
     assert (settings.optim.lr, settings.optim.weight_decay, settings.run.seed) == (3e-3, 0.1, 8)
-    assert (settings.training.max_steps, settings.training.num_epochs, settings.data.data_name) == (10, 2, "x")
-    origins = {name: found.origin(name) for name in ("lr", "weight_decay", "seed", "max_steps", "temperature")}
+    assert (settings.training.max_steps, settings.training.num_epochs, settings.data.data_name) == (None, 2, "x")
+    origins = {name: found.origin_text(name) for name in ("lr", "weight_decay", "seed", "max_steps", "temperature")}
     assert origins == {
         "lr": "b.yaml",
         "weight_decay": "configs/default.json",
         "seed": "flag",
-        "max_steps": "a.json",
+        "max_steps": "default (10 of a.json unset by num_epochs of b.yaml)",
         "temperature": "default",
     }
 

@@ -20,6 +20,7 @@ from tests.conftest import ROOT
 from tests.models import test_ragged_training as whole
 from workflow.models import attention_backends, varlen_attention
 from workflow.models.attention_backends import choose
+from workflow.models.dropout import Keys, Thinning
 from workflow.models.pairing import MATMUL, SDPA, TRITON, pairing_of
 from workflow.models.ragged_attention import attend, biases_of
 from workflow.models.ragged_training import RaggedScorer, RaggedT5
@@ -103,7 +104,9 @@ class Case:
         if len(leaves) == 4:
             biases = biases_of(leaves[3], pairing, is_causal=self.is_causal, dtype=leaves[0].dtype)
         q, k, v = leaves[:3]
-        out = attend(q, k, v if value is None else value, pairing, biases, num_heads=HEADS, dropout=dropout)
+        drawn = torch.randint(-(1 << 31), 1 << 31, (2, len(q)), dtype=torch.int32).to(self.device)
+        thinning = Thinning(dropout, Keys(drawn[0], drawn[1]), place=3) if dropout > 0 else None
+        out = attend(q, k, v if value is None else value, pairing, biases, num_heads=HEADS, thinning=thinning)
         if value is not None:
             return out.detach(), []
         return out.detach(), torch.autograd.grad(out, leaves, self.gradient)

@@ -15,6 +15,7 @@ from tests.models import test_ragged_training as whole
 from tests.models.test_attention_backends import CPU, INTERPRETED, WIDTH
 from workflow.models import attention_backends, head_loss, varlen_attention
 from workflow.models.attention_backends import check_kernel, choose
+from workflow.models.dropout import STEPS, Keys, keep_mask
 from workflow.models.fused_attention import aligned
 from workflow.models.head_loss import HeadLoss
 from workflow.models.pairing import MATMUL, SDPA, TRITON
@@ -152,14 +153,26 @@ def test_the_check_passes_a_kernel_that_is_right_and_no_other(monkeypatch):
     backward = kernel.backward
 
     def other_seed(ctx, gradient):
-        *rest, seed = ctx.rest
-        ctx.rest = (*rest, seed + 1)
+        *rest, keys = ctx.rest
+        ctx.rest = (*rest, keys.at(7) if keys is not None else None)
         return backward(ctx, gradient)
 
     monkeypatch.setattr(kernel, "backward", staticmethod(other_seed))
-    assert "masks differ" in check_kernel(CPU, torch.float16, width=WIDTH)
+    assert "with dropout, gradients of queries differ" in check_kernel(CPU, torch.float16, width=WIDTH)
     monkeypatch.setattr(kernel, "backward", staticmethod(lambda *given: (None, *backward(*given)[1:])))
     assert "RuntimeError" in check_kernel(CPU, torch.float16, width=WIDTH)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="run by test_the_kernel_under_tritons_interpreter")
+@pytest.mark.parametrize("width", [7, 1500])
+def test_the_check_passes_elementwise_dropout_that_drops_as_a_cpu_does(width):
+    from workflow.models import dropout_kernels
+
+    keys = Keys(*torch.randint(-(1 << 31), 1 << 31, (2, 9), dtype=torch.int32))
+    x, out = torch.randn(9, width), torch.empty(9, width)
+    dropout_kernels.launch(x, out, keys.first, keys.second, round(0.1 * STEPS))
+    torch.testing.assert_close(out, x * keep_mask(keys, width, 0.1))
+    assert out.eq(0).any()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is not None, reason="Triton is installed")

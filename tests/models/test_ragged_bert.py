@@ -6,13 +6,14 @@ Without dropout to rounding, with it by count and statistically; for every famil
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 import transformers
 
 from tests.models.test_ragged_training import assert_alike, checkpoint, cosine, gradients, padded, rows_of
-from workflow.data.packing import Ragged
+from workflow.data.packing import Ragged, token_keys
 from workflow.models import dropout, ragged_attention
 from workflow.models.dropout import keep_mask
 from workflow.models.ragged import ragged_form_of, why_padded
@@ -182,9 +183,9 @@ def seen(monkeypatch):
     """(elements, rate) of each dropout so far, in order."""
     found = []
 
-    def counted(shape, rate, like, original=keep_mask):
-        found.append((torch.Size(shape).numel(), rate))
-        return original(shape, rate, like)
+    def counted(keys, width, rate, original=keep_mask):
+        found.append((keys.first.numel() * width, rate))
+        return original(keys, width, rate)
 
     for module in (dropout, ragged_attention):
         monkeypatch.setattr(module, "keep_mask", counted)
@@ -214,6 +215,24 @@ def test_dropout_stands_where_transformers_has_it(kind, seen):
     last = slice(1 + each * (LAYERS - 1), 1 + each * LAYERS)
     theirs[last] = [(count // length, rate) for count, rate in theirs[last]]
     assert seen == theirs
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_masks_are_a_function_of_the_row(kind):
+    """Rows alone, and in another order, give the gradients of one pack, dropout on."""
+    rows, types = inputs("mixed")
+    model = make(kind, rates=(0.2, 0.2, 0.2))
+    form = RaggedBert(model).train()
+    weights = torch.randn(len(rows), 2)
+    numbers = [5, 90, 7, 2, 33, 4]
+
+    def summed(chosen):
+        pack = packed(model, [rows[n] for n in chosen], [types[n] for n in chosen])
+        keys = torch.from_numpy(token_keys(11, [numbers[n] for n in chosen], pack.lengths))
+        return (form(replace(pack, keys=keys)) * weights[chosen]).sum()
+
+    expected = gradients(model, summed([0, 1, 2, 3, 4, 5]))
+    assert_alike(gradients(model, summed([4, 1]) + summed([0]) + summed([5, 3, 2])), expected)
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -16,35 +18,106 @@ from tests.models.test_ragged_training import (
     packed,
     rows_of,
 )
+from workflow.data.packing import Ragged, token_keys
 from workflow.models import absorbed, dropout, ragged_attention
 from workflow.models.classifier import LabelRows
-from workflow.models.dropout import dropped, keep_mask
+from workflow.models.dropout import Keys, dropped, keep_mask, number_places
 from workflow.models.ragged_training import RaggedScorer, RaggedT5
 
 RATE = 0.2
 
 
+def drawn(count, seed=0):
+    return Keys.of(Ragged(torch.zeros(count), (count,), keys=torch.from_numpy(token_keys(seed, [3], [count]))))
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_masks_keep_expectations(rate):
-    torch.manual_seed(0)
-    mask = keep_mask((1000, 1001), rate, torch.zeros(1))
+    mask = keep_mask(drawn(1000), 1001, rate)
     assert mask.eq(0).double().mean().item() == pytest.approx(rate, abs=2e-3)
     assert mask.double().mean().item() == pytest.approx(1, abs=3e-3)
     assert len(mask.unique()) == 2
-    rows = mask.eq(0).double()
-    neighbours = torch.corrcoef(torch.stack([rows[:, :-1].flatten(), rows[:, 1:].flatten()]))[0, 1]
-    assert abs(neighbours.item()) < 5e-3
+    for means in (mask.eq(0).double().mean(dim=0), mask.eq(0).double().mean(dim=1)):  # of elements, of tokens
+        assert means.std().item() == pytest.approx((rate * (1 - rate) / 1000) ** 0.5, rel=0.1)
 
 
-def test_masks_repeat_with_the_seed():
-    x = torch.ones(33)
+def test_masks_are_independent_of_their_neighbours():
+    """Of the next element, token, place, head, seed and pass, each pair of bits in the same place."""
+
+    def zeros(keys):
+        return keep_mask(keys, 999, 0.5).eq(0).double()
+
+    keys = drawn(1000)
+    mask, heads = zeros(keys), keys.of_heads(2)
+    first, second = (Keys(heads.first[n::2], heads.second[n::2]) for n in range(2))
+    pack = Ragged(torch.zeros(1000), (1000,), keys=torch.from_numpy(token_keys(0, [3], [1000]))).repeated(2)
+    again = Keys.of(replace(pack, keys=pack.keys[1000:], ids=pack.ids[1000:]))
+    others = {
+        "element": (mask[:, :-1], mask[:, 1:]),
+        "pair": (mask[:, :-2], mask[:, 2:]),
+        "token": (mask[:-1], mask[1:]),
+        "place": (zeros(keys.at(1)), zeros(keys.at(2))),
+        "head": (zeros(first), zeros(second)),
+        "seed": (mask, zeros(drawn(1000, seed=1))),
+        "pass": (mask, zeros(again)),
+    }
+    for name, (one, other) in others.items():
+        pair = torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1]
+        assert abs(pair.item()) < 5e-3, name
+    four = mask[:-1, :-1] + mask[:-1, 1:] + mask[1:, :-1] + mask[1:, 1:]
+    assert torch.bincount(four.flatten().long()).div(four.numel()).tolist() == pytest.approx(
+        [1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16], abs=3e-3
+    )
+
+
+def test_a_row_in_an_update_has_one_mask_and_another_in_the_next():
+    lengths = [4, 2, 3]
+    together = token_keys(7, [10, 11, 12], lengths)
+    assert token_keys(7, [12], [3]).tolist() == together[6:].tolist()
+    assert len({*together, *token_keys(8, [10, 11, 12], lengths)}) == 18
+
+
+def test_dropped_leaves_what_does_not_train():
+    x = torch.ones(33, 5)
     module = torch.nn.Dropout(0.3)
-    torch.manual_seed(5)
-    first, second = dropped(x, module), dropped(x, module)
-    torch.manual_seed(5)
-    assert dropped(x, module).equal(first)
-    assert not first.equal(second)
-    assert dropped(x, module.eval()) is x
+    number_places(module)
+    keys = drawn(33)
+    assert dropped(x, module, keys).equal(dropped(x, module, keys))
+    assert dropped(x.bfloat16(), module, keys).ne(0).equal(dropped(x, module, keys).ne(0))
+    assert not dropped(x, module, keys).equal(dropped(x, module, keys, place=7))
+    assert dropped(x, module.eval(), keys) is x
+    assert dropped(x, torch.nn.Dropout(0.0), keys) is x
+
+
+@pytest.mark.parametrize("kind", ["t5", "t5-v1.1", "umt5"])
+@pytest.mark.parametrize("task", ["texts", "scores", "scores of adapters"])
+def test_masks_are_a_function_of_the_row(kind, task):
+    """Rows alone, and in another order, give the gradients of one pack, dropout on."""
+    sources, targets = (rows_of(lengths, seed) for seed, lengths in enumerate(MIXES["mixed"]))
+    model = make(kind, dropout=RATE)
+    if task == "texts":
+        form = RaggedT5(model).train()
+    else:
+        model.lm_head = LabelRows(model.lm_head.weight, [7, 3])
+        form = RaggedScorer(model).train()
+        form.is_absorbed = task == "scores"
+    weights = torch.randn(len(sources), 2)
+
+    def pack(rows, chosen):
+        found = packed([rows[n] for n in chosen])
+        return replace(found, keys=torch.from_numpy(token_keys(5, [50 + n for n in chosen], found.lengths)))
+
+    def summed(chosen):
+        if task == "texts":
+            return form(pack(sources, chosen), pack(targets, chosen))
+        return (form(pack(sources, chosen)) * weights[chosen]).sum()
+
+    everything = list(range(len(sources)))
+    expected = gradients(model, summed(everything))
+    middle = len(everything) // 2
+    parts = [everything[:1], everything[:middle:-1], everything[middle:0:-1]]
+    assert sorted(row for part in parts for row in part) == everything
+    assert_alike(gradients(model, sum(map(summed, parts))), expected)
 
 
 @pytest.fixture
@@ -52,9 +125,9 @@ def seen(monkeypatch):
     """Elements of each dropout so far, ours and transformers'."""
     ours, theirs = [], []
 
-    def counted(shape, rate, like, original=keep_mask):
-        ours.append((torch.Size(shape).numel(), rate))
-        return original(shape, rate, like)
+    def counted(keys, width, rate, original=keep_mask):
+        ours.append((keys.first.numel() * width, rate))
+        return original(keys, width, rate)
 
     for module in (dropout, ragged_attention, absorbed):
         monkeypatch.setattr(module, "keep_mask", counted)

@@ -36,7 +36,7 @@ def settings_of(task: str, **given) -> dict:
     return {
         "schema_version": 1,
         "settings": flat,
-        "origins": {name: resolved.origin(name) for name in flat},
+        "origins": {name: resolved.origin_text(name) for name in flat},
         "data_hash": "feedbeef" * 4,
         "inputs": {},
     }

@@ -43,6 +43,13 @@ def test_a_template_files_text_is_an_input(mount, tmp_path):
     assert make_task(mount, "m").inputs == {}
 
 
+def test_the_header_says_where_the_weights_come_from(mount, scorer):
+    for flags, told in (((), False), (("--model_pretrain_name", "M"), True)):
+        task = make_task(mount, scorer, "--max_length", 32, *flags)
+        load_to_train(task, None)
+        assert (f"weights from {scorer}, not from M" in task.header()) == told
+
+
 @pytest.mark.parametrize("is_resumed", [True, False])
 def test_a_sparse_model_is_refused_also_where_it_is_the_checkpoint_of_another_run(mount, scorer, is_resumed):
     file = scorer / "model.safetensors"

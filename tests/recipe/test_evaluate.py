@@ -47,7 +47,8 @@ def test_every_file_is_read_by_its_own_run(tmp_path, evaluate):
     classes = write_file(tmp_path / "c/preds.json", [[0.5, 0.5]] * 20, TARGETS, {"problem": "multiclass"})
     with pytest.raises(ConfigError, match='problem: "multiclass", not "binary"'):
         evaluate(small, classes)
-    assert evaluate(wide, "--against", wide)["metrics"]["b"]["rmse"]["value"] > 1
+    rmse = 5 * np.sqrt(np.mean((np.array(SECOND) - TARGETS) ** 2))
+    assert evaluate(wide, "--against", wide)["metrics"]["b"]["rmse"]["value"] == pytest.approx(rmse)
     assert evaluate(small, write_file(tmp_path / "plain.json", SECOND, TARGETS))["rows"] == 20
     assert evaluate(small, wide, "--target_range", 0, 5, "--data", data(tmp_path, scaled[1]))
 
@@ -66,7 +67,8 @@ def test_what_wrote_a_file_says_what_its_scores_are(tmp_path, evaluate):
     file = write_file(tmp_path / "scores.json", [5 * score for score in FIRST], targets)
     scoring = {"problem": "binary", "labels": ["no", "yes"], "low": 0.0, "high": 5.0}
     (tmp_path / "scores.json.scoring.json").write_text(json.dumps({"scoring": scoring}))
-    assert evaluate(file)["metrics"]["scores.json"]["auc"]["value"] > 0.5
+    rmse = 5 * np.sqrt(np.mean((np.array(FIRST) - TARGETS) ** 2))
+    assert evaluate(file)["metrics"]["scores.json"]["rmse"]["value"] == pytest.approx(rmse)
 
 
 def test_ranks_have_metrics_of_order_alone(tmp_path, evaluate):

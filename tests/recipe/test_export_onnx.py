@@ -11,7 +11,7 @@ import torch
 
 from workflow.cli import workflow
 from workflow.data.scoring import Scoring
-from workflow.errors import ConfigError, ModelError
+from workflow.errors import ConfigError, ModelError, install_command
 from workflow.models import onnx_graphs
 from workflow.models.classifier import load_classifier
 from workflow.models.load import load_seq2seq
@@ -19,7 +19,7 @@ from workflow.models.onnx_graphs import Graphs, missing_packages, write_seq2seq
 from workflow.recipe import export as exporting
 
 installed = pytest.mark.skipif(
-    bool(missing_packages()), reason="pip install workflow[onnx]: " + ", ".join(missing_packages())
+    bool(missing_packages()), reason=f"{install_command('onnx')}: " + ", ".join(missing_packages())
 )
 exports = [installed, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of the exporter and onnxruntime
 SIZES = [(1, 1, 1), (1, 7, 2), (3, 33, 5), (5, 4, 20)]
@@ -143,7 +143,7 @@ def test_packages_that_are_absent_are_named(flan_like, tmp_path, monkeypatch):
     monkeypatch.setattr(
         onnx_graphs.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else found("json")
     )
-    with pytest.raises(ConfigError, match=r"not installed: onnxscript; pip install workflow\[onnx\]") as refused:
+    with pytest.raises(ConfigError, match=r"not installed: onnxscript; pip install -e '\.\[onnx\]'") as refused:
         export(flan_like, tmp_path / "out")
     assert refused.value.exit_code == 2
     assert not (tmp_path / "out").exists()

@@ -119,6 +119,9 @@ def test_strategies_are_counted(capsys):
 
 def test_a_file_of_ones_own(capsys, tmp_path):
     file = tmp_path / "mine.json"
+    file.write_text(json.dumps({"zero_optimization": {"stage": 3, "reduce_buckt_size": 1000}}))
+    with pytest.raises(ConfigError, match='did you mean "reduce_bucket_size"'):
+        workflow(["plan", *XXL, "--max_steps", "10", "--deepspeed", str(file)])
     file.write_text(json.dumps({"zero_optimization": {"stage": 3, "reduce_bucket_size": 1000}}))
     found = planned(capsys, "--model_init_path", "google/flan-t5-base", "--deepspeed", file, "--gpus", 2)
     assert found["plans"][0]["pick"]["deepspeed"] == str(file)

@@ -8,6 +8,7 @@ import pytest
 
 from tests.results.made_up import point, write_job, write_run, write_study
 from workflow.errors import ResultsError
+from workflow.results.best import best_settings
 from workflow.results.runs import read_results, read_run, read_study
 
 
@@ -116,8 +117,26 @@ def test_identity_is_of_name_data_and_settings_but_not_of_place(tmp_path):
         return read_run(write_run(tmp_path / place, "run", {"mcc": 0.5}, **more)).identity
 
     first = identity("a", mount="/here")
-    assert identity("b", mount="/there", debug=True) == first
-    assert len({first, identity("c", lr=1.0), identity("d", seed=5), identity("e", data="other")}) == 4
+    assert identity("b", mount="/there", nproc=2, metrics_port=9400) == first
+    others = {identity("c", lr=1.0), identity("d", seed=5), identity("e", data="other"), identity("f", debug=True)}
+    assert len({first, *others}) == 5
+
+
+def test_debug_runs_are_no_seeds_of_full_ones(tmp_path):
+    """--debug cuts the rows, so that its numbers are of another experiment."""
+    write_run(tmp_path, "full", {"mcc": 0.5})
+    write_run(tmp_path, "small", {"mcc": 0.9}, seed=1, debug=True)
+    found = read_results([tmp_path])
+    assert [result.labels["setting"] for result in found] == ["debug=False", "debug=True"]
+    (winner,) = best_settings(found).values()
+    assert (winner.why["n"], winner.why["settings_compared"], winner.settings["debug"]) == (1, 2, True)
+
+
+def test_weights_from_elsewhere_are_the_model(tmp_path):
+    """clf.py names a run by its pretrained model, also where the weights come from a checkpoint."""
+    for name in ("a", "b"):
+        write_run(tmp_path, name, {"mcc": 0.5}, model_pretrain_name="M", model_init_path=f"ckpt-{name}")
+    assert [result.labels["model"] for result in read_results([tmp_path])] == ["ckpt-a", "ckpt-b"]
 
 
 def test_a_slice_of_a_run_is_a_result_of_its_own(tmp_path):

@@ -274,9 +274,7 @@ def test_idle_connections_are_closed_after_a_refusal(full, monkeypatch):
     with connected(live) as connection:
         connection.sendall(b"".join(raw("/generate", BODIES["/generate"])))
         assert answer(connection)[0] == 429
-        started = time.monotonic()
         assert connection.recv(1) == b""
-        assert time.monotonic() - started < 5
     assert live.answered_at_door == ["/generate"]
 
 

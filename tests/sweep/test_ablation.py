@@ -54,6 +54,12 @@ def ablate(place, file, **more):
         ({"weights": {"higher": "own"}}, '"higher" is none of the variants; did you mean "higher lr"?'),
         ({"base": {**FILE["base"], "no_eval_at_end": True}}, '"plain": no_eval_at_end leaves out the final evaluation'),
         ({"variants": {"plain": {}, "odd": {"scores_only": True}}}, '"odd": scores_only is not the baseline'),
+        (
+            {"base": {**FILE["base"], "layerwise_lrd": {"top_lr": 1e-5}}},
+            r"variants.higher lr: lr varies, but",
+        ),
+        ({"variants": {"plain": {}, "both": {"max_steps": 3, "epochs": 2}}}, 'variants.both: "max_steps" and'),
+        ({"base": {**FILE["base"], "num_beams": 2}}, 'base: unknown key "num_beams"'),
         ({"variant": {}}, 'unknown key "variant"; did you mean "variants"?'),
     ],
 )

@@ -24,6 +24,16 @@ def grid(**raw):
     return parse_grid(raw, CLF, name="grid.json")
 
 
+def test_numbers_are_one_however_they_are_written(tmp_path):
+    (tmp_path / "grid.yaml").write_text(
+        "parameters: {lr: [1e-3, 0.001, '1e-3'], batch_size: [16, 16.0], epochs: '3'}\n"
+    )
+    (tmp_path / "grid.json").write_text('{"parameters": {"lr": ["1e-3", 1E-3], "batch_size": [16], "epochs": 3.0}}')
+    for name in ("grid.yaml", "grid.json"):
+        found = read_grid(tmp_path / name, CLF)
+        assert (found.axes, found.fixed) == ({"lr": [1e-3], "train_batch_size": [16]}, {"num_epochs": 3})
+
+
 def test_the_file_of_the_contract(tmp_path):
     path = tmp_path / "grid.json"
     path.write_text(CONTRACT)

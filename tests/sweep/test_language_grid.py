@@ -44,8 +44,14 @@ def test_every_combination_is_a_matrix(place, capsys):  # noqa: F811
         ("lr=0.0005", 5e-4),
     }
     assert {point.labels["train"] for point in points} == {"english+spanish", "english", "spanish"}
-    assert all(point.settings["max_steps"] == 7 and point.settings["num_epochs"] == 3 for point in points)
+    assert all("max_steps" not in point.settings and point.settings["num_epochs"] == 3 for point in points)
     assert len(list((place / "mount" / "data").glob("*.json"))) == 3
+
+
+def test_one_language_needs_no_list(place):  # noqa: F811
+    assert run(place, {"train": "english", "eval": "spanish"}, lr=[1e-3]) == 0
+    (found,) = read_study(place / "study").points
+    assert (found.labels["train"], found.labels["eval"]) == ("english", "spanish")
 
 
 def test_what_is_refused(place):  # noqa: F811

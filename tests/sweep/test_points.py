@@ -40,6 +40,18 @@ def test_names_are_of_content():
     assert len(names({"lr": 0.001}, {"lr": 0.002}, {"lr": 0.001, "seed": 1})) == 3
 
 
+def test_names_of_studies_from_before_stay():
+    """These were found to change no number when there were studies already, whose names count them."""
+    assert len(names({}, {"save_steps": 7}, {"scores_only": True})) == 3
+
+
+def test_points_of_studies_from_before_hold_no_silenced_settings():
+    (point,) = make_points([draft({"max_steps": 10})], study="s")
+    record = point.as_json()
+    record["settings"] |= {"num_epochs": 3.0}
+    assert Point.from_json(record).settings == point.settings
+
+
 def test_what_changes_no_number_is_no_other_point_unless_it_varies():
     assert len(names({}, {"nproc": 2}, {"mount": "elsewhere"}, {"training_run_name": "x"}, {"eval_batch_size": 7})) == 1
     assert len(names({"eval_batch_size": 7}, {"eval_batch_size": 8}, swept=("eval_batch_size",))) == 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing, suppress
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,15 @@ from workflow.sweep.study import read_study
 from workflow.sweep.trials import Trials
 
 LR = {"low": 1e-5, "high": 1e-1, "log": True}
+
+
+def open_files() -> set[str]:
+    """Names of the files that this process has open."""
+    found = set()
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found.add(link.readlink().name)
+    return found
 
 
 def trials(place, kind="tpe", *, ranges=None, choices=None, **more):
@@ -72,11 +83,13 @@ def test_a_journal_that_was_cut_is_mended(place):
 def test_a_database_may_hold_the_trials(place):
     url = f"sqlite:///{place / 'search.db'}"
     given = {"name": "study", "higher": True, "ranges": {"lr": Range(**LR)}, "choices": {}, "journal": place / "none"}
-    first = Trials(Search(kind="tpe"), storage=url, **given)
-    first.add({"lr": 0.01}, ["a"])
-    first.tell(0, 0.5)
-    second = Trials(Search(kind="tpe"), storage=url, **given)
-    assert [(trial.points, trial.value) for trial in second.all()] == [(("a",), 0.5)]
+    with closing(Trials(Search(kind="tpe"), storage=url, **given)) as first:
+        first.add({"lr": 0.01}, ["a"])
+        first.tell(0, 0.5)
+    with closing(Trials(Search(kind="tpe"), storage=url, **given)) as second:
+        assert [(trial.points, trial.value) for trial in second.all()] == [(("a",), 0.5)]
+        assert "search.db" in open_files()
+    assert "search.db" not in open_files()
     assert not (place / "none").exists()
     with pytest.raises(ConfigError, match="cannot be used"):
         Trials(Search(kind="tpe"), storage="nonsense", **given)
@@ -165,6 +178,7 @@ def test_searches_of_one_name_share_a_database_and_no_trials(place):
         planned = sweep(place, folder=folder, search={"kind": "random", "parameters": {"lr": values}})
         for _ in range(2):
             assert run(planned, place, n_trials=2, storage=url) == 0
+            assert "search.db" not in open_files()
         assert {point.settings["lr"] for point in read_study(place / folder).points} == set(values)
     assert len(starts(place)) == 4
 

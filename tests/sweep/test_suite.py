@@ -77,6 +77,8 @@ def test_every_problem_of_every_task_is_told_with_its_fix(suite):
         "tasks.stsb: no data named 'stsb'",
     ):
         assert any(text in problem for problem in found), (text, found)
+    places = tuple(f"suite0.json: tasks.{task}" for task in body["tasks"])
+    assert all(any(place in problem for place in places) for problem in found if "bert-base" not in problem), found
 
 
 def test_searches_are_checked_before_anything_starts(suite):

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.sweep.conftest import command, finished, options, starts, write
 from tests.sweep.fake import accuracy
-from workflow.config.cascade import Layer, read_settings_file
+from workflow.commands.sweeping import sweep as sweep_command
+from workflow.config.cascade import FLAGS, Layer, read_settings_file
 from workflow.config.clf_settings import ClfSettings
 from workflow.config.flags import parse
-from workflow.errors import ConfigError
+from workflow.errors import ConfigError, WorkflowError
 from workflow.sweep.entries import ENTRIES
 from workflow.sweep.grid import parse_grid
 from workflow.sweep.study import read_study
@@ -72,9 +74,60 @@ def test_counts_and_metrics_are_checked_first(place):
         run(sweep(place, parameters={"lr": LRS, "batch_size": BATCHES}, max_points=3), place)
     with pytest.raises(ConfigError, match=r"'acuracy' is not measured here; did you mean \"accuracy\""):
         run(sweep(place, parameters={"lr": LRS}, metric="acuracy"), place)
-    with pytest.raises(ConfigError, match=r"num_epochs varies, but base\.json sets max_steps, which wins over it"):
-        run(sweep(place, parameters={"epochs": [1, 2]}, base={"max_steps": 5}), place)
     assert not (place / "study").exists()
+
+
+RATES = {"layerwise_lrd": {"top_lr": 1e-5}}
+
+
+def test_a_grid_wins_over_the_rivals_below_it(place):
+    models = sweep(place, parameters={"model_init_name": ["a", "b", "c"]})
+    assert {
+        point.settings["model_init_name"] for point in models.points([{"model_init_name": n} for n in "abc"])
+    } == set("abc")
+    epochs = sweep(place, parameters={"epochs": [1, 2]}, base={"max_steps": 5, "warmup_ratio": 0.1})
+    for point in epochs.points([{"num_epochs": 1}, {"num_epochs": 2}]):
+        assert "max_steps" not in point.settings
+        assert point.settings["warmup_ratio"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("base", "parameters", "told"),
+    [
+        ({}, {"epochs": [1, 2], "max_steps": 5}, r'grid\.json: "max_steps" and grid\.json: "num_epochs" cannot both count'),
+        (RATES, {"lr": [1e-3, 1e-4]}, r"grid\.json: lr varies, but base\.json sets layerwise_lrd\.top_lr"),
+        ({"grouped_layerwise_lrd": {"base_lr": 1e-5}}, {"lr": [1e-3, 1e-4]}, "lr varies, but base"),
+        ({}, {"model_pretrain_name": ["a", "b"], "model_init_path": "c"}, "model_pretrain_name varies, but model_init_path is set"),
+        ({"lr_scheduler": "cosine"}, {"strategy": ["linear_scheduler"], "lr": 1e-3}, "strategy varies, but lr_scheduler is set"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", [None, "random", "tpe"])
+def test_what_varies_must_have_a_say(place, base, parameters, told, kind):
+    search = {"search": {"kind": kind}} if kind else {}
+    with pytest.raises(ConfigError, match=told):
+        run(sweep(place, base=base, parameters=parameters, **search), place)
+    assert not (place / "study").exists()
+
+
+def test_a_grid_does_not_unset_what_the_command_line_says(place):
+    planned = sweep(place, parameters={"epochs": [1, 2]})
+    planned = replace(planned, base=[*planned.base, Layer(FLAGS, {"max_steps": "5"})])
+    with pytest.raises(ConfigError, match=r"num_epochs would unset --max_steps of the command line"):
+        run(planned, place)
+
+
+@pytest.mark.parametrize(
+    ("executor", "told"), [("slurm", r"none\.sh"), ("local", "--template: jobs run here need no script")]
+)
+def test_a_template_by_its_short_flag(place, executor, told):
+    write(place / "grid.json", {"parameters": {"lr": LRS}})
+    with pytest.raises(WorkflowError, match=told):
+        sweep_command(["grid.json", "--entry", "clf", "--out", "study", "--executor", executor, "-t", "none.sh"])
+
+
+def test_a_preset_s_rates_scale_with_a_rate_that_varies(place):
+    (point,) = sweep(place, base={"strategy": "layerwise_lrd"}, parameters={"lr": [1e-3]}).points([{"lr": 1e-3}])
+    assert point.resolved.settings.strategies.layerwise_lrd.top_lr is None
 
 
 def test_the_same_folder_takes_no_other_study(place):

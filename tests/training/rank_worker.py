@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import warnings
 import zlib
 from contextlib import nullcontext
 from pathlib import Path
+
+from torch.distributed import TCPStore
 
 from tests.conftest import ROOT
 from tests.training.own_memory import Peak
@@ -25,9 +26,9 @@ def run_group(world_size: int, jobs: list[dict], folder: Path, timeout: int = 42
     """Runs the jobs on `world_size` ranks; gives the first rank's findings, one dict a job."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    # The kernel chooses the port of a store that is there before any rank: none is bound twice. Told that it is an
+    # agent's, as torchrun's is, the first rank makes no other.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     ranks = []
     for rank in range(world_size):
         env = {
@@ -37,7 +38,8 @@ def run_group(world_size: int, jobs: list[dict], folder: Path, timeout: int = 42
             "LOCAL_RANK": str(rank),
             "MASTER_ADDR": "127.0.0.1",
         }
-        env |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        env |= {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         command = [
             sys.executable,
             "-m",
@@ -326,10 +328,10 @@ class CountedMemory:
         self.objective, self.rank, self.tokens = objective, rank, []
         inner = objective.loss_sum
 
-        def loss_sum(model, rows):
+        def loss_sum(model, rows, **more):
             lengths = objective.source_lengths + objective.target_lengths
             self.tokens.append(int(lengths[list(rows)].sum()))
-            return inner(model, rows)
+            return inner(model, rows, **more)
 
         objective.loss_sum = loss_sum
 
@@ -447,8 +449,8 @@ def poisoned(job: dict) -> dict:
             key: zlib.crc32(tensor.detach().float().cpu().numpy().tobytes()) for key, tensor in tensors.items()
         }
 
-    def loss_sum(model, rows):
-        loss = inner(model, rows)
+    def loss_sum(model, rows, **more):
+        loss = inner(model, rows, **more)
         if state.step + 1 == bad and job.get("poison") and (trainer.ranks.rank == trainer.ranks.world_size - 1):
             return poison[job["poison"]](loss)
         return loss

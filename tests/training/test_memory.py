@@ -34,12 +34,12 @@ if any("seq2seq" in part for part in sys.orig_argv) and "ROOM" in os.environ:
 
     passes, inner = [], CompletionLoss.loss_sum
 
-    def loss_sum(self, model, rows):
+    def loss_sum(self, model, rows, **more):
         tokens = sum(int(self.source_lengths[row] + self.target_lengths[row]) for row in rows)
         passes.append(tokens)
         if len(passes) > 2 and tokens > int(os.environ["ROOM"]):
             raise torch.OutOfMemoryError("pretended")
-        return inner(self, model, rows)
+        return inner(self, model, rows, **more)
 
     CompletionLoss.loss_sum = loss_sum
 """

@@ -73,7 +73,7 @@ def references(jobs, tmp_path_factory):
 
 
 def test_golden_losses(references, jobs, tmp_path):
-    """Each strategy's numbers. To accept a change on purpose: WORKFLOW_ACCEPT=1 make test-one T=test_strategy_ranks."""
+    """Each strategy's numbers. To accept a change on purpose: WORKFLOW_ACCEPT=1 .venv/bin/python -m pytest tests/training/test_strategy_ranks.py."""
     found = {f"{model} {name}": one["losses"] for (model, name), one in references.items()}
     plain = {model: {**jobs[model, "r_drop"], "strategies": {}} for model in TASKS}
     more = {f"{model} plain": job for model, job in plain.items()}

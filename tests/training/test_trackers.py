@@ -177,7 +177,7 @@ def test_secrets_and_other_values_stay_here():
 def test_one_that_is_not_installed_is_refused_with_the_command(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
-    with pytest.raises(ConfigError, match=r"pip install 'workflow\[wandb\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[wandb\]'"):
         check_installed(("wandb",))
 
 

@@ -20,7 +20,7 @@ def job(flan_like, shared_mount):
 
 @pytest.mark.slow
 def test_golden_losses(job, tmp_path):
-    """A refactor must not move these. To accept a change on purpose: WORKFLOW_ACCEPT=1 make test-one T=golden."""
+    """A refactor must not move these. To accept a change on purpose: WORKFLOW_ACCEPT=1 .venv/bin/python -m pytest -k golden tests/training/test_trainer.py."""
     found = run_group(1, [{**job, "max_steps": 20}], tmp_path)[0]["losses"]
     if os.environ.get("WORKFLOW_ACCEPT") == "1":
         GOLDEN.write_text(json.dumps([round(loss, 7) for loss in found]) + "\n")

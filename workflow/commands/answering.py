@@ -54,6 +54,10 @@ def _check_generate(given: argparse.Namespace) -> None:
         raise ConfigError("workflow generate: --data needs --out FILE")
     if given.num_beams > 1 and (given.temperature >= GREEDY_BELOW or given.n_samples > 1):
         raise ConfigError("workflow generate: --num_beams needs greedy decoding (--temperature 0) and --n_samples 1")
+    if given.temperature < GREEDY_BELOW and (given.top_p != 1 or given.top_k):
+        raise ConfigError(
+            "workflow generate: --top_p and --top_k say nothing with greedy decoding (a --temperature below 0.01); pass --temperature 1, say"
+        )
     for name in ("n_samples", "num_beams", "batch_size"):
         if getattr(given, name) < 1:
             raise ConfigError(f"workflow generate: --{name} must be at least 1")

@@ -42,7 +42,7 @@ def config(argv: Sequence[str]) -> int:
         complete=False,
     )
     for name, value in resolved.flat().items():
-        print(f"{name:<28} {json.dumps(value):<24} {resolved.origin(name)}")
+        print(f"{name:<28} {json.dumps(value):<24} {resolved.origin_text(name)}")
     return 0
 
 

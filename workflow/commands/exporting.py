@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workflow.commands.parsing import add_mount, command_parser
+from workflow.errors import install_command
 
 
 def export(argv: Sequence[str]) -> int:
@@ -25,7 +26,7 @@ def export(argv: Sequence[str]) -> int:
         required=True,
         choices=("hf", "ctranslate2", "onnx"),
         help="hf: a folder that transformers 4 reads right too; ctranslate2: of a T5, where that package is installed; "
-        "onnx: graphs as optimum reads them (pip install workflow[onnx])",
+        f"onnx: graphs as optimum reads them ({install_command('onnx')})",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to make (default: export/RUN-TO here)")
     parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="texts to compare with, instead of built-in ones")

@@ -132,7 +132,9 @@ def render(argv: Sequence[str]) -> int:
     parser.usage = (
         "workflow jobs render --template slurm|kubernetes|ctl|shell|FILE ... [seq2seq|clf] --setting value ..."
     )
-    parser.add_argument("--template", required=True, metavar="NAME", help="slurm, kubernetes, ctl, shell, or a FILE")
+    parser.add_argument(
+        "-t", "--template", required=True, metavar="NAME", help="slurm, kubernetes, ctl, shell, or a FILE"
+    )
     parser.add_argument("--job_name", metavar="NAME", help="by default the run's name")
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes of one run (default: 1)")
     add_site(parser)

@@ -141,6 +141,8 @@ def suite_transfer(argv: Sequence[str]) -> int:
 
 def _with_all_flags(problem: str, parser: CommandParser, entry: Entry) -> str:
     """A misspelt flag may be one of this command's, or of the program's."""
+    if "; here it is " in problem:
+        return problem
     from workflow.config.sections import field_aliases, section_fields
 
     flag = problem.removeprefix("unknown flag ").split(";")[0]
@@ -195,7 +197,11 @@ def _add_study_flags(parser: CommandParser) -> None:
     group = parser.add_argument_group("where runs run")
     group.add_argument("--executor", default="local", help="local (default), slurm, kubernetes or ctl")
     group.add_argument(
-        "--template", type=Path, metavar="FILE", help="a script's template (default: the executor's, docs/jobs.md)"
+        "-t",
+        "--template",
+        type=Path,
+        metavar="FILE",
+        help="a script's template (default: the executor's, docs/jobs.md)",
     )
     add_site(parser)
 

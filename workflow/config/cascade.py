@@ -6,21 +6,70 @@ Knows nothing of argv (`flags`).
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from workflow.config.rivals import Merged, Unset
 from workflow.config.sections import CommandSettings, field_aliases, section_fields, settings_within
 from workflow.errors import ConfigError, did_you_mean
 
 DEFAULT_FILE = Path("configs/default.json")
+DEFAULT = "default"
 FLAGS = "flag"
 NULL = "null"
 """A flag's text for no value."""
+
+OF_OTHER_FILES = {
+    **dict.fromkeys(("parameters", "search"), "a grid file: workflow sweep FILE"),
+    "languages": "a grid or transfer file: workflow sweep FILE, workflow suite transfer FILE",
+    **dict.fromkeys(
+        ("registry", "checkpoints", "models", "model_types", "train_languages", "eval_languages", "eval_language"),
+        "a transfer file: workflow suite transfer FILE (docs/datasets.md)",
+    ),
+    **dict.fromkeys(("tasks", "preset", "num_runs", "use_best"), "a suite file: workflow suite run FILE"),
+    **dict.fromkeys(("variants", "baseline"), "an ablation file: workflow ablate FILE"),
+    **dict.fromkeys(
+        ("train_features", "eval_feature", "splits", "task_type", "classes"), "a dataset registry: workflow data list"
+    ),
+    "zero_optimization": "a DeepSpeed file: --deepspeed FILE",
+    **dict.fromkeys(
+        ("job_name", "cpus", "gpus", "timeout", "template_file"), "jobs: workflow jobs render, docs/jobs.md"
+    ),
+}
+"""Keys that say what a file is, where it is taken for one of settings."""
+OF_OTHER_PROGRAMS = {
+    **dict.fromkeys(
+        ("model", "model_name", "pretrained_model", "model_name_or_path", "checkpoint", "init_from"),
+        ("model_init_path",),
+    ),
+    **dict.fromkeys(("dataset", "dataset_name", "train_file"), ("data_name",)),
+    **dict.fromkeys(("num_train_epochs", "n_epochs", "max_epochs", "epoch"), ("num_epochs",)),
+    **dict.fromkeys(("max_iters", "num_steps", "train_steps", "max_train_steps"), ("max_steps",)),
+    **dict.fromkeys(("warmup_proportion", "warmup_fraction"), ("warmup_ratio",)),
+    **dict.fromkeys(("warmup_iters", "num_warmup_steps"), ("warmup_steps",)),
+    **dict.fromkeys(("eval_interval", "eval_iters", "evaluation_steps"), ("eval_steps",)),
+    **dict.fromkeys(("per_device_train_batch_size", "per_gpu_train_batch_size"), ("train_batch_size",)),
+    **dict.fromkeys(("per_device_eval_batch_size", "per_gpu_eval_batch_size"), ("eval_batch_size",)),
+    **dict.fromkeys(("grad_clip", "gradient_clipping", "max_gradient_norm"), ("max_grad_norm",)),
+    **dict.fromkeys(("lr_scheduler_type", "scheduler", "schedule", "lr_schedule"), ("lr_scheduler",)),
+    **dict.fromkeys(("optim_name", "optimizer_type"), ("optimizer",)),
+    **dict.fromkeys(
+        ("max_seq_length", "max_seq_len", "block_size", "context_length"), ("max_length", "max_source_length")
+    ),
+    **dict.fromkeys(("metric", "metric_for_best_model", "eval_metric"), ("save_best_metric", "best_metric")),
+    **dict.fromkeys(("output_dir", "out_dir", "run_name", "experiment_name"), ("training_run_name",)),
+    **dict.fromkeys(("random_seed", "random_state"), ("seed",)),
+    **dict.fromkeys(("fp16", "bf16", "dtype", "torch_dtype"), ("precision",)),
+    "num_labels": ("labels",),
+}
+"""Names that settings have in other programs' files; with another meaning or form at times, so that they are told, not taken."""
 
 S = TypeVar("S", bound=CommandSettings)
 
@@ -35,10 +84,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class Resolved(Generic[S]):
-    """Valid settings, and where each value that is not a default came from (flat name -> layer name)."""
+    """Valid settings, where each value that is not a default came from (flat name -> layer name), and what was unset.
+
+    `unset` is by flat name, or by the dotted name of a part.
+    """
 
     settings: S
     origins: dict[str, str] = field(default_factory=dict)
+    unset: Mapping[str, Unset] = field(default_factory=dict)
 
     def flat(self) -> dict[str, Any]:
         """Flat name -> JSON-ready value."""
@@ -46,7 +99,16 @@ class Resolved(Generic[S]):
 
     def origin(self, name: str) -> str:
         """The layer that gave this setting."""
-        return self.origins.get(name, "default")
+        return self.origins.get(name, DEFAULT)
+
+    def origin_text(self, name: str) -> str:
+        """The layer that gave this setting, and what a later one took out."""
+        gone = [
+            f"{key.removeprefix(name + '.')}: {unset}" if "." in key else str(unset)
+            for key, unset in self.unset.items()
+            if key.partition(".")[0] == name
+        ]
+        return f"{self.origin(name)} ({'; '.join(gone)})" if gone else self.origin(name)
 
 
 def flatten(settings: BaseModel) -> dict[str, Any]:
@@ -73,31 +135,44 @@ def resolve(
 ) -> Resolved[S]:
     """Merges the layers into valid settings.
 
-    Raises ConfigError with every problem found, `problems` of an earlier stage first.
+    Raises ConfigError with every problem found, `problems` of an earlier stage first. Unless `complete`, required
+    settings may be missing, and settings that say nothing are no problem.
     """
     found = list(problems)
-    fields = section_fields(settings_type)
-    merged: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    opened = [(layer.name, _by_flat_name(layer, settings_type, found)) for layer in layers]
-    said = {name: value for _, values in opened for name, value in values.items()}
-    for origin, values in (settings_type.implied(said), *opened):
-        for name, value in values.items():
-            merged[name] = _merge(merged.get(name), value)
-            origins[name] = origin
+    layered = layered_values(settings_type, layers, found)
+    layered.add_implied()
     if complete:
-        found += settings_type.missing(merged)
-    nested: dict[str, dict[str, Any]] = {}
-    for name, value in merged.items():
-        nested.setdefault(fields[name][0], {})[name] = value
-    try:
-        settings = settings_type.model_validate(nested)
-    except ValidationError as error:
-        found += [told for problem in error.errors() if (told := _explain(problem, origins))]
-        raise ConfigError(*found) from None
+        found += settings_type.missing(layered.values)
+    settings = _validated(settings_type, layered, found)
+    if complete and (idle := layered.idle(settings, _spelled_in, [layer.name for layer in layers])) is not None:
+        found += idle
+        settings = _validated(settings_type, layered, found)
     if found:
         raise ConfigError(*found)
-    return Resolved(settings, origins)
+    return Resolved(settings, layered.origins, layered.unset)
+
+
+def _validated(settings_type: type[S], layered: Merged, found: list[str]) -> S:
+    """The settings of merged values. Raises ConfigError with what was found before, too."""
+    fields = section_fields(settings_type)
+    nested: dict[str, dict[str, Any]] = {}
+    for name, value in layered.values.items():
+        nested.setdefault(fields[name][0], {})[name] = value
+    try:
+        return settings_type.model_validate(nested)
+    except ValidationError as error:
+        found += [told for problem in error.errors() if (told := _explain(problem, layered.origins))]
+        raise ConfigError(*found) from None
+
+
+def layered_values(settings_type: type[CommandSettings], layers: Sequence[Layer], problems: list[str]) -> Merged:
+    """Merge layers into raw values by flat name, before presets and validation; what is wrong joins `problems`."""
+    merged = Merged(settings_type)
+    for layer in layers:
+        values = _by_flat_name(layer, settings_type, problems)
+        merged.add(layer.name, values, functools.partial(_spelled_in, layer.name))
+    problems += merged.problems
+    return merged
 
 
 def _by_flat_name(layer: Layer, settings_type: type[BaseModel], problems: list[str]) -> dict[str, Any]:
@@ -111,8 +186,7 @@ def _by_flat_name(layer: Layer, settings_type: type[BaseModel], problems: list[s
         name = names.get(key)
         where = f"{section}.{key}" if section else key
         if name is None or (section and fields[name][0] != section):
-            hint = did_you_mean(key, names)
-            problems.append(f'{layer.name}: unknown key "{where}"{hint}')
+            problems.append(f'{layer.name}: unknown key "{where}"{_hint(key, names)}')
         elif name in values:
             problems.append(f'{layer.name}: "{where}" is given twice ({name})')
         else:
@@ -132,11 +206,26 @@ def _by_flat_name(layer: Layer, settings_type: type[BaseModel], problems: list[s
     return values
 
 
+def _hint(key: str, names: Mapping[str, str]) -> str:
+    """What a key of other programs' files is here, or what takes the file; else the nearest name."""
+    if key in OF_OTHER_FILES:
+        return f"; it is of {OF_OTHER_FILES[key]}"
+    if found := [name for name in OF_OTHER_PROGRAMS.get(key, ()) if name in names]:
+        return f'; here it is "{found[0]}"'
+    return did_you_mean(key, names)
+
+
 def _opened(value: Any) -> Any:
-    """Of a setting made of settings: those by their defaults for `true`, None for `false`."""
-    if value is True or value == "true":
-        return {}
-    return None if value is False or value in ("false", NULL) else value
+    """Of a setting made of settings: those by their defaults for `true`, None for `false`, however these are written."""
+    if isinstance(value, bool | str):
+        with contextlib.suppress(ValidationError):
+            return {} if TypeAdapter(bool).validate_python(value) else None
+    return None if value in (NULL, "") else value
+
+
+def is_off(value: Any) -> bool:
+    """Whether a raw value turns a setting made of settings off."""
+    return value is not None and _opened(value) is None
 
 
 def _unknown_parts(origin: str, name: str, value: Any, within: type[BaseModel] | None) -> list[str]:
@@ -147,13 +236,6 @@ def _unknown_parts(origin: str, name: str, value: Any, within: type[BaseModel] |
         for key in value
         if key not in within.model_fields
     ]
-
-
-def _merge(old: Any, new: Any) -> Any:
-    """`new` over `old`; two objects are merged key by key."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
-    return new
 
 
 def _explain(problem: Any, origins: dict[str, str]) -> str:
@@ -171,7 +253,10 @@ def _explain(problem: Any, origins: dict[str, str]) -> str:
 
 
 def _spelled(name: str, origins: dict[str, str]) -> str:
-    origin = origins.get(name.partition(".")[0], "default")
+    return _spelled_in(origins.get(name.partition(".")[0], "default"), name)
+
+
+def _spelled_in(origin: str, name: str) -> str:
     return f"--{name}" if origin == FLAGS else f'{origin}: "{name}"'
 
 
@@ -191,9 +276,9 @@ def read_settings_file(path: Path) -> dict[str, Any]:
         ) from None
     try:
         if path.suffix in (".yaml", ".yml"):
-            import yaml
+            from workflow.config.yaml_text import document
 
-            values = yaml.safe_load(text) or {}
+            values = document(text) or {}
         else:
             import json5
 

@@ -16,6 +16,7 @@ from workflow.config.sections import (
     CommandSettings,
     DataSection,
     EvaluationSection,
+    Implied,
     ModelSection,
     OptimSection,
     RunSection,
@@ -25,7 +26,7 @@ from workflow.config.sections import (
     setting,
 )
 from workflow.config.settings import NO_DATA
-from workflow.config.strategy_settings import StrategiesSection, preset_values
+from workflow.config.strategy_settings import StrategiesSection, preset
 from workflow.config.tracking import TrackingSection
 from workflow.errors import ConfigError, did_you_mean
 from workflow.metric_names import SCORE_METRICS, listed, usual_problem
@@ -43,9 +44,9 @@ class ClfRunSection(RunSection):
         False, "only score the eval rows: predictions go to --pred_save_path, or preds/RUN/ of the working directory"
     )
     pred_save_path: Path | None = setting(
-        None, "also write the final predictions to this file; with --no_train, only there"
+        None, "also write the final predictions to this file; with --no_train, only there", affects="place"
     )
-    scores_only: bool = setting(False, "prediction files hold scores alone, without the rows")
+    scores_only: bool = setting(False, "prediction files hold scores alone, without the rows", affects="place")
 
 
 class ClfModelSection(ModelSection):
@@ -56,7 +57,15 @@ class ClfModelSection(ModelSection):
     )
     model_init_path: str | None = setting(
         None,
-        "start from this path or hub name instead (a checkpoint, a run: its best checkpoint); wins over the others",
+        "start from this path or hub name instead (a checkpoint, a run: its best checkpoint); beside --model_pretrain_name, "
+        "which then names the run and lends its tokenizer where the checkpoint has none",
+        rivals=("model_init_name",),
+        companions=("model_pretrain_name",),
+    )
+    model_init_name: str | None = setting(
+        None,
+        "start from this folder under mount/models (a checkpoint, or a run: its best checkpoint)",
+        companions=("model_pretrain_name",),
     )
     tokenizer: str | None = setting(
         None, "tokenizer to use instead of the model's own, by path or hub name (nanoGPT checkpoints have none: gpt2)"
@@ -66,6 +75,7 @@ class ClfModelSection(ModelSection):
 class ScoreSection(Section):
     """Inputs, targets and scores"""
 
+    affects = "numbers"
     problem: Literal["auto", "binary", "multiclass", "multilabel", "regression"] = setting(
         "auto",
         "what a target is: binary, a number in [0, 1]; multiclass, a label or a distribution; multilabel, a list of labels; "
@@ -132,10 +142,13 @@ class ClfOptimSection(OptimSection):
         None, "peak learning rate; by default 1e-4 for T5 and 3e-5 for other models", aliases=("learning_rate",), gt=0
     )
     ft_head_first: bool = setting(
-        False, "train the output head alone for the first --head_steps updates, then everything"
+        False, "train the output head alone for the first --head_steps updates, then everything", rivals=("freeze",)
     )
     head_steps: int | None = setting(
-        None, "updates of the head alone with --ft_head_first; by default a tenth of the run", ge=1
+        None,
+        "updates of the head alone with --ft_head_first; by default a tenth of the run",
+        needs="ft_head_first",
+        ge=1,
     )
 
 
@@ -146,7 +159,10 @@ class ClfTrainingSection(TrainingSection):
         None, "passes over the training rows, instead of --max_steps", aliases=("epochs",), gt=0
     )
     max_steps: int | None = setting(
-        None, "updates of the weights; wins over --num_epochs; 3000 where neither is given", ge=1
+        None,
+        "updates of the weights, rather than --num_epochs; 3000 where neither is given",
+        rivals=("num_epochs",),
+        ge=1,
     )
     train_batch_size: int = setting(
         32,
@@ -164,7 +180,7 @@ class ClfEvaluationSection(EvaluationSection):
         "updates between evaluations; by default 3000, or once an epoch with --num_epochs; the last step is always evaluated",
         ge=1,
     )
-    eval_batch_size: int = setting(32, "rows in one scoring batch of a rank", ge=1)
+    eval_batch_size: int = setting(32, "rows in one scoring batch of a rank", ge=1, affects="speed")
     save_best_metric: str = setting(
         "eval_loss",
         "metric that chooses checkpoint-best-ckpt; an unknown name lists them all",
@@ -216,9 +232,9 @@ class ClfSettings(CommandSettings):
         return [*([] if given else [NO_SCORE_MODEL]), *([] if values.get("data_name") else [NO_DATA])]
 
     @classmethod
-    def implied(cls, values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    def implied(cls, values: Mapping[str, Any]) -> Implied:
         """What --strategy says."""
-        return f"--strategy {values.get('strategy')}", preset_values(values.get("strategy"), values)
+        return preset(values)
 
     @model_validator(mode="after")
     def _check_together(self) -> ClfSettings:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from workflow.config.cascade import NULL, Layer, Resolved, read_layers, resolve
+from workflow.config.cascade import NULL, OF_OTHER_PROGRAMS, Layer, Resolved, is_off, read_layers, resolve
 from workflow.config.sections import CommandSettings, field_aliases, section_fields, settings_within
 from workflow.errors import ConfigError, did_you_mean
 
@@ -124,7 +124,7 @@ def _nested(flags: dict[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in flags.items() if "." not in name}
     for name in (name for name in flags if "." in name):
         whole, _, part = name.partition(".")
-        if found.get(whole) not in ("false", False):
+        if not is_off(found.get(whole)):
             before = found.get(whole)
             found[whole] = {**(before if isinstance(before, dict) else {}), part: flags[name]}
     return found
@@ -198,4 +198,6 @@ def _metavar(annotation: Any) -> str:
 def _unknown(argument: str, parser: argparse.ArgumentParser) -> str:
     flag = argument.split("=")[0]
     known = [spelling for action in parser._actions for spelling in action.option_strings]
-    return f"unknown flag {flag}{did_you_mean(flag, known)}"
+    theirs = OF_OTHER_PROGRAMS.get(flag.removeprefix("--"), ())
+    ours = next((f"--{name}" for name in theirs if f"--{name}" in known), None)
+    return f"unknown flag {flag}" + (f"; here it is {ours}" if ours else did_you_mean(flag, known))

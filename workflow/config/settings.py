@@ -15,6 +15,7 @@ from workflow.config.sections import (
     CommandSettings,
     DataSection,
     EvaluationSection,
+    Implied,
     ModelSection,
     OptimSection,
     RunSection,
@@ -22,7 +23,7 @@ from workflow.config.sections import (
     TrainingSection,
     setting,
 )
-from workflow.config.strategy_settings import StrategiesSection, preset_values
+from workflow.config.strategy_settings import StrategiesSection, preset
 from workflow.config.tracking import TrackingSection
 
 NO_MODEL = "no model: pass --model_init_path PATH_OR_HUB_NAME or --model_init_name NAME (a folder under mount/models)"
@@ -38,7 +39,9 @@ class Seq2SeqRunSection(RunSection):
     no_train: bool = setting(
         False, "only evaluate: predictions go to preds/PRED_DIR of the working directory, no run is touched"
     )
-    pred_dir: str | None = setting(None, "folder under preds/ for --no_train; by default the run's name")
+    pred_dir: str | None = setting(
+        None, "folder under preds/ for --no_train; by default the run's name", affects="place"
+    )
 
 
 class Seq2SeqDataSection(DataSection):
@@ -64,7 +67,9 @@ class Seq2SeqTrainingSection(TrainingSection):
     num_epochs: float = setting(
         4.0, "passes over the training rows; gives max_steps where that is not set", aliases=("epochs",), gt=0
     )
-    max_steps: int | None = setting(None, "updates of the weights; wins over --num_epochs", ge=1)
+    max_steps: int | None = setting(
+        None, "updates of the weights, rather than --num_epochs", rivals=("num_epochs",), ge=1
+    )
     train_batch_size: int = setting(
         16,
         "examples per step over all ranks; times --gradient_accumulation_steps gives the examples of an update",
@@ -79,7 +84,7 @@ class Seq2SeqEvaluationSection(EvaluationSection):
     eval_steps: int | None = setting(
         None, "updates between evaluations; by default max_steps / num_epochs; the last step is always evaluated", ge=1
     )
-    eval_batch_size: int = setting(64, "prompts in one generation batch of a rank", ge=1)
+    eval_batch_size: int = setting(64, "prompts in one generation batch of a rank", ge=1, affects="speed")
     temperature: float = setting(0.001, "sampling temperature; below 0.01 decoding is greedy", ge=0)
     n_samples: int = setting(1, "generations per eval prompt", ge=1, le=1000)
     top_p: float = setting(1.0, "sample from the smallest set of tokens with this probability", gt=0, le=1)
@@ -119,9 +124,15 @@ class Seq2SeqSettings(CommandSettings):
         ]
 
     @classmethod
-    def implied(cls, values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    def implied(cls, values: Mapping[str, Any]) -> Implied:
         """What --strategy says."""
-        return f"--strategy {values.get('strategy')}", preset_values(values.get("strategy"), values)
+        return preset(values)
+
+    def idle(self) -> dict[str, tuple[str, str]]:
+        """What draws tokens, where none are drawn."""
+        if self.evaluation.temperature >= GREEDY_BELOW:
+            return {}
+        return dict.fromkeys(("top_p", "top_k"), ("temperature", f"decoding is greedy below {GREEDY_BELOW}"))
 
     @model_validator(mode="after")
     def _check_together(self) -> Seq2SeqSettings:

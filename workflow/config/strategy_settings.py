@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from workflow.config.sections import Section, setting
+from workflow.config.sections import Implied, Section, setting
 
 TOP_LR, GROUPED_LR = 3.5e-6, 1e-6
 """Rates of the presets where --lr is not set."""
@@ -26,7 +26,7 @@ def steps_of(value: float, max_steps: int) -> int:
 class LayerwiseLrd(Section):
     """The learning rate falls from layer to layer downward"""
 
-    top_lr: float | None = setting(None, "peak rate of the top layer; by default --lr", gt=0)
+    top_lr: float | None = setting(None, "peak rate of the top layer; by default --lr", rivals=("lr",), gt=0)
     decay: float = setting(0.9, "what each layer's rate is of that of the layer above it", gt=0, le=1)
     head_lr: float | None = setting(None, "peak rate of head and pooler; by default top_lr x 3.6 / 3.5", gt=0)
 
@@ -35,7 +35,7 @@ class GroupedLayerwiseLrd(Section):
     """Three learning rates, for the lower, middle and upper third of the layers"""
 
     base_lr: float | None = setting(
-        None, "peak rate of the embeddings and the lowest third of the layers; by default --lr", gt=0
+        None, "peak rate of the embeddings and the lowest third of the layers; by default --lr", rivals=("lr",), gt=0
     )
     factors: tuple[float, float, float] = setting(
         (1.0, 1.75, 3.5), "what the rates of the three thirds, lowest first, are of base_lr"
@@ -126,12 +126,15 @@ class StaticSparsity(Section):
 class StrategiesSection(Section):
     """Fine-tuning strategies; --NAME turns one on by its defaults, --NAME false off"""
 
+    affects = "numbers"
     strategy: Literal["linear_scheduler", "layerwise_lrd", "grouped_layerwise_lrd"] | None = setting(
         None,
         "settings by the name of a practice: the linear schedule, layer-wise decay (top layer 3.5e-6, x0.9 a layer, head 3.6e-6), or its grouped "
         "form (base rate 1e-6); --lr, other flags and files win over it",
     )
-    layerwise_lrd: LayerwiseLrd | None = setting(None, "layer-wise learning-rate decay")
+    layerwise_lrd: LayerwiseLrd | None = setting(
+        None, "layer-wise learning-rate decay", rivals=("grouped_layerwise_lrd",)
+    )
     grouped_layerwise_lrd: GroupedLayerwiseLrd | None = setting(None, "learning rates by thirds of the layers")
     reinit: Reinit | None = setting(None, "top layers start anew")
     freeze: Freeze | None = setting(None, "the head first, gradual unfreezing")
@@ -160,13 +163,12 @@ class StrategiesSection(Section):
         return tuple(name for name in AVERAGES if getattr(self, name) is not None)
 
 
-def preset_values(name: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a preset says by flat name, below all that is `given`; nothing of a name that there is none of."""
-    has_lr = given.get("lr") is not None
-    if name == "linear_scheduler":
-        return {"lr_scheduler": "linear"}
-    if name == "layerwise_lrd":
-        return {"layerwise_lrd": {} if has_lr else {"top_lr": TOP_LR}}
-    if name == "grouped_layerwise_lrd":
-        return {"grouped_layerwise_lrd": {} if has_lr else {"base_lr": GROUPED_LR}}
-    return {}
+def preset(given: Mapping[str, Any]) -> Implied:
+    """What --strategy says, below all that is `given`; nothing of a name that there is none of."""
+    name, has_lr = given.get("strategy"), given.get("lr") is not None
+    values: dict[str, dict[str, Any]] = {
+        "linear_scheduler": {"lr_scheduler": "linear"},
+        "layerwise_lrd": {"layerwise_lrd": {} if has_lr else {"top_lr": TOP_LR}},
+        "grouped_layerwise_lrd": {"grouped_layerwise_lrd": {} if has_lr else {"base_lr": GROUPED_LR}},
+    }
+    return Implied("strategy", f"--strategy {name}", values.get(str(name), {}))

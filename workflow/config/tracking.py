@@ -10,14 +10,16 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from workflow.config.sections import Section, setting
+from workflow.errors import install_command
 
 
 class TrackingSection(Section):
     """Trackers and metrics"""
 
+    affects = "place"
     trackers: tuple[Literal["wandb", "mlflow", "trackio"], ...] = setting(
         (),
-        "who is told of losses and metrics beside metrics.jsonl and TensorBoard; each is an extra (pip install workflow[wandb]), and takes "
+        f"who is told of losses and metrics beside metrics.jsonl and TensorBoard; each is an extra ({install_command('wandb')}), and takes "
         "its server, key and offline mode from its own environment",
     )
     tracker_project: str = setting(
@@ -29,6 +31,7 @@ class TrackingSection(Section):
     metrics_host: str = setting(
         "127.0.0.1",
         "address that --metrics_port listens at: 0.0.0.0 where others must reach it, as Prometheus in a cluster",
+        needs="metrics_port",
     )
 
     @field_validator("trackers", mode="before")

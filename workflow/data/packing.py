@@ -17,6 +17,8 @@ from workflow.data.encoders import INPUT, TOKEN_TYPES
 from workflow.data.features import Features
 
 IGNORED_LABEL = -100
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+PASS = 0x1B873593CC9E2D51
 
 
 @dataclass(frozen=True)
@@ -65,40 +67,63 @@ def collate(features: Features, rows: Sequence[int], *, pad_id: int) -> Batch:
 
 @dataclass(frozen=True)
 class Ragged:
-    """Sequences one after another, without padding: `ids` and (or None) `token_types` int64 [tokens]; tokens of each."""
+    """Sequences one after another, without padding: `ids` and (or None) `token_types` int64 [tokens]; tokens of each.
+
+    `keys` int64 [tokens] are random numbers that dropout's masks follow from; None leaves drawing them to the model.
+    """
 
     ids: torch.Tensor
     lengths: tuple[int, ...]
     token_types: torch.Tensor | None = None
+    keys: torch.Tensor | None = None
 
     def repeated(self, times: int) -> Ragged:
-        """All sequences, then all of them again."""
+        """All sequences, then all of them again, with other keys."""
         types = self.token_types.repeat(times) if self.token_types is not None else None
-        return Ragged(self.ids.repeat(times), self.lengths * times, types)
+        keys = torch.cat([self.keys ^ (number * PASS) for number in range(times)]) if self.keys is not None else None
+        return Ragged(self.ids.repeat(times), self.lengths * times, types, keys)
 
     def to(self, device: torch.device) -> Ragged:
         """The same sequences on a device."""
         # Pinned: else the host waits for the copy.
-        ids, types = (
+        ids, types, keys = (
             part.pin_memory() if part is not None and device.type == "cuda" else part
-            for part in (self.ids, self.token_types)
+            for part in (self.ids, self.token_types, self.keys)
         )
         assert ids is not None
-        types = types.to(device, non_blocking=True) if types is not None else None
-        return Ragged(ids.to(device, non_blocking=True), self.lengths, types)
+        types, keys = (part.to(device, non_blocking=True) if part is not None else None for part in (types, keys))
+        return Ragged(ids.to(device, non_blocking=True), self.lengths, types, keys)
 
 
-def ragged(features: Features, field: str, rows: Sequence[int], *, pad_id: int) -> Ragged:
-    """A field of some rows; an input comes with its token types where there are any.
+def ragged(features: Features, field: str, rows: Sequence[int], *, pad_id: int, seed: int | None = None) -> Ragged:
+    """A field of some rows; an input comes with its token types where there are any, and with keys where a seed is given.
 
     Without rows, one sequence of one padding token, for batches that only keep ranks in step.
     """
     if not rows:
-        return Ragged(torch.tensor([pad_id]), (1,))
+        return Ragged(torch.tensor([pad_id]), (1,), keys=torch.zeros(1, dtype=torch.int64))
     found = [features.row(field, row) for row in rows]
     has_types = field == INPUT and TOKEN_TYPES in features.fields
     types = _one_after_another([features.row(TOKEN_TYPES, row) for row in rows]) if has_types else None
-    return Ragged(_one_after_another(found), tuple(map(len, found)), types)
+    lengths = tuple(map(len, found))
+    keys = torch.from_numpy(token_keys(seed, rows, lengths)) if seed is not None else None
+    return Ragged(_one_after_another(found), lengths, types, keys)
+
+
+def token_keys(seed: int, rows: Sequence[int], lengths: Sequence[int]) -> npt.NDArray[np.int64]:
+    """A random number for each token, a function of seed, row number and position alone (splitmix64 of a counter each)."""
+    lengths_of, row_numbers = np.asarray(lengths), np.asarray(rows, dtype=np.uint64)
+    starts = np.cumsum(lengths_of) - lengths_of
+    positions = np.arange(lengths_of.sum()) - np.repeat(starts, lengths_of)
+    of_rows = _mixed(_mixed(np.full(len(row_numbers), seed, dtype=np.uint64)) + row_numbers * GOLDEN)
+    return _mixed(np.repeat(of_rows, lengths_of) + (positions.astype(np.uint64) + np.uint64(1)) * GOLDEN).view(np.int64)
+
+
+def _mixed(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The output function of splitmix64 (Steele et al. 2014)."""
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
 
 
 def _one_after_another(rows: Sequence[npt.NDArray[np.int32]]) -> torch.Tensor:

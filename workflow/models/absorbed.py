@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from workflow.models.dropout import keep_mask
+from workflow.models.dropout import Keys, Thinning, keep_mask
 from workflow.models.pairing import Pairing, spread
 
 GPU_SLACK = 1 << 14
@@ -24,27 +24,35 @@ class AbsorbedCross(torch.nn.Module):
         super().__init__()
         self.q, self.k, self.v = attention.q.weight, attention.k.weight, attention.v.weight
         self.heads = (attention.n_heads, attention.key_value_proj_dim)
-        self.dropout = attention.dropout
 
-    def forward(self, x: torch.Tensor, states: torch.Tensor, pairing: Pairing) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, states: torch.Tensor, pairing: Pairing, thinning: Thinning | None = None
+    ) -> torch.Tensor:
         """x [sequences, d_model], states [tokens, d_model] -> [sequences, heads * width]; the pairing has one head."""
         queries = (x @ self.q.t()).unflatten(1, self.heads)
         absorbed = torch.einsum("phk,hkd->phd", queries, self.k.unflatten(0, self.heads))
-        mixed = self._mixed(absorbed, states, pairing)
+        mixed = self._mixed(absorbed, states, pairing, thinning)
         return torch.einsum("phd,hkd->phk", mixed, self.v.unflatten(0, self.heads)).flatten(1)
 
-    def _mixed(self, queries: torch.Tensor, states: torch.Tensor, pairing: Pairing) -> torch.Tensor:
+    def _mixed(
+        self, queries: torch.Tensor, states: torch.Tensor, pairing: Pairing, thinning: Thinning | None
+    ) -> torch.Tensor:
         """[sequences, heads, d_model]: each sequence's states in the mix that its queries ask for."""
         groups = pairing.groups
         order = pairing.queries
         parts = torch.split(queries.index_select(0, order.spread), [group.rows for group in groups])
-        found = []
+        drawn = thinning.keys.at(thinning.place) if thinning is not None else None
+        found, before = [], 0
         for query, keys, group in zip(parts, spread(states, pairing.keys, groups, 1), groups, strict=True):
             scores = (query @ keys[:, 0].transpose(1, 2)).float()
             if group.valid is not None:
                 scores = scores.masked_fill(~group.valid[:, 0], float("-inf"))
             weights = scores.softmax(dim=-1)
-            if self.training and self.dropout > 0:
-                weights = weights * keep_mask(weights.shape, self.dropout, weights)
+            if thinning is not None and drawn is not None:
+                own = drawn.select(order.spread[before : before + group.rows]).of_heads(self.heads[0])
+                shape = weights.shape[:2]
+                by_head = Keys(own.first.view(shape), own.second.view(shape))
+                weights = weights * keep_mask(by_head, weights.shape[2], thinning.rate)
+            before += group.rows
             found.append(weights.to(states.dtype) @ keys[:, 0])
         return torch.cat(found).index_select(0, order.collect)

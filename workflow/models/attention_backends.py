@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from workflow.models.dropout import Keys, Thinning
 from workflow.models.pairing import MATMUL, SDPA, TRITON, pairing_of
 from workflow.models.ragged_attention import attend, biases_of
 from workflow.models.varlen_attention import WIDTHS, why_no_kernel
@@ -96,7 +97,9 @@ def _differences(
     )
     table = torch.randn(heads, 2 * max(keys) - 1, device=device)
 
-    def run(backend: str, of: torch.dtype, dropout: float) -> list[torch.Tensor]:
+    drawn = torch.randint(-(1 << 31), 1 << 31, (2, sum(queries)), dtype=torch.int32).to(device)
+
+    def run(backend: str, of: torch.dtype, thinning: Thinning | None) -> list[torch.Tensor]:
         others = None if has_bias else keys
         pairing = pairing_of(queries, others, num_heads=heads, device=device, backend=backend)
         own_q, own_k, own_v = (part.to(of, copy=True).requires_grad_() for part in (q, k, v))
@@ -104,30 +107,17 @@ def _differences(
         if has_bias:
             leaves.append(table.clone().requires_grad_())
             biases = biases_of(leaves[-1], pairing, is_causal=is_causal, dtype=of)
-        out = attend(own_q, own_k, own_v, pairing, biases, num_heads=heads, dropout=dropout)
+        out = attend(own_q, own_k, own_v, pairing, biases, num_heads=heads, thinning=thinning)
         return [out.detach(), *torch.autograd.grad(out, leaves, d_out.to(of))]
 
-    for name, mine, exact in zip(NAMES, run(TRITON, dtype, 0.0), run(MATMUL, torch.float32, 0.0), strict=False):
-        apart = float((mine.float() - exact).abs().max() / exact.abs().max())
-        if not apart <= TOLERANCE:
-            return f"{name} differ by {apart:.2g} of the largest"
-    return _mask_differences(q, k, v, d_out, run(TRITON, dtype, DROPOUT))
+    for thinning in (None, Thinning(DROPOUT, Keys(drawn[0], drawn[1]), place=1)):
+        parts = zip(NAMES, run(TRITON, dtype, thinning), run(MATMUL, torch.float32, thinning), strict=False)
+        for name, mine, exact in parts:
+            apart = float((mine.float() - exact).abs().max() / exact.abs().max())
+            if not apart <= TOLERANCE:
+                dropping = "with dropout, " if thinning is not None else ""
+                return f"{dropping}{name} differ by {apart:.2g} of the largest"
+    return None
 
 
 NAMES = ("outputs", "gradients of queries", "gradients of keys", "gradients of values", "gradients of biases")
-
-
-def _mask_differences(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, d_out: torch.Tensor, found: list[torch.Tensor]
-) -> str | None:
-    """Two identities, whatever the mask, which hold only if all kernels have dropped the same weights.
-
-    Outputs are linear in the values, so out . d_out = v . d_v; scores are products, so q . d_q = k . d_k.
-    """
-    out, d_q, d_k, d_v = (part.float() for part in found[:4])
-    for name, (a, b), (c, d) in (("values", (out, d_out), (v, d_v)), ("queries", (q, d_q), (k, d_k))):
-        left, right = (a * b).sum(), (c * d).sum()
-        scale = (a * b).square().sum().sqrt() + (c * d).square().sum().sqrt()
-        if not float((left - right).abs()) <= TOLERANCE * float(scale):
-            return f"dropout's masks differ between the kernels, by the gradient of {name}"
-    return None

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from workflow.models.attention import relative_buckets
-from workflow.models.dropout import keep_mask
+from workflow.models.dropout import Keys, Thinning, keep_mask
 from workflow.models.fused_attention import aligned, fused_attention
 from workflow.models.pairing import SDPA, TRITON, Group, Pairing, collect, spread
 from workflow.models.varlen_attention import varlen_attention
@@ -41,30 +41,54 @@ def attend(
     biases: Biases | None,
     *,
     num_heads: int,
-    dropout: float,
+    thinning: Thinning | None = None,
 ) -> torch.Tensor:
-    """q [queries, heads * width], k and v [keys, heads * width] -> [queries, heads * width]; without biases all keys are seen."""
+    """q [queries, heads * width], k and v [keys, heads * width] -> [queries, heads * width]; without biases all keys are seen.
+
+    torch's fused attention draws its masks itself: `thinning` gives it the rate alone.
+    """
     if pairing.backend == TRITON:
         spans = pairing.spans(is_causal=biases is not None and biases.is_causal)
         table = biases.by_distance if biases is not None else None
-        return varlen_attention(q, k, v, spans, table, num_heads=num_heads, dropout=dropout)
+        return varlen_attention(q, k, v, spans, table, num_heads=num_heads, thinning=thinning)
     groups = pairing.groups
     queries = spread(q, pairing.queries, groups, num_heads)
     keys, values = (spread(part, pairing.keys, groups, num_heads) for part in (k, v))
     of_groups = biases.of_groups if biases is not None else [None] * len(groups)
     if pairing.backend == SDPA:
         masks = of_groups if biases is not None else pairing.masks(q.dtype)
-        found = [fused_attention(*parts, dropout=dropout) for parts in zip(queries, keys, values, masks, strict=True)]
+        rate = thinning.rate if thinning is not None else 0.0
+        found = [fused_attention(*parts, dropout=rate) for parts in zip(queries, keys, values, masks, strict=True)]
     else:
-        parts = zip(queries, keys, values, of_groups, groups, strict=True)
-        found = [_attended(*part, dropout=dropout) for part in parts]
+        masks = _keep_masks(thinning, pairing, num_heads)
+        parts = zip(queries, keys, values, of_groups, groups, masks, strict=True)
+        found = [_attended(*part) for part in parts]
     return collect(found, pairing.queries, num_heads)
 
 
+def _keep_masks(thinning: Thinning | None, pairing: Pairing, num_heads: int) -> list[torch.Tensor | None]:
+    """Each group's `keep_mask`, [rows, heads, queries, keys]."""
+    if thinning is None:
+        return [None] * len(pairing.groups)
+    spread_keys = thinning.keys.at(thinning.place).of_heads(num_heads).select(pairing.queries.spread)
+    sizes = list(pairing.queries.sizes)
+    found: list[torch.Tensor | None] = []
+    for group, first, second in zip(
+        pairing.groups, spread_keys.first.split(sizes), spread_keys.second.split(sizes), strict=True
+    ):
+        shape = (group.rows, num_heads, -1)
+        found.append(keep_mask(Keys(first.view(shape), second.view(shape)), group.keys, thinning.rate))
+    return found
+
+
 def _attended(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None, group: Group, *, dropout: float
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    bias: torch.Tensor | None,
+    group: Group,
+    keep: torch.Tensor | None,
 ) -> torch.Tensor:
-    keep = keep_mask((*q.shape[:3], k.shape[2]), dropout, q) if dropout > 0 else None
     found: torch.Tensor = _Attended.apply(q, k, v, bias, group.valid, keep)  # type: ignore[no-untyped-call]
     return found
 

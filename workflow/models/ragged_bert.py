@@ -14,7 +14,7 @@ import torch
 
 from workflow.models.attention_backends import choose
 from workflow.models.checkpointing import checkpointed
-from workflow.models.dropout import dropped
+from workflow.models.dropout import SECOND_USE, Keys, Thinning, dropped, number_places
 from workflow.models.linear import use_onednn
 from workflow.models.pairing import Pairing, pairing_of
 from workflow.models.ragged_attention import attend
@@ -22,6 +22,7 @@ from workflow.models.ragged_training import Packed
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "electra", "distilbert")
 EMBEDDING_PARTS = ("word_embeddings", "position_embeddings", "LayerNorm", "dropout")
+HEAD_PARTS = ("dense", "dropout", "out_proj")
 
 
 class Typed(Packed, Protocol):
@@ -60,24 +61,27 @@ class RaggedBert(torch.nn.Module):
         self.width = self.layers[0][1].query.out_features // self.num_heads
         self.scale = self.width**-0.5
         use_onednn(model)
+        number_places(model)
 
     def forward(self, source: Typed) -> torch.Tensor:
         """fp32 logits [sequences, labels]. Raises ValueError for a sequence longer than the model's positions."""
-        x = self._embedded(source)
+        keys = Keys.of(source)
+        x = self._embedded(source, keys)
         device = x.device
         backend = choose(device, x.dtype, width=self.width).name
         own = pairing_of(source.lengths, num_heads=self.num_heads, device=device, backend=backend)
         for layer, parts in self.layers[:-1]:
-            x = checkpointed(layer, self._layer, parts, x, x, own)
+            x = checkpointed(layer, self._layer, parts, x, x, own, keys)
         lengths = torch.tensor(source.lengths)
         firsts = (lengths.cumsum(0) - lengths).to(device)
         ones = [1] * len(lengths)
         one_each = pairing_of(ones, source.lengths, num_heads=self.num_heads, device=device, backend=backend)
         layer, parts = self.layers[-1]
-        x = checkpointed(layer, self._layer, parts, x.index_select(0, firsts), x, one_each)
-        return self._scored(x).float()
+        keys = keys.select(firsts)
+        x = checkpointed(layer, self._layer, parts, x.index_select(0, firsts), x, one_each, keys)
+        return self._scored(x, keys).float()
 
-    def _embedded(self, source: Typed) -> torch.Tensor:
+    def _embedded(self, source: Typed, keys: Keys) -> torch.Tensor:
         """[tokens, hidden]."""
         body = self.model.base_model
         module = body.embeddings
@@ -86,25 +90,29 @@ class RaggedBert(torch.nn.Module):
             types = source.token_types if source.token_types is not None else torch.zeros_like(source.ids)
             x = x + module.token_type_embeddings(types)
         x = x + module.position_embeddings(_positions(module.position_embeddings, source))
-        x = dropped(module.LayerNorm(x), module.dropout)
+        x = dropped(module.LayerNorm(x), module.dropout, keys)
         return body.embeddings_project(x) if hasattr(body, "embeddings_project") else x  # ELECTRA's
 
-    def _layer(self, parts: Parts, x: torch.Tensor, states: torch.Tensor, pairing: Pairing) -> torch.Tensor:
-        """x [queries, hidden] looks at states [tokens, hidden], which hold it."""
+    def _layer(self, parts: Parts, x: torch.Tensor, states: torch.Tensor, pairing: Pairing, keys: Keys) -> torch.Tensor:
+        """x [queries, hidden], which `keys` are of, looks at states [tokens, hidden], which hold it."""
         q, k, v = parts.query(x) * self.scale, parts.key(states), parts.value(states)
-        rate = parts.weights_dropout.p if parts.weights_dropout.training else 0.0
-        seen = attend(q, k, v, pairing, None, num_heads=self.num_heads, dropout=rate)
-        x = parts.attention_norm(x + dropped(parts.attention_out(seen), parts.attention_dropout))
-        return parts.norm(x + dropped(parts.out(parts.act(parts.inner(x))), parts.dropout))  # type: ignore[no-any-return]
+        thinning = Thinning.of(parts.weights_dropout, parts.weights_dropout.p, keys)
+        seen = attend(q, k, v, pairing, None, num_heads=self.num_heads, thinning=thinning)
+        x = parts.attention_norm(x + dropped(parts.attention_out(seen), parts.attention_dropout, keys))
+        return parts.norm(x + dropped(parts.out(parts.act(parts.inner(x))), parts.dropout, keys))  # type: ignore[no-any-return]
 
-    def _scored(self, first: torch.Tensor) -> torch.Tensor:
-        """[sequences, hidden] -> [sequences, labels]. Heads of transformers take the first of a row's tokens themselves."""
+    def _scored(self, first: torch.Tensor, keys: Keys) -> torch.Tensor:
+        """[sequences, hidden] -> [sequences, labels]."""
         model = self.model
+        head = model.classifier
         if hasattr(model, "pre_classifier"):  # DistilBERT's
-            return model.classifier(model.dropout(torch.relu(model.pre_classifier(first))))  # type: ignore[no-any-return]
-        if isinstance(model.classifier, torch.nn.Linear):
-            return model.classifier(model.dropout(model.base_model.pooler(first[:, None])))  # type: ignore[no-any-return]
-        return model.classifier(first[:, None])  # type: ignore[no-any-return]
+            return head(dropped(torch.relu(model.pre_classifier(first)), model.dropout, keys))  # type: ignore[no-any-return]
+        if isinstance(head, torch.nn.Linear):
+            # The pooler takes the first of a row's tokens itself.
+            return head(dropped(model.base_model.pooler(first[:, None]), model.dropout, keys))  # type: ignore[no-any-return]
+        x = head.dense(dropped(first, head.dropout, keys))
+        x = head.activation(x) if hasattr(head, "activation") else torch.tanh(x)  # ELECTRA's is another than RoBERTa's
+        return head.out_proj(dropped(x, head.dropout, keys, place=head.dropout.dropout_place + SECOND_USE))  # type: ignore[no-any-return]
 
 
 def _positions(table: Any, source: Typed) -> torch.Tensor:
@@ -153,6 +161,9 @@ def why_not_ragged(model: Any) -> str | None:
         return "its tokens look back only"
     if not all(hasattr(model.base_model.embeddings, name) for name in EMBEDDING_PARTS):
         return "its embeddings are not built as BERT's"
+    is_known = hasattr(model, "pre_classifier") or isinstance(model.classifier, torch.nn.Linear)
+    if not is_known and not all(hasattr(model.classifier, name) for name in HEAD_PARTS):
+        return "its head is not built as RoBERTa's"
     try:
         layers = [_parts(layer) for layer in _layers(model)]
     except AttributeError:

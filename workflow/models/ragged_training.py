@@ -15,7 +15,7 @@ from workflow.models.absorbed import GPU_SLACK, AbsorbedCross
 from workflow.models.adapters import is_plain
 from workflow.models.attention_backends import Choice, choose, head_width
 from workflow.models.checkpointing import checkpointed
-from workflow.models.dropout import dropped
+from workflow.models.dropout import SECOND_USE, Keyed, Keys, Thinning, dropped, number_places
 from workflow.models.head_loss import HeadLoss
 from workflow.models.linear import use_onednn
 from workflow.models.norms import use_fused_norms
@@ -27,12 +27,8 @@ FAMILIES = ("t5", "mt5", "umt5")
 ATTENTION_PARTS = ("q", "k", "v", "o", "dropout", "has_relative_attention_bias")
 
 
-class Packed(Protocol):
+class Packed(Keyed, Protocol):
     """Sequences one after another."""
-
-    @property
-    def ids(self) -> torch.Tensor:
-        """int64 [tokens]."""
 
     @property
     def lengths(self) -> Sequence[int]:
@@ -62,6 +58,7 @@ class RaggedT5(torch.nn.Module):
         self.output_scale = output_scale(config)
         use_onednn(model)
         use_fused_norms(model)
+        number_places(model)
 
     def forward(self, source: Packed, target: Packed) -> torch.Tensor:
         """The loss summed over the target's tokens; without gradients, the loss of each token. fp32."""
@@ -71,42 +68,54 @@ class RaggedT5(torch.nn.Module):
         """The decoder's output before each of the target's tokens [tokens, d_model], ready for the head."""
         states = self.encode(source)
         own = self._pairing(target.lengths, None)
-        return self._decode(self._shifted(target, own), states, own, self._plain(target.lengths, source))
+        return self._decode(
+            self._shifted(target, own), Keys.of(target), states, own, self._plain(target.lengths, source)
+        )
 
     def _plain(self, queries: Sequence[int], source: Packed) -> Callable[..., torch.Tensor]:
         """Cross-attention as transformers computes it."""
         cross = self._pairing(queries, source.lengths)
 
-        def look_across(layer: Any, x: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-            return self._attention(layer.EncDecAttention, x, states, cross, None)
+        def look_across(layer: Any, x: torch.Tensor, states: torch.Tensor, keys: Keys) -> torch.Tensor:
+            return self._attention(layer.EncDecAttention, x, states, cross, None, keys)
 
         return look_across
 
     def encode(self, source: Packed) -> torch.Tensor:
         """The encoder's output [tokens, d_model] in the weights' type."""
         stack = self.model.encoder
-        pairing = self._pairing(source.lengths, None)
-        x = dropped(stack.embed_tokens(source.ids).float(), stack.dropout)
+        pairing, keys = self._pairing(source.lengths, None), Keys.of(source)
+        x = dropped(stack.embed_tokens(source.ids).float(), stack.dropout, keys)
         biases: Biases | None = None
         for block in stack.block:
             biases = self._biases(block, pairing, biases, bidirectional=True)
-            x = checkpointed(block, self._encoder_block, block, x, pairing, biases)
-        return dropped(stack.final_layer_norm(x), stack.dropout)
+            x = checkpointed(block, self._encoder_block, block, x, pairing, biases, keys)
+        return self._dropped_again(stack.final_layer_norm(x), stack.dropout, keys)
 
-    def _encoder_block(self, block: Any, x: torch.Tensor, pairing: Pairing, biases: Biases) -> torch.Tensor:
-        return self._feed_forward(block.layer[1], self._self_attention(block.layer[0], x, pairing, biases))
+    @staticmethod
+    def _dropped_again(x: torch.Tensor, module: Any, keys: Keys) -> torch.Tensor:
+        """What a stack's dropout, which has dropped embeddings before, leaves of the stack's output."""
+        return dropped(x, module, keys, place=module.dropout_place + SECOND_USE)
+
+    def _encoder_block(self, block: Any, x: torch.Tensor, pairing: Pairing, biases: Biases, keys: Keys) -> torch.Tensor:
+        return self._feed_forward(block.layer[1], self._self_attention(block.layer[0], x, pairing, biases, keys), keys)
 
     def _decode(
-        self, ids: torch.Tensor, states: torch.Tensor, pairing: Pairing, look_across: Callable[..., torch.Tensor]
+        self,
+        ids: torch.Tensor,
+        keys: Keys,
+        states: torch.Tensor,
+        pairing: Pairing,
+        look_across: Callable[..., torch.Tensor],
     ) -> torch.Tensor:
-        """The decoder's output, ready for the head; `look_across(layer, x, states)` is its cross-attention."""
+        """The decoder's output, ready for the head; `look_across(layer, x, states, keys)` is its cross-attention."""
         stack = self.model.decoder
-        x = dropped(stack.embed_tokens(ids).float(), stack.dropout)
+        x = dropped(stack.embed_tokens(ids).float(), stack.dropout, keys)
         biases: Biases | None = None
         for block in stack.block:
             biases = self._biases(block, pairing, biases, bidirectional=False)
-            x = checkpointed(block, self._decoder_block, block, x, states, pairing, biases, look_across)
-        return dropped(stack.final_layer_norm(x), stack.dropout) * self.output_scale
+            x = checkpointed(block, self._decoder_block, block, x, states, pairing, biases, look_across, keys)
+        return self._dropped_again(stack.final_layer_norm(x), stack.dropout, keys) * self.output_scale
 
     def _decoder_block(
         self,
@@ -116,29 +125,34 @@ class RaggedT5(torch.nn.Module):
         pairing: Pairing,
         biases: Biases,
         look_across: Callable[..., torch.Tensor],
+        keys: Keys,
     ) -> torch.Tensor:
         own, cross, last = block.layer
-        x = self._self_attention(own, x, pairing, biases)
-        x = x + dropped(look_across(cross, cross.layer_norm(x), states), cross.dropout)
-        return self._feed_forward(last, x)
+        x = self._self_attention(own, x, pairing, biases, keys)
+        x = x + dropped(look_across(cross, cross.layer_norm(x), states, keys), cross.dropout, keys)
+        return self._feed_forward(last, x, keys)
 
-    def _self_attention(self, layer: Any, x: torch.Tensor, pairing: Pairing, biases: Biases) -> torch.Tensor:
+    def _self_attention(
+        self, layer: Any, x: torch.Tensor, pairing: Pairing, biases: Biases, keys: Keys
+    ) -> torch.Tensor:
         normed = layer.layer_norm(x)
-        return x + dropped(self._attention(layer.SelfAttention, normed, normed, pairing, biases), layer.dropout)
+        seen = self._attention(layer.SelfAttention, normed, normed, pairing, biases, keys)
+        return x + dropped(seen, layer.dropout, keys)
 
     def _attention(
-        self, module: Any, x: torch.Tensor, keys: torch.Tensor, pairing: Pairing, biases: Biases | None
+        self, module: Any, x: torch.Tensor, states: torch.Tensor, pairing: Pairing, biases: Biases | None, keys: Keys
     ) -> torch.Tensor:
-        q, k, v = module.q(x), module.k(keys), module.v(keys)
-        rate = module.dropout if module.training else 0.0
-        return module.o(attend(q, k, v, pairing, biases, num_heads=self.num_heads, dropout=rate))  # type: ignore[no-any-return]
+        """x [queries, d_model], which `keys` are of, looks at states [tokens, d_model]."""
+        q, k, v = module.q(x), module.k(states), module.v(states)
+        thinning = Thinning.of(module, module.dropout, keys)
+        return module.o(attend(q, k, v, pairing, biases, num_heads=self.num_heads, thinning=thinning))  # type: ignore[no-any-return]
 
-    def _feed_forward(self, layer: Any, x: torch.Tensor) -> torch.Tensor:
+    def _feed_forward(self, layer: Any, x: torch.Tensor, keys: Keys) -> torch.Tensor:
         dense, normed = layer.DenseReluDense, layer.layer_norm(x)
         inner = (
             self.act(dense.wi_0(normed)) * dense.wi_1(normed) if hasattr(dense, "wi_0") else self.act(dense.wi(normed))
         )
-        return x + dropped(dense.wo(dropped(inner, dense.dropout)), layer.dropout)
+        return x + dropped(dense.wo(dropped(inner, dense.dropout, keys)), layer.dropout, keys)
 
     def _biases(self, block: Any, pairing: Pairing, before: Biases | None, *, bidirectional: bool) -> Biases:
         """Of the block's own table where it has one (UMT5: every block), else those of the blocks before."""
@@ -182,7 +196,8 @@ class RaggedScorer(RaggedT5):
         ones = [1] * len(source.lengths)
         look_across = self._absorbed(ones, source) if self.is_absorbed else self._plain(ones, source)
         start = source.ids.new_full((len(ones),), self.start_token)
-        x = self._decode(start, states, self._pairing(ones, None), look_across)
+        firsts = self._pairing(source.lengths, None).starts
+        x = self._decode(start, Keys.of(source).select(firsts), states, self._pairing(ones, None), look_across)
         return self.model.lm_head(x).float()  # type: ignore[no-any-return]
 
     def _absorbed(self, ones: Sequence[int], source: Packed) -> Callable[..., torch.Tensor]:
@@ -191,8 +206,10 @@ class RaggedScorer(RaggedT5):
             id(block.layer[1]): module for block, module in zip(self.model.decoder.block, self.cross, strict=True)
         }
 
-        def look_across(layer: Any, x: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-            return layer.EncDecAttention.o(across[id(layer)](x, states, cross))  # type: ignore[no-any-return]
+        def look_across(layer: Any, x: torch.Tensor, states: torch.Tensor, keys: Keys) -> torch.Tensor:
+            attention = layer.EncDecAttention
+            thinning = Thinning.of(attention, attention.dropout, keys)
+            return attention.o(across[id(layer)](x, states, cross, thinning))  # type: ignore[no-any-return]
 
         return look_across
 

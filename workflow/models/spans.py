@@ -16,7 +16,7 @@ import torch
 BLOCK = 64
 """Tokens of a tile: the kernel's block of queries, and its block of keys."""
 STEP = 8
-"""Tiles begin at multiples of it in the pack: the kernel draws its random numbers for so many keys at once."""
+"""Tiles begin at multiples of it in the pack, so that loads are aligned."""
 ALIGNED = 16
 """Elements that an index tensor begins at a multiple of, so that kernels are compiled for aligned pointers alone."""
 

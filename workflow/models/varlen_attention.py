@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from workflow.models.dropout import STEPS
+from workflow.models.dropout import STEPS, Keys, Thinning
 from workflow.models.spans import BLOCK, Spans
 
 WIDTHS = (32, 64, 128)
@@ -34,7 +34,7 @@ def why_no_kernel() -> str | None:
         language = importlib.import_module("triton.language")
     except Exception as error:  # an installation may be broken in any way
         return f"Triton cannot be imported: {error}"
-    missing = [name for name in ("philox", "join", "gather", "exp2") if not hasattr(language, name)]
+    missing = [name for name in ("gather", "exp2") if not hasattr(language, name)]
     return f"this Triton has no {', '.join(missing)}" if missing else None
 
 
@@ -46,16 +46,15 @@ def varlen_attention(
     by_distance: torch.Tensor | None,
     *,
     num_heads: int,
-    dropout: float,
+    thinning: Thinning | None,
 ) -> torch.Tensor:
     """q [queries, heads * width], k and v [keys, heads * width] -> [queries, heads * width], all of one type.
 
     `by_distance` fp32 [heads, 2 * reach - 1]: the bias of a key `d` places behind its query stands at reach - 1 + d.
     """
-    dropped = round(dropout * STEPS)
-    # From the host's generator, which costs the device nothing and which checkpointing repeats as well.
-    seed = int(torch.randint(1 << 40, 1 << 62, ())) if dropped else 1 << 40
-    found: torch.Tensor = _Attended.apply(q, k, v, by_distance, spans, num_heads, dropped, seed)  # type: ignore[no-untyped-call]
+    keys = thinning.keys.at(thinning.place) if thinning is not None else None
+    dropped = round(thinning.rate * STEPS) if thinning is not None else 0
+    found: torch.Tensor = _Attended.apply(q, k, v, by_distance, spans, num_heads, dropped, keys)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -70,7 +69,7 @@ class _Attended(torch.autograd.Function):
         spans: Spans,
         num_heads: int,
         dropped: int,
-        seed: int,
+        keys: Keys | None,
     ) -> torch.Tensor:
         q, k, v = (part if part.stride(1) == 1 else part.contiguous() for part in (q, k, v))
         table = by_distance.contiguous() if by_distance is not None else None
@@ -78,17 +77,17 @@ class _Attended(torch.autograd.Function):
         lse = torch.empty(num_heads, len(q), device=q.device)
         reach, settings = _settings(q, table, num_heads, dropped)
         _kernels().forward[(len(spans.query_tiles), num_heads)](
-            q, k, v, out, lse, table, spans.query_first, spans.query_last, spans.query_tiles, seed, dropped, reach, len(q),
+            q, k, v, out, lse, table, spans.query_first, spans.query_last, spans.query_tiles, *_drawn(keys), dropped, reach, len(q),
             q.stride(0), k.stride(0), v.stride(0), out.stride(0), **settings,
         )  # fmt: skip
         ctx.save_for_backward(q, k, v, table, out, lse)
-        ctx.rest = (spans, num_heads, dropped, seed)
+        ctx.rest = (spans, num_heads, dropped, keys)
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         q, k, v, table, out, lse = ctx.saved_tensors
-        spans, num_heads, dropped, seed = ctx.rest
+        spans, num_heads, dropped, keys = ctx.rest
         gradient = gradient.contiguous()
         d_q, d_k, d_v = (torch.empty(part.shape, dtype=part.dtype, device=part.device) for part in (q, k, v))
         d_table = torch.zeros_like(table) if table is not None else None
@@ -97,11 +96,11 @@ class _Attended(torch.autograd.Function):
         strides = (q.stride(0), k.stride(0), v.stride(0), out.stride(0))
         _kernels().backward_queries[(len(spans.query_tiles), num_heads)](
             q, k, v, out, gradient, d_q, lse, delta, table, d_table, spans.query_first, spans.query_last,
-            spans.query_tiles, seed, dropped, reach, len(q), *strides, **settings,
+            spans.query_tiles, *_drawn(keys), dropped, reach, len(q), *strides, **settings,
         )  # fmt: skip
         _kernels().backward_keys[(len(spans.key_tiles), num_heads)](
-            q, k, v, gradient, d_k, d_v, lse, delta, table, spans.key_first, spans.key_last, spans.key_tiles, seed,
-            dropped, reach, len(q), *strides, **settings,
+            q, k, v, gradient, d_k, d_v, lse, delta, table, spans.key_first, spans.key_last, spans.query_first, spans.key_tiles,
+            *_drawn(keys), dropped, reach, len(q), *strides, **settings,
         )  # fmt: skip
         return d_q, d_k, d_v, d_table, None, None, None, None
 
@@ -122,6 +121,10 @@ def _settings(q: torch.Tensor, table: torch.Tensor | None, num_heads: int, dropp
         "num_stages": STAGES,
         "enable_fp_fusion": True,  # as it has been by default; newer Tritons ask for a word
     }
+
+
+def _drawn(keys: Keys | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    return (keys.first, keys.second) if keys is not None else (None, None)
 
 
 def _kernels() -> Any:

@@ -4,29 +4,26 @@ Knows nothing of autograd or of sequences: `spans` says which tokens a program h
 softmax and the division of the backward pass are FlashAttention-2's (Dao 2023). Scores are not scaled; T5's bias comes
 from a table by distance. All sums and the softmax are in fp32. Must be imported only where Triton is installed.
 
-Dropout draws 16 bits an element, of whose 65536 values `dropped` drop it, from Philox4x32-7, which passes BigCrush (Salmon
-et al. 2011), as a function of seed, head, query and key alone, so that every kernel finds the same mask.
+Dropout is that of `dropout`: a function of the query's keys, the head, and the key's place in its sequence, so that every
+kernel finds the same mask.
 """
 
 import triton
 import triton.language as tl
 
+from workflow.models.dropout_kernels import BITS, of_head, survives
+
 LOG2E = tl.constexpr(1.4426950408889634)
-ROUNDS = tl.constexpr(7)
 STEP = tl.constexpr(8)
-BITS = tl.constexpr(65536.0)
 
 
 @triton.jit
-def _kept(seed, dropped, head, rows, start, BLOCK: tl.constexpr):
-    """Whether weights survive, [BLOCK rows, BLOCK keys from `start` on, a multiple of STEP]: eight keys a draw."""
-    groups = start // STEP + tl.arange(0, BLOCK // STEP)
-    query = rows[:, None] + tl.zeros([BLOCK, BLOCK // STEP], tl.int32)
-    group = groups[None, :] + tl.zeros([BLOCK, BLOCK // STEP], tl.int32)
-    a, b, c, d = tl.philox(seed, group, query, tl.zeros_like(query) + head, tl.zeros_like(query), ROUNDS)
-    words = tl.join(tl.join(a, b), tl.join(c, d))
-    halves = tl.join((words & 0xFFFF).to(tl.int32), (words >> 16).to(tl.int32))
-    return tl.reshape(halves >= dropped, [BLOCK, BLOCK])
+def _kept(seeds_1, seeds_2, dropped, head, rows, live, starts, cols):
+    """Whether weights survive, [rows, cols]; `starts` [rows] is where the keys of each query's sequence begin."""
+    first = tl.load(seeds_1 + rows, mask=live, other=0)
+    second = tl.load(seeds_2 + rows, mask=live, other=0)
+    first, second = of_head(first, second, head)
+    return survives(first[:, None], second[:, None], cols[None, :] - starts[:, None], dropped)
 
 
 @triton.jit
@@ -50,9 +47,9 @@ def _bounds(tiles):
     return tl.load(row), tl.load(row + 1), tl.load(row + 2), tl.load(row + 3)
 
 
-@triton.jit(do_not_specialize=["seed", "dropped", "reach", "num_queries"])
+@triton.jit(do_not_specialize=["dropped", "reach", "num_queries"])
 def forward(
-    q, k, v, out, lse, table, first, last, tiles, seed, dropped, reach, num_queries, q_stride, k_stride, v_stride, out_stride,
+    q, k, v, out, lse, table, first, last, tiles, seeds_1, seeds_2, dropped, reach, num_queries, q_stride, k_stride, v_stride, out_stride,
     HAS_BIAS: tl.constexpr, DROPS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one head: `out`, and `lse` [heads, queries], the logarithm (to base 2) of the softmax's sum."""
@@ -81,7 +78,7 @@ def forward(
         fading = tl.exp2(highest - base)
         total = total * fading + tl.sum(weights, 1)
         if DROPS:
-            weights = tl.where(_kept(seed, dropped, head, rows, start, BLOCK), weights, 0.0)
+            weights = tl.where(_kept(seeds_1, seeds_2, dropped, head, rows, live, seen_from, cols), weights, 0.0)
         value = _rows_of(v, cols, within, head, v_stride, WIDTH)
         mixed = tl.dot(weights.to(value.dtype), value, mixed * fading[:, None], input_precision=PRECISION)
         highest = higher
@@ -93,9 +90,9 @@ def forward(
     tl.store(lse + head * num_queries + rows, highest + tl.log2(total), mask=live)
 
 
-@triton.jit(do_not_specialize=["seed", "dropped", "reach", "num_queries"])
+@triton.jit(do_not_specialize=["dropped", "reach", "num_queries"])
 def backward_queries(
-    q, k, v, out, d_out, d_q, lse, delta, table, d_table, first, last, tiles, seed, dropped, reach, num_queries, q_stride, k_stride, v_stride,
+    q, k, v, out, d_out, d_q, lse, delta, table, d_table, first, last, tiles, seeds_1, seeds_2, dropped, reach, num_queries, q_stride, k_stride, v_stride,
     out_stride,
     HAS_BIAS: tl.constexpr, DROPS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -127,7 +124,7 @@ def backward_queries(
         weights = tl.exp2(tl.where(seen, scores * LOG2E - own_lse[:, None], float("-inf")))
         d_weights = tl.dot(gradient, tl.trans(value), input_precision=PRECISION)
         if DROPS:
-            kept = _kept(seed, dropped, head, rows, start, BLOCK)
+            kept = _kept(seeds_1, seeds_2, dropped, head, rows, live, seen_from, cols)
             d_weights = tl.where(kept, d_weights * (BITS / (BITS - dropped)), 0.0)
         d_scores = weights * (d_weights - own_delta[:, None])
         d_query = tl.dot(d_scores.to(key.dtype), key, d_query, input_precision=PRECISION)
@@ -144,9 +141,10 @@ def backward_queries(
     _put_rows(d_q, d_query, rows, live, head, out_stride, WIDTH)
 
 
-@triton.jit(do_not_specialize=["seed", "dropped", "reach", "num_queries"])
+@triton.jit(do_not_specialize=["dropped", "reach", "num_queries"])
 def backward_keys(
-    q, k, v, d_out, d_k, d_v, lse, delta, table, first, last, tiles, seed, dropped, reach, num_queries, q_stride, k_stride, v_stride, out_stride,
+    q, k, v, d_out, d_k, d_v, lse, delta, table, first, last, begins, tiles, seeds_1, seeds_2, dropped, reach, num_queries, q_stride, k_stride, v_stride,
+    out_stride,
     HAS_BIAS: tl.constexpr, DROPS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One tile of keys of one head: `d_k` and `d_v`; scores stand transposed, [keys, queries]."""
@@ -177,7 +175,8 @@ def backward_keys(
         d_weights = tl.dot(value, tl.trans(gradient), input_precision=PRECISION)
         thinned = weights
         if DROPS:
-            kept = tl.trans(_kept(seed, dropped, head, rows, key_start, BLOCK))
+            starts = tl.load(begins + rows, mask=within, other=0)
+            kept = tl.trans(_kept(seeds_1, seeds_2, dropped, head, rows, within, starts, cols))
             thinned = tl.where(kept, weights * (BITS / (BITS - dropped)), 0.0)
             d_weights = tl.where(kept, d_weights * (BITS / (BITS - dropped)), 0.0)
         d_value = tl.dot(thinned.to(gradient.dtype), gradient, d_value, input_precision=PRECISION)

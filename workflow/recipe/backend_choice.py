@@ -16,15 +16,17 @@ from workflow.errors import ModelError
 from workflow.models.model_shape import ModelShape, shape_of
 from workflow.models.quantised import quantised_maps
 from workflow.recipe.task import Task
+from workflow.runtime import on_first
 from workflow.training.ds_config import BackendPlan, pick_precision, plan_backend
 from workflow.training.memory_plan import Job, auto_stage
 from workflow.training.objectives import Objective
+from workflow.training.zero_start import check_values
 
 
 def planned_backend(task: Task[Any], *, deepspeed: str | None = None) -> BackendPlan:
-    """By the settings, with another `deepspeed` in the place of theirs if given. Raises ConfigError."""
+    """By the settings, with another `deepspeed` in the place of theirs if given; a collective call. Raises ConfigError."""
     training, place = task.settings.training, task.place
-    return plan_backend(
+    plan = plan_backend(
         deepspeed=deepspeed or training.deepspeed,
         precision=pick_precision(task.settings.model.precision, place.device),
         optimizer=task.settings.optim.optimizer,
@@ -33,6 +35,8 @@ def planned_backend(task: Task[Any], *, deepspeed: str | None = None) -> Backend
         micro_batch_size=training.micro_batch_size or -(-training.train_batch_size // place.ranks.world_size),
         lora_base=task.settings.trained.lora_base,
     )
+    on_first(lambda: check_values(plan), place.ranks)
+    return plan
 
 
 def fitted_backend(task: Task[Any], plan: BackendPlan, objective: Objective) -> BackendPlan:

@@ -188,6 +188,9 @@ class ClfTask(Task[ClfSettings]):
             f"{loaded.size_text}, {kind}",
             f"{scoring.problem} targets; labels {', '.join(scoring.labels)}; peak learning rate {self.peak_rates[-1]:g}",
         ]
+        model = self.settings.model
+        if model.model_pretrain_name and (start := model.model_init_path or model.model_init_name):
+            lines.append(f"weights from {start}, not from {model.model_pretrain_name}")
         if self.settings.optim.ft_head_first:
             lines.append("the head learns alone first")
         return lines

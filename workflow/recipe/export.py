@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from workflow import paths as names
 from workflow.console import make_console
 from workflow.data.scoring import Scoring, read_scoring
-from workflow.errors import ConfigError, ModelError
+from workflow.errors import ConfigError, ModelError, install_command
 from workflow.files import read_json, whole_folder
 from workflow.models.classifier import LoadedClassifier, load_classifier
 from workflow.models.load import FAMILIES, LoadedModel, load_seq2seq, model_family, quiet_transformers
@@ -40,7 +40,7 @@ TOLERANCE = 1e-4
 """Of probabilities; rounding of other kernels stays below, a wrong scale does not."""
 EXTRAS = (names.SCORING_NAME, names.CALIBRATION_NAME)
 
-NO_ONNX = "--to onnx: not installed: {}; pip install workflow[onnx]"
+NO_ONNX = f"--to onnx: not installed: {{}}; {install_command('onnx')}"
 NO_CTRANSLATE2 = "--to ctranslate2: the package ctranslate2 is not installed; pip install ctranslate2"
 
 

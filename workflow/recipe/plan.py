@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from workflow.config.clf_settings import ClfSettings
+from workflow.config.sections import ZERO_STAGES
 from workflow.console import make_console
 from workflow.data.plan import steps_for_epochs
 from workflow.errors import ConfigError, ModelError
@@ -165,6 +166,10 @@ def _asked(settings: Settings, job: Job, count: int) -> Sequence[Zero]:
     )
     if name == "auto":
         return usual
+    if planned.name not in ZERO_STAGES:
+        from workflow.training.zero_start import check_values
+
+        check_values(planned)
     known = {zero.name: zero for zero in (*STAGES, *OFFLOADS)}
     zero = known.get(name) or Zero.of(name, planned.config)
     if count % zero.group:

@@ -1,6 +1,6 @@
 """What a training run needs to know of its task; `train` and `run` know nothing else of it.
 
-    prepare -> claim -> load_model -> load_data -> objective, evaluator -> write_model, record, finish
+    claim -> load_model -> load_data -> objective, evaluator -> write_model, record, finish
 
 A task holds its settings, its place and, once loaded, its model and data. Methods that say "collective" are called
 by all ranks alike.

@@ -22,6 +22,7 @@ from workflow.evaluation.report import read_report, result_table
 from workflow.files import write_json
 from workflow.models.attention_backends import choose, head_width
 from workflow.models.load import head_names, quiet_transformers
+from workflow.models.ragged import why_masks_vary
 from workflow.paths import RunPaths
 from workflow.recipe.averages import restore
 from workflow.recipe.backend_choice import fitted_backend, planned_backend
@@ -239,10 +240,17 @@ def start_backend(task: Task[Any], plan: BackendPlan, groups: Sequence[Group]) -
     )
 
 
-def _ragged_text(task: Task[Any], plan: BackendPlan) -> str:
-    dtype = torch_dtype(plan.precision, task.device.type)
-    choice = choose(task.device, dtype, width=head_width(task.loaded.model.config))
-    return f"ragged: no padding is computed; attention: {choice}"
+def _batch_lines(task: Task[Any], plan: BackendPlan) -> list[str]:
+    """Which batches and which attention training takes, and whether the numbers follow how updates are divided."""
+    choice, model = None, task.loaded.model
+    if task.why_padded is None:
+        dtype = torch_dtype(plan.precision, task.device.type)
+        choice = choose(task.device, dtype, width=head_width(model.config))
+    form = f"ragged: no padding is computed; attention: {choice}" if choice else f"padded: {task.why_padded}"
+    why = why_masks_vary(model, attention=choice.name if choice else None)
+    if why is None:
+        return [form]
+    return [form, f"dropout's masks change with the number of ranks and the size of micro-batches: {why}"]
 
 
 def _say_run(
@@ -265,10 +273,10 @@ def _say_run(
         console.print(f"{'' if number else 'model':<10}{escape(line)}")
     if text := trained_text(task):
         console.print(f"trains    {escape(text)}")
-    why_padded = task.why_padded
-    console.print(f"batches   {_ragged_text(task, plan) if why_padded is None else f'padded: {why_padded}'}")
+    for number, line in enumerate(_batch_lines(task, plan)):
+        console.print(f"{'' if number else 'batches':<10}{escape(line)}", soft_wrap=True)
     console.print(
-        f"backend   DeepSpeed {plan.name}, {precision}, {place.ranks.world_size} rank(s) on {place.device}"
+        f"backend   DeepSpeed {escape(str(plan))}, {precision}, {place.ranks.world_size} rank(s) on {place.device}"
         + (f": {plan.why}" if plan.why else "")
     )
     update_size = training.train_batch_size * training.gradient_accumulation_steps
@@ -276,7 +284,8 @@ def _say_run(
         f"batch     {training.train_batch_size} x {training.gradient_accumulation_steps} = {update_size} examples an update over all ranks; "
         f"{steps.max_steps} updates, {steps.warmup_steps} of warmup, evaluation every {steps.eval_steps}, checkpoint every {steps.save_steps}"
     )
-    for note in (*task.loaded.notes, *steps.notes):
+    unset = [f"{name} {gone}" for name, gone in task.resolved.unset.items()]
+    for note in (*unset, *task.loaded.notes, *steps.notes):
         console.print(f"  [yellow]note[/]  {escape(note)}")
     rows, warnings = task.data_warnings()
     console.print(f"data      {escape(rows)}")

@@ -13,6 +13,7 @@ from typing import Any
 
 from workflow.config.cascade import Layer, resolve
 from workflow.config.clf_settings import ClfSettings
+from workflow.config.rivals import without_silenced
 from workflow.config.sections import CommandSettings
 from workflow.config.settings import Seq2SeqSettings
 from workflow.metric_names import higher_is_better, metric_of
@@ -36,7 +37,8 @@ def chosen_settings(entry: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     A value that is the program's default still counts: another file below this one may set another.
     """
-    given = resolve(ENTRIES[entry], [Layer("point", dict(settings))], complete=False)
+    told = without_silenced(ENTRIES[entry], settings)
+    given = resolve(ENTRIES[entry], [Layer("point", told)], complete=False)
     return {name: value for name, value in given.flat().items() if name in given.origins and name not in NO_SETTING}
 
 

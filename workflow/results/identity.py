@@ -10,16 +10,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from workflow.config.clf_settings import ClfRunSection
-from workflow.config.sections import RunSection
-from workflow.config.settings import Seq2SeqRunSection
+from workflow.config.affects import names_that_affect
 
-OF_PLACE = frozenset(
-    name
-    for section in (RunSection, Seq2SeqRunSection, ClfRunSection)
-    for name in section.model_fields
-    if name != "seed"
-)
+OF_PLACE = names_that_affect("place", "command")
 """Settings about where and how a run is held, by flat name: they change no number."""
 
 

@@ -11,23 +11,13 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from workflow.evaluation.report import Report
-from workflow.results.identity import OF_PLACE, hash_of
+from workflow.results.identity import hash_of
 from workflow.run_folder import FREE_TO_CHANGE
 
 if TYPE_CHECKING:
     from workflow.results.runs import Result
 
-UNNAMED = (
-    FREE_TO_CHANGE
-    | OF_PLACE
-    | {
-        "seed",
-        "model_init_name",
-        "model_init_path",
-        "model_pretrain_name",
-        "data_name",
-    }
-)
+UNNAMED = FREE_TO_CHANGE | {"seed", "model_init_name", "model_init_path", "model_pretrain_name", "data_name"}
 """Settings that change no numbers, and those that have labels of their own."""
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 MOST_NAMED = 4
@@ -35,8 +25,15 @@ MOST_NAMED = 4
 
 
 def labels_of_report(report: Report) -> dict[str, str]:
-    """Task (the data set's name), model and seed."""
-    return _labels(report.data, report.model, report.settings)
+    """Task (the data set's name), model (where its weights came from) and seed."""
+    settings = report.settings
+    # A run of clf.py with weights from elsewhere goes by its pretrained model's name.
+    start = (
+        (settings.get("model_init_path") or settings.get("model_init_name"))
+        if settings.get("model_pretrain_name")
+        else None
+    )
+    return _labels(report.data, str(start or report.model), settings)
 
 
 def labels_of_settings(settings: Mapping[str, Any]) -> dict[str, str]:

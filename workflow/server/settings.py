@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import model_validator
+
 from workflow.config.cascade import FLAGS, Layer, read_settings_file
 from workflow.config.sections import CommandSettings, Section, section_fields, setting
 from workflow.errors import ConfigError, did_you_mean
@@ -36,7 +38,9 @@ class ServerSection(Section):
 class ModelsSection(Section):
     """The models"""
 
-    models: Path | None = setting(None, "folder of the runs to serve; by default models/ of the mount")
+    models: Path | None = setting(
+        None, "folder of the runs to serve; by default models/ of the mount", companions=("mount",)
+    )
     mount: Path | None = setting(
         None, "folder that holds data/ and models/; by default WORKFLOW_MOUNT, /model_mount if it exists, else ./mount"
     )
@@ -100,8 +104,16 @@ class AccessSection(Section):
     api_key_file: Path | None = setting(
         None, "file of keys, one a line; requests then need `Authorization: Bearer KEY`; by default none is needed"
     )
-    protect_all: bool = setting(False, "ask for a key on /health, /ready, /metrics and the static pages too")
+    protect_all: bool = setting(
+        False, "ask for a key on /health, /ready, /metrics and the static pages too", needs="api_key_file"
+    )
     cors_origins: tuple[str, ...] = setting((), "origins whose pages may call the server; by default none")
+
+    @model_validator(mode="after")
+    def _check_together(self) -> AccessSection:
+        if self.protect_all and self.api_key_file is None:
+            raise ValueError("--protect_all needs --api_key_file; without keys nothing is protected")
+        return self
 
 
 class ServeSettings(CommandSettings):

@@ -1,6 +1,6 @@
 """Ablation files: variants of base settings, seeds, the baseline that they are compared with.
 
-Knows nothing of statistics (`ablation_results`) or how runs run.
+Knows nothing of statistics (`ablation_tables`) or how runs run.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from workflow.config.cascade import DEFAULT_FILE, Layer, read_settings_file
 from workflow.errors import ConfigError, did_you_mean
@@ -18,6 +18,7 @@ from workflow.metric_names import metric_of
 from workflow.sweep.entries import ENTRIES, Entry, checked_metric, nested
 from workflow.sweep.points import Draft, Point, make_points
 from workflow.sweep.suite_file import explained
+from workflow.sweep.transfer_file import listed
 
 DEFAULT_SEEDS = (0, 1, 2, 3, 4)
 
@@ -35,6 +36,11 @@ class AblationBody(BaseModel):
     metric: str | None = None
     which: Literal["final", "best"] = "final"
     weights: dict[str, Literal["own", "swa", "ema"]] = {}
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return listed(value)
 
     @model_validator(mode="after")
     def _check_together(self) -> AblationBody:
@@ -92,7 +98,7 @@ def read_ablation(path: Path, *, study: str) -> Ablation:
         Layer(f"{path}: base", nested(body.base)),
     ]
     drafts = {(name, seed): _draft(path, body, base, name, seed) for seed in body.seeds for name in body.variants}
-    points = make_points(drafts.values(), study=study)
+    points = _points(path, drafts, study)
     by_label = {(str(point.labels["setting"]), int(point.labels["seed"])): point for point in points}
     variants = {name: tuple(by_label[name, seed] for seed in body.seeds) for name in body.variants}
     _check_distinct(path, variants)
@@ -101,6 +107,20 @@ def read_ablation(path: Path, *, study: str) -> Ablation:
     found = Ablation(path, entry, variants, body.baseline, body.seeds, points[0].metrics[0], body.which, averages)
     checked_metric(found.metric, entry.metrics(found.settings), where=f'{path}: "metric"')
     return found
+
+
+def _points(path: Path, drafts: Mapping[tuple[str, int], Draft], study: str) -> list[Point]:
+    """Raises ConfigError with every problem, by file and variant."""
+    problems: dict[str, None] = {}
+    for name in dict.fromkeys(name for name, _ in drafts):
+        try:
+            make_points([draft for (of, _), draft in drafts.items() if of == name], study=study)
+        except ConfigError as error:
+            where = f"{path}: variants.{name}"
+            problems |= {told if told.startswith(str(path)) else f"{where}: {told}": None for told in error.problems}
+    if problems:
+        raise ConfigError(*problems)
+    return make_points(drafts.values(), study=study)
 
 
 def _draft(path: Path, body: AblationBody, base: list[Layer], name: str, seed: int) -> Draft:
@@ -112,6 +132,7 @@ def _draft(path: Path, body: AblationBody, base: list[Layer], name: str, seed: i
         f"{name} seed {seed}",
         swept=("seed",),
         metrics=(metric_of(body.metric),) if body.metric else (),
+        varied=tuple(ENTRIES[body.entry].canonical(key) for key in body.variants[name]),
     )
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, get_args
 
+from pydantic import TypeAdapter, ValidationError
+
 from workflow.config.cascade import NULL
 from workflow.config.clf_settings import ClfSettings
 from workflow.config.sections import CommandSettings, field_aliases, section_fields, settings_within
@@ -41,15 +43,31 @@ class Entry:
                 return own
         return name
 
-    def is_whole(self, name: str) -> bool:
-        """Whether a setting, or a part like `freeze.head`, takes whole numbers alone."""
+    def _field(self, name: str) -> Any:
+        """The pydantic field of a setting, or of a part like `freeze.head`; None where there is none."""
         whole, _, part = name.partition(".")
         field = section_fields(self.settings_type).get(whole, (None, None))[1]
         if part and field is not None:
             within = settings_within(field)
             field = within.model_fields.get(part) if within is not None else None
+        return field
+
+    def is_whole(self, name: str) -> bool:
+        """Whether a setting, or a part like `freeze.head`, takes whole numbers alone."""
+        field = self._field(name)
         kinds = set(get_args(field.annotation) or (field.annotation,)) if field is not None else set()
         return kinds - {type(None)} == {int}
+
+    def plain(self, name: str, value: Any) -> Any:
+        """A value as the setting holds it where that is a number: `"1e-3"` and 0.001 are one; any other as it is."""
+        field = self._field(name)
+        if field is None or isinstance(value, bool):
+            return value
+        try:
+            valid = TypeAdapter(field.annotation).validate_python(value)
+        except ValidationError:
+            return value  # it is told with all other bad values
+        return valid if isinstance(valid, int | float) and not isinstance(valid, bool) else value
 
     def short(self, name: str) -> str:
         """The shortest of a setting's names, for labels: `lr`, `batch_size`."""

@@ -110,13 +110,13 @@ def parse_grid(raw: Mapping[str, Any], entry: Entry, *, name: str) -> Grid:
             taken = _range(value, where, problems, is_whole=entry.is_whole(own), searched=search is not None)
             ranges |= {own: taken} if taken is not None else {}
         elif isinstance(value, list):
-            axes[own] = _distinct(value)
+            axes[own] = _distinct([entry.plain(own, one) for one in value])
             if not value:
                 problems.append(
                     f'{name}: "{spelled}" is an empty list: no point would be left; give values, or leave it out'
                 )
         else:
-            fixed[own] = value
+            fixed[own] = entry.plain(own, value)
     if search and not ranges and not [axis for axis in axes if axis != SEED]:
         problems.append(f'{name}: "search" has nothing to choose: give ranges or lists of parameters')
     if problems:

@@ -11,10 +11,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from workflow.config.cascade import Layer, read_settings_file
+from workflow.config.cascade import Layer, layered_values, read_settings_file
 from workflow.errors import ConfigError
 from workflow.sweep.entries import Entry, nested
 from workflow.sweep.grid import SEED, Grid, check_count, combinations, draft
+from workflow.sweep.points import silenced
 from workflow.sweep.start import Options, start
 from workflow.sweep.study import Study, open_study
 from workflow.sweep.summaries import say
@@ -56,11 +57,9 @@ def run_language_grid(
     given = _chosen(grid, read_transfer(file), file)
     axes = Grid(grid.name, {name: values for name, values in grid.axes.items() if name != SEED}, grid.fixed)
     check_count(axes.num_combinations, max_points, where=grid.name)
-    below: dict[str, Any] = {}
-    for layer in (Layer(str(file), given.settings), *base):
-        below = _over(below, layer.values)
+    below = (Layer(str(file), given.settings), *base)
     varied = {
-        str(draft(axes, entry, [], values, {}).labels["setting"]): _over(below, nested({**grid.fixed, **values}))
+        str(draft(axes, entry, [], values, {}).labels["setting"]): _layered(grid, entry, below, values)
         for values in combinations(axes)
     }
     matrix = plan_matrix(given, file, folder, varied=varied)
@@ -84,10 +83,12 @@ def _chosen(grid: Grid, given: TransferFile, file: Path) -> TransferFile:
     return given.model_copy(update={"languages": languages, "seeds": list(seeds)})
 
 
-def _over(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """`new` over `old`, objects key by key."""
-    found = dict(old)
-    for key, value in new.items():
-        before = found.get(key)
-        found[key] = _over(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
-    return found
+def _layered(grid: Grid, entry: Entry, below: Sequence[Layer], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A combination over the settings below it, as one object. Raises ConfigError."""
+    problems: list[str] = []
+    layers = (*below, Layer(grid.name, nested({**grid.fixed, **values})))
+    merged = layered_values(entry.settings_type, layers, problems)
+    problems += silenced(entry, tuple(values), merged.origins, merged.values, merged.unset)
+    if problems:
+        raise ConfigError(*problems)
+    return merged.values

@@ -12,17 +12,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from workflow.config.cascade import Layer, Resolved, flatten, resolve
+from workflow.config.cascade import FLAGS, Layer, Resolved, flatten, resolve
+from workflow.config.rivals import Unset, outweighed, without_silenced
 from workflow.config.sections import section_fields
 from workflow.errors import ConfigError
 from workflow.paths import checked_name
 from workflow.run_folder import FREE_TO_CHANGE
-from workflow.sweep.entries import Entry, entry_named
+from workflow.sweep.entries import ENTRIES, Entry, entry_named
+from workflow.training.ds_file import check_deepspeed
 
 LONGEST_NAME = 60
 HASH_DIGITS = 6
 OF_THE_STUDY = frozenset({"training_run_name", "mount", "overwrite_output_dir"})
 """Settings that a study gives its runs itself; a base file may hold them, for other uses."""
+STILL_IN_NAMES = frozenset({"save_steps", "scores_only", "pred_dir"})
+"""Settings that change no numbers, but count in names of points and searches, so that studies from before that was known go on."""
 NO_RUNS = ("no_train", "dry_run")
 """Settings with which a program leaves no run."""
 
@@ -40,6 +44,8 @@ class Draft:
     title: str
     swept: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
+    varied: tuple[str, ...] = ()
+    """What else differs between points, and must have a say in those that set it."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,9 @@ class Point:
             str(record["name"]),
             str(record["entry"]),
             str(record["run"]),
-            dict(record["settings"]),
+            without_silenced(ENTRIES[record["entry"]].settings_type, dict(record["settings"]))
+            if record["entry"] in ENTRIES
+            else dict(record["settings"]),
             dict(record["labels"]),
             tuple(record["metrics"]),
             record.get("slice"),
@@ -115,16 +123,41 @@ def make_point(draft: Draft, *, study: str, digits: int = HASH_DIGITS) -> Point:
         raise ConfigError(
             *(f"{resolved.origin(name)}: {name}: leaves no run to be compared; leave it out" for name in impossible)
         )
+    check_deepspeed(str(flat["deepspeed"]), may_be_elsewhere=True)
+    given = {name: flat[name] for name in resolved.origins}
+    if problems := silenced(entry, (*draft.swept, *draft.varied), resolved.origins, given, resolved.unset):
+        raise ConfigError(*problems)
     settings = {
-        name: flat[name]
-        for name in section_fields(entry.settings_type)
-        if name in resolved.origins and name not in OF_THE_STUDY
+        name: given[name] for name in section_fields(entry.settings_type) if name in given and name not in OF_THE_STUDY
     }
     metrics = draft.metrics or (str(flat[entry.metric_setting]),)
     digest = content_hash(entry, resolved, draft.swept)
     name = readable_name(draft.title, digest[:digits])
     labels = {**_usual_labels(settings, flat), **draft.labels}
     return Point(name, entry.name, run_of(study, name), settings, labels, metrics, digest=digest, resolved=resolved)
+
+
+def silenced(
+    entry: Entry,
+    swept: Sequence[str],
+    origins: Mapping[str, str],
+    values: Mapping[str, Any],
+    unset: Mapping[str, Unset],
+) -> list[str]:
+    """Problems of a study that varies what has no say, or that takes out what the command line says."""
+    reasons = outweighed(entry.settings_type, values, unset)
+    return [
+        *(
+            f"{origins.get(name.partition('.')[0], entry.name)}: {name} varies, but {reasons[name]}; leave one of them out"
+            for name in swept
+            if name in reasons
+        ),
+        *(
+            f"{gone.by_origin}: {gone.by} would unset --{name} of the command line; leave one of them out"
+            for name, gone in unset.items()
+            if gone.origin == FLAGS
+        ),
+    ]
 
 
 def run_of(study: str, name: str) -> str:
@@ -135,7 +168,7 @@ def run_of(study: str, name: str) -> str:
 def content_hash(entry: Entry, resolved: Resolved[Any], swept: Sequence[str] = ()) -> str:
     """What tells runs apart: the settings that are not defaults and can change numbers, or that the study varies."""
     defaults = flatten(entry.settings_type())
-    left_out = (OF_THE_STUDY | FREE_TO_CHANGE) - set(swept)
+    left_out = (OF_THE_STUDY | FREE_TO_CHANGE - STILL_IN_NAMES) - set(swept)
     content = {
         name: value for name, value in resolved.flat().items() if name not in left_out and value != defaults[name]
     }

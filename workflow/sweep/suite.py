@@ -111,7 +111,10 @@ def _problems(suite: Suite, file: SuiteFile) -> list[Problem]:
                 probes = _search_of(suite, file, task, task.search).probes(Bounds.of(task.search, None, None))
                 found += [problem for probe in probes for problem in check_point(file, task, probe, suite.mount)]
         except ConfigError as error:
-            found += map(Problem, error.problems)
+            where = f"{file.path}: tasks.{task.name}"
+            found += [
+                Problem(told if told.startswith(str(file.path)) else f"{where}: {told}") for told in error.problems
+            ]
     return [*found, *check_suite(file, points, suite.mount, keep=suite.keep)]
 
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from workflow.config.cascade import DEFAULT_FILE, Layer, read_settings_file
 from workflow.data.glue import TASKS, GlueTask
 from workflow.errors import ConfigError, did_you_mean
 from workflow.sweep.entries import ENTRIES, Entry
 from workflow.sweep.grid import Grid, parse_grid
+from workflow.sweep.transfer_file import listed
 
 
 class TaskBody(BaseModel):
@@ -30,6 +31,11 @@ class TaskBody(BaseModel):
     metrics: tuple[str, ...] = ()
     best_when: Literal["high", "low"] | None = None
     search: dict[str, Any] | None = None
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return listed(value)
 
 
 class SuiteBody(BaseModel):
@@ -46,6 +52,11 @@ class SuiteBody(BaseModel):
     seeds: tuple[int, ...] | None = Field(None, min_length=1)
     search: dict[str, Any] | None = None
     use_best: str | None = None
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return listed(value)
 
     @model_validator(mode="after")
     def _check_together(self) -> SuiteBody:

@@ -5,6 +5,7 @@ Knows nothing of arguments' texts (`commands`) or of how points run (`driver`).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import secrets
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from workflow.config.cascade import Layer
-from workflow.config.sections import section_fields
 from workflow.errors import ConfigError
 from workflow.jobs.local import LocalExecutor
 from workflow.metric_names import higher_is_better, metric_of
@@ -21,15 +21,12 @@ from workflow.run_folder import FREE_TO_CHANGE
 from workflow.sweep.driver import Summary, drive_queue, job_of, outcome_of
 from workflow.sweep.entries import Entry, checked_metric
 from workflow.sweep.grid import SEED, Grid, check_count, combinations, draft
-from workflow.sweep.points import Draft, Point, make_points
+from workflow.sweep.points import STILL_IN_NAMES, Draft, Point, make_points
 from workflow.sweep.search import Bounds, SearchQueue, corners
 from workflow.sweep.start import Options, start, tell
 from workflow.sweep.study import TRIALS, Study, open_study, study_name
 from workflow.sweep.summaries import headline, make_files
 from workflow.sweep.trials import Trials
-
-OUTWEIGHED = {"num_epochs": "max_steps", "warmup_steps": "warmup_ratio"}
-"""Settings that say nothing where another one is set."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +62,6 @@ class Sweep:
     def _check(self, points: Sequence[Point]) -> None:
         settings = points[0].resolved
         assert settings is not None
-        problems = []
-        for name in self.grid.swept:
-            other = OUTWEIGHED.get(name)
-            if other in section_fields(self.entry.settings_type) and settings.flat().get(other) is not None:
-                problems.append(
-                    f"{self.grid.name}: {name} varies, but {settings.origin(other)} sets {other}, which wins over it: "
-                    f"all points would be alike; leave out {other}"
-                )
-        if problems:
-            raise ConfigError(*problems)
         checked_metric(
             metric_of(points[0].metrics[0]), self.entry.metrics(settings.settings), where=f"{self.grid.name}: --metric"
         )
@@ -129,19 +116,20 @@ def _search(sweep: Sweep, options: Options, bounds: Bounds, storage: str | None)
         journal=sweep.folder / "search.journal",
         storage=storage,
     )
-    to_job = functools.partial(job_of, study, needs=options.needs)
-    queue = SearchQueue(study, trials, grid, bounds, metric=metric, make_points=sweep.points, job_of=to_job)
-    if options.retry_failed:
-        queue.retry()
-    drive_queue(
-        study,
-        options.executor,
-        iter(queue),
-        at_once=options.at_once,
-        summary=Summary(lambda: make_files(study)),
-        describe=lambda point: headline(study, point),
-        should_stop=queue.should_stop if search.kind == "halving" else None,
-    )
+    with contextlib.closing(trials):
+        to_job = functools.partial(job_of, study, needs=options.needs)
+        queue = SearchQueue(study, trials, grid, bounds, metric=metric, make_points=sweep.points, job_of=to_job)
+        if options.retry_failed:
+            queue.retry()
+        drive_queue(
+            study,
+            options.executor,
+            iter(queue),
+            at_once=options.at_once,
+            summary=Summary(lambda: make_files(study)),
+            describe=lambda point: headline(study, point),
+            should_stop=queue.should_stop if search.kind == "halving" else None,
+        )
     return tell(study, outcome_of(study, options.needs))
 
 
@@ -157,7 +145,11 @@ def _described(sweep: Sweep, probe: Point) -> dict[str, Any]:
         "metric": probe.metrics[0],
         "ranges": {name: given.model_dump(exclude_none=True) for name, given in grid.ranges.items()},
         "choices": {name: list(values) for name, values in grid.axes.items()},
-        "settings": {name: value for name, value in probe.settings.items() if name not in varied | FREE_TO_CHANGE},
+        "settings": {
+            name: value
+            for name, value in probe.settings.items()
+            if name not in varied | (FREE_TO_CHANGE - STILL_IN_NAMES)
+        },
     }
 
 

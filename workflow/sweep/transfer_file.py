@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from workflow.config.cascade import read_settings_file
 from workflow.errors import ConfigError, did_you_mean
@@ -22,6 +22,11 @@ OF_THE_MATRIX = ("data_name", "data", "slice_by", "seed", *MODEL_SETTINGS)
 """Settings that the file says elsewhere."""
 
 
+def listed(value: Any) -> Any:
+    """A single text, number or object where a list is meant, as a list of it."""
+    return [value] if isinstance(value, str | int | float | dict) else value
+
+
 class Languages(BaseModel):
     """Which languages are trained on and evaluated on: "all" that have the task, or their names."""
 
@@ -29,6 +34,11 @@ class Languages(BaseModel):
 
     train: Literal["all"] | list[str] = "all"
     eval: Literal["all"] | list[str] = "all"
+
+    @field_validator("train", "eval", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return value if value == "all" else listed(value)
 
 
 class Checkpoints(BaseModel):
@@ -59,6 +69,11 @@ class TransferFile(BaseModel):
     seeds: list[int] = Field([0], min_length=1)
     metric: str | list[str] | None = None
     report: Literal["final", "best"] = "final"
+
+    @field_validator("model_types", "models", "seeds", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return listed(value)
 
 
 @dataclass(frozen=True)

@@ -83,13 +83,20 @@ class Trials:
             **{name: distribution(given) for name, given in ranges.items()},
             **{name: CategoricalDistribution([_as_text(value) for value in given]) for name, given in choices.items()},
         }
+        self.storage = _storage(journal, storage)
         self.study = optuna.create_study(
-            storage=_storage(journal, storage),
+            storage=self.storage,
             study_name=name,
             direction=self.direction,
             load_if_exists=True,
             pruner=pruner(search),
         )
+
+    def close(self) -> None:
+        """Close the connections to a database, which SQLAlchemy's pool keeps open otherwise."""
+        if isinstance(self.storage, optuna.storages.RDBStorage):
+            self.storage.remove_session()
+            self.storage.engine.dispose()
 
     def all(self) -> list[Trial]:
         """Every trial that is or was tried."""

@@ -6,29 +6,16 @@ clipping, learning rate and precision are settings of the run, said once.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workflow.config.sections import ZERO_STAGES as STAGES
 from workflow.errors import ConfigError
+from workflow.training.ds_file import ZERO, read_ds_file, stage_text
 
 if TYPE_CHECKING:
     import torch
-
-OWNED = {
-    "train_batch_size": "--train_batch_size",
-    "train_micro_batch_size_per_gpu": "--micro_batch_size",
-    "gradient_accumulation_steps": "--gradient_accumulation_steps",
-    "gradient_clipping": "--max_grad_norm",
-    "optimizer": "--optimizer and --lr",
-    "scheduler": "--lr_scheduler",
-    "bf16": "--precision bf16",
-    "fp16": "--precision bf16 (fp16 overflows in T5's feed-forward layers)",
-    "amp": "--precision bf16",
-    "torch_autocast": "--precision bf16",
-}
 
 
 @dataclass(frozen=True)
@@ -41,6 +28,9 @@ class BackendPlan:
     name: str
     why: str = ""
     """For people, where the stage was chosen for them."""
+
+    def __str__(self) -> str:
+        return stage_text(self.name, self.config[ZERO])
 
 
 def pick_precision(asked: str, device: str) -> str:
@@ -68,12 +58,9 @@ def plan_backend(
     """The DeepSpeed configuration. Raises ConfigError for combinations that would train wrongly, or in vain."""
     name = _auto_stage(precision, world_size) if deepspeed == "auto" else deepspeed
     given: dict[str, Any] = (
-        {"zero_optimization": {"stage": STAGES.index(name)}} if name in STAGES else _read(Path(name))
+        {ZERO: {"stage": STAGES.index(name)}} if name in STAGES else read_ds_file(Path(name), precision=precision)
     )
-    zero = given.get("zero_optimization", {})
-    stage = zero.get("stage", 0) if isinstance(zero, dict) else -1
-    if not isinstance(stage, int) or stage not in range(len(STAGES)):
-        raise ConfigError(f"--deepspeed {name}: zero_optimization.stage must be 0, 1, 2 or 3")
+    stage = int(given[ZERO]["stage"])
     if optimizer == "adafactor" and (stage > 0 or precision != "fp32"):
         raise ConfigError(
             f"--optimizer adafactor with {STAGES[stage]} and {precision}: the backend hands it flat one-dimensional partitions, so nothing is "
@@ -111,19 +98,3 @@ def _auto_stage(precision: str, world_size: int) -> str:
     if world_size > 1:
         return "zero2"
     return "zero0" if precision == "fp32" else "zero1"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"--deepspeed {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ConfigError(f"--deepspeed {path}: not valid JSON: {error}") from None
-    if not isinstance(given, dict):
-        raise ConfigError(f"--deepspeed {path}: a DeepSpeed file holds one object")
-    given = {key: value for key, value in given.items() if value != "auto"}  # as files for other trainers say
-    owned = [f'"{key}" is set by {OWNED[key]}' for key in given if key in OWNED]
-    if owned:
-        raise ConfigError(f"--deepspeed {path}: {'; '.join(owned)}: take it out of the file")
-    return given

@@ -48,8 +48,11 @@ class Objective(Protocol):
     def divisor(self, rows: Rows) -> float:
         """What the summed loss of these rows is divided by."""
 
-    def loss_sum(self, model: Any, rows: Sequence[int]) -> torch.Tensor:
-        """The summed loss of these rows (zero, through a whole forward pass, without rows). `model` may be wrapped."""
+    def loss_sum(self, model: Any, rows: Sequence[int], *, seed: int | None = None) -> torch.Tensor:
+        """The summed loss of these rows (zero, through a whole forward pass, without rows). `model` may be wrapped.
+
+        With a seed, the masks of dropout over ragged batches are a function of it and of the row.
+        """
 
 
 class CompletionLoss:
@@ -82,11 +85,11 @@ class CompletionLoss:
         """Label tokens."""
         return float(self.target_lengths[rows].sum())
 
-    def loss_sum(self, model: Any, rows: Sequence[int]) -> torch.Tensor:
+    def loss_sum(self, model: Any, rows: Sequence[int], *, seed: int | None = None) -> torch.Tensor:
         """The sum over label tokens."""
         if not self.is_ragged:
             return self._padded_sum(model, rows)
-        source, target = (part.repeated(self.passes) for part in self._ragged(rows))
+        source, target = (part.repeated(self.passes) for part in self._ragged(rows, seed))
         loss: torch.Tensor = model(source, target)
         return loss if rows else loss * 0.0
 
@@ -114,9 +117,10 @@ class CompletionLoss:
         batch = collate(self.features, rows, pad_id=self.pad_id).to(self.device)
         return token_losses(model, batch, self.config)
 
-    def _ragged(self, rows: Sequence[int]) -> tuple[Ragged, Ragged]:
+    def _ragged(self, rows: Sequence[int], seed: int | None = None) -> tuple[Ragged, Ragged]:
         source, target = (
-            ragged(self.features, field, rows, pad_id=self.pad_id).to(self.device) for field in ("prompt", "completion")
+            ragged(self.features, field, rows, pad_id=self.pad_id, seed=seed).to(self.device)
+            for field in ("prompt", "completion")
         )
         return source, target
 
@@ -150,9 +154,9 @@ class ScoreLoss:
         """Examples."""
         return float(len(rows))
 
-    def loss_sum(self, model: Any, rows: Sequence[int]) -> torch.Tensor:
+    def loss_sum(self, model: Any, rows: Sequence[int], *, seed: int | None = None) -> torch.Tensor:
         """The sum over examples."""
-        logits = self._logits(model, rows)
+        logits = self._logits(model, rows, seed)
         if not rows:
             return logits.sum() * 0.0
         targets = torch.from_numpy(self.features.targets[list(rows)]).to(self.device)
@@ -160,9 +164,9 @@ class ScoreLoss:
             return self.form.loss(logits.view(self.passes, -1, logits.shape[1]), targets).sum()
         return score_losses(self.loaded.problem, logits, targets).sum()
 
-    def _logits(self, model: Any, rows: Sequence[int]) -> torch.Tensor:
+    def _logits(self, model: Any, rows: Sequence[int], seed: int | None) -> torch.Tensor:
         if self.is_ragged:
-            pack = ragged(self.features, INPUT, rows, pad_id=self.pad_id).to(self.device)
+            pack = ragged(self.features, INPUT, rows, pad_id=self.pad_id, seed=seed).to(self.device)
             return model(pack.repeated(self.passes))  # type: ignore[no-any-return]
         batch = collate_scores(self.features, rows, pad_id=self.pad_id).to(self.device)
         return batch_logits(model, self.loaded, batch.repeated(self.passes))

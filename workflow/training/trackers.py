@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from workflow.errors import ConfigError
+from workflow.errors import ConfigError, install_command
 from workflow.files import read_json, write_json
 
 IDS_FILE = "trackers.json"
@@ -57,7 +57,7 @@ def check_installed(names: Sequence[str]) -> None:
     missing = [name for name in names if name not in sys.modules and importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"--trackers {' '.join(missing)}: not installed; pip install 'workflow[{','.join(missing)}]', or leave it out"
+            f"--trackers {' '.join(missing)}: not installed; {install_command(*missing)}, or leave it out"
         )
 
 

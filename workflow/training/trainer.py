@@ -154,11 +154,13 @@ class Trainer:
             limits=self.settings.micro_batches,
             costs=flops,
         )[self.ranks.rank]
-        torch.manual_seed(derived_seed(self.settings.seed, "dropout", step, self.ranks.rank))
+        # Ragged batches drop out by row; the forwards of transformers draw from the generator, other masks on each rank.
+        seed = derived_seed(self.settings.seed, "dropout", step)
+        torch.manual_seed(derived_seed(seed, self.ranks.rank))
         losses = []
         for number, micro_rows in enumerate(micro_batches, start=1):
             try:
-                loss = self.objective.loss_sum(self.backend.wrapped, micro_rows)
+                loss = self.objective.loss_sum(self.backend.wrapped, micro_rows, seed=seed)
                 self.backend.backward(loss / divisor, is_last=number == len(micro_batches))
             except torch.OutOfMemoryError as error:
                 raise self._too_large(step, micro_rows) from error

@@ -9,12 +9,15 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
+from pydantic import BaseModel, ValidationError
 
+from workflow.config.sections import ZERO_STAGES
+from workflow.errors import ConfigError, did_you_mean
 from workflow.training.ds_config import BackendPlan
 
 
@@ -39,6 +42,52 @@ def settle(model: Any, plan: BackendPlan, device: torch.device) -> None:
                 first.convert_to_zero_parameters(param_list=[parameter])
     for buffer in model.buffers():  # DeepSpeed leaves those of a sharded model where they are
         buffer.data = buffer.data.to(device)
+
+
+def check_values(plan: BackendPlan) -> None:
+    """Have DeepSpeed's own models read a file's configuration, before anything is loaded. Raises ConfigError, one line each."""
+    if plan.name in ZERO_STAGES:
+        return
+    with _quiet_deepspeed():
+        from deepspeed.runtime.config import DeepSpeedConfig
+        from deepspeed.runtime.swap_tensor import constants
+        from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+        known = [value for name, value in vars(constants).items() if name.startswith("AIO_") and isinstance(value, str)]
+        aio = plan.config.get("aio", {})
+        problems = [f'unknown key "aio.{key}"{did_you_mean(key, known)}' for key in aio if key not in known]
+        try:
+            DeepSpeedZeroConfig(**plan.config["zero_optimization"])
+            DeepSpeedConfig(plan.config)
+        except ValidationError as error:
+            problems += [_explained(problem, DeepSpeedZeroConfig) for problem in error.errors()]
+        except Exception as error:  # of many kinds, assertions among them; all are about the file
+            problems.append(" ".join(str(error).split()) or repr(error))
+    if problems:
+        raise ConfigError(*(f"--deepspeed {plan.name}: {problem}" for problem in dict.fromkeys(problems)))
+
+
+def _explained(problem: Any, model: type[BaseModel]) -> str:
+    """A line of a pydantic error about a block; the nearest known key for one that there is none of."""
+    *path, key = map(str, problem["loc"]) if problem["loc"] else ("",)
+    where = ".".join(part for part in (*path, key) if part)
+    if problem["type"] == "extra_forbidden":
+        inner = _fields_within(model, path)
+        return f'unknown key "zero_optimization.{where}"{did_you_mean(key, inner)}'
+    return f"zero_optimization.{where} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _fields_within(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """The keys of a block within a block, by any of their names."""
+    for part in path:
+        inner = getattr(model.model_fields.get(part), "annotation", None)
+        parts = [
+            found for found in (inner, *get_args(inner)) if isinstance(found, type) and issubclass(found, BaseModel)
+        ]
+        if not parts:
+            return []
+        model = parts[0]
+    return [name for key, info in model.model_fields.items() for name in (key, info.alias) if name]
 
 
 def initialize(model: Any, optimizer: torch.optim.Optimizer, plan: BackendPlan) -> Any:
