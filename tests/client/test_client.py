@@ -188,7 +188,7 @@ def test_keys_are_nowhere_to_be_seen(connect, live, caplog):
         (answers.TokenLogprobs, schemas.TokenLogprobs, set()),
         (answers.ScoreAnswer, schemas.ScoreAnswer, set()),
         (answers.ScoreAnswers, schemas.ScoreAnswers, set()),
-        (answers.RerankAnswer, ranking_schemas.RerankAnswer, set()),
+        (answers.RerankAnswer, ranking_schemas.RerankAnswer, {"meta"}),
         (answers.RankedDocument, ranking_schemas.RankedDocument, set()),
         (answers.Model, openai_schemas.ModelCard, {"object", "owned_by"}),
         (answers.Info, schemas.InfoAnswer, set()),

@@ -12,6 +12,7 @@ from transformers import (
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
 from workflow.inference import sampling
@@ -20,6 +21,7 @@ from workflow.inference.sampling import (
     changed_logits,
     draw,
     keep_likely,
+    keep_typical,
     pick,
     shares_of,
     uniform,
@@ -149,3 +151,24 @@ def test_numbers_belong_to_seed_sample_and_position():
 def test_temperatures_below_a_hundredth_are_greedy():
     assert SamplingParams(1, temperature=0.001).greedy
     assert not SamplingParams(1, temperature=0.01).greedy
+
+
+@pytest.mark.parametrize("mass", [0.2, 0.5, 0.9, 0.999])
+def test_typical_tokens_are_those_of_transformers(mass):
+    for seed in range(5):
+        logits = torch.randn(50, generator=torch.Generator().manual_seed(seed)) * 3
+        wanted = TypicalLogitsWarper(mass)(torch.zeros(1, 1, dtype=torch.long), logits[None])[0].softmax(dim=-1)
+        shares = logits.softmax(dim=-1)
+        keep_typical(shares, mass)
+        assert torch.allclose(shares / shares.sum(), wanted, atol=1e-6)
+
+
+def test_only_typical_tokens_are_drawn():
+    """The most likely token may be none of them."""
+    logits = torch.tensor([0.4, 0.2, 0.2, 0.2]).log()
+    params = SamplingParams(1, temperature=1.0, typical_p=0.5)
+    drawn = {draw(logits, params, seed=seed, sample=0, position=0) for seed in range(40)}
+    assert drawn <= {1, 2, 3}
+    assert len(drawn) > 1
+    both = SamplingParams(1, temperature=1.0, typical_p=0.5, top_k=1)
+    assert draw(logits, both, seed=1, sample=0, position=0) == 0

@@ -22,7 +22,10 @@ BODIES = {
     "/generate_stream": {"model": "echo", "prompt": "red"},
     "/": {"model": "echo", "inputs": "red"},
     "/score": {"model": "echo", "input": "red"},
-    "/rerank": {"model": "echo", "query": "red", "documents": ["green"]},
+    **{
+        route: {"model": "echo", "query": "red", "documents": ["green"]}
+        for route in ("/rerank", "/v1/rerank", "/v2/rerank")
+    },
     "/generative_scoring": {"model": "echo", "query": "red", "items": ["green"], "label_token_ids": [4, 5]},
     "/v1/completions": {"model": "echo", "prompt": "red"},
 }

@@ -88,7 +88,8 @@ def test_a_seed_belongs_to_the_prompt_s_number_as_on_the_command_line(live):
 def test_logprobs_are_shown_with_tokens(live):
     body = live.post("/generate", {"model": "echo", "prompt": "red", "logprobs": 2}).raise_for_status().json()
     shown = body["generations"][0]["logprobs"]
-    assert "".join(token["token"] for token in shown).strip() == "red</s>"
+    assert "".join(token["token"] for token in shown) == "red"
+    assert shown[-1]["id"] == live.engine().tokenizer.eos_token_id
     assert all(token["logprob"] == -0.5 and len(token["top"]) == 2 for token in shown)
 
 
@@ -148,7 +149,14 @@ def test_a_bias_is_for_tokens_that_can_become_text(vocabulary):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *(("min_new_tokens", 1), ("top_k", 3), ("top_p", 0.5), ("min_p", 0.1), ("repetition_penalty", 1.5)),
+        *(
+            ("min_new_tokens", 1),
+            ("top_k", 3),
+            ("top_p", 0.5),
+            ("typical_p", 0.5),
+            ("min_p", 0.1),
+            ("repetition_penalty", 1.5),
+        ),
         *(("presence_penalty", 1), ("frequency_penalty", 1), ("stop", "a"), ("logit_bias", {"5": 1}), ("logprobs", 0)),
     ],
 )
@@ -251,10 +259,59 @@ def test_bounds_are_told_by_tgi_s_names(live):
     assert error_of(live.post("/generate", asked), 400)["param"] == "parameters.top_n_tokens"
 
 
-def test_tgi_truncates_to_a_number(live):
-    body = {"model": "echo", "inputs": "red green blue one two", "parameters": {"truncate": 3}}
-    live.post("/generate", body).raise_for_status()
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"inputs": "red green blue one two", "parameters": {"truncate": 3}},
+        {"prompt": "red green blue one two", "truncate": 3},
+        {"prompts": ["red green blue one two"], "truncate": 3},
+    ],
+)
+def test_prompts_are_cut_to_a_number(live, body):
+    live.post("/generate", {"model": "echo", **body}).raise_for_status()
     assert len(live.engine().submitted[-1].token_ids) == 3
+
+
+LONG = "red green blue one two three left right " * 3
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "advice", "cut"),
+    [
+        ("/generate", {"prompt": LONG}, '"truncate": true', {"truncate": True}),
+        ("/generate_stream", {"prompt": LONG}, '"truncate": true', {"truncate": True}),
+        ("/generate", {"inputs": LONG}, '"truncate": true in parameters', {"parameters": {"truncate": True}}),
+        ("/", {"inputs": LONG}, '"truncate": true in parameters', {"parameters": {"truncate": True}}),
+        ("/v1/completions", {"prompt": LONG}, '"truncate_prompt_tokens": -1', {"truncate_prompt_tokens": -1}),
+        (
+            "/v1/completions",
+            {"prompt": LONG, "stream": True},
+            '"truncate_prompt_tokens": -1',
+            {"truncate_prompt_tokens": 3},
+        ),
+        ("/score", {"input": LONG}, '"truncate": true', {"truncate": True}),
+        ("/rerank", {"query": "red", "texts": [LONG]}, '"truncate": true', {"truncate": True}),
+        ("/v1/rerank", {"query": "red", "documents": [LONG]}, '"max_tokens_per_doc": N', {"max_tokens_per_doc": 1}),
+        ("/generative_scoring", {"query": LONG, "items": ["red"], "label_token_ids": [5]}, "shorten it", None),
+    ],
+)
+def test_what_is_advised_of_too_long_texts_is_accepted_there(serve, route, body, advice, cut):
+    live = serve(max_prompt_tokens=16)
+    message = error_of(live.post(route, {"model": "echo", **body}), 413)["message"]
+    assert message.endswith(advice)
+    if cut is not None:
+        live.post(route, {"model": "echo", **body, **cut}).raise_for_status()
+
+
+def test_typical_p_of_clients_that_always_send_it(live):
+    """langchain's endpoint: greedy unless do_sample."""
+    sent = {"top_p": 0.95, "typical_p": 0.95, "top_k": None, "truncate": None, "do_sample": False, "watermark": False}
+    live.post("/", {"model": "echo", "inputs": "red", "parameters": sent}).raise_for_status()
+    params = live.engine().submitted[-1].params
+    assert (params.temperature, params.typical_p) == (0.0, 0.95)
+    for parameters, temperature in (({"typical_p": 0.5}, 1.0), ({"typical_p": 1.0}, 0.0)):
+        live.post("/generate", {"model": "echo", "inputs": "red", "parameters": parameters}).raise_for_status()
+        assert live.engine().submitted[-1].params.temperature == temperature
 
 
 @pytest.mark.parametrize(
@@ -264,7 +321,6 @@ def test_tgi_truncates_to_a_number(live):
         ("watermark", True, False),
         ("return_full_text", True, False),
         ("decoder_input_details", True, False),
-        ("typical_p", 0.5, 1.0),
         ("grammar", {"type": "json"}, None),
         ("adapter_id", "x", None),
     ],

@@ -119,7 +119,15 @@ def test_the_document_has_examples_for_every_body(live):
                 assert operation["responses"]["429"]["content"]["application/json"]["schema"]["$ref"].endswith(
                     "ErrorAnswer"
                 )
-    for name in ("GenerateBody", "ScoreBody", "CompletionBody", "TgiBody", "RerankBody", "GenerativeScoringBody"):
+    for name in (
+        "GenerateBody",
+        "ScoreBody",
+        "CompletionBody",
+        "TgiBody",
+        "RerankBody",
+        "TeiRerankBody",
+        "GenerativeScoringBody",
+    ):
         schema = document["components"]["schemas"][name]
         assert schema["additionalProperties"] is False
         assert schema["examples"]
@@ -134,6 +142,8 @@ def test_the_document_s_examples_are_good_bodies(live):
         ("/score", "ScoreBody"),
         ("/v1/completions", "CompletionBody"),
         ("/rerank", "RerankBody"),
+        ("/rerank", "TeiRerankBody"),
+        ("/v1/rerank", "RerankBody"),
         ("/generative_scoring", "GenerativeScoringBody"),
     ):
         for example in schemas[name]["examples"]:

@@ -200,7 +200,7 @@ def test_rerank_orders_documents_by_the_run_s_template(serve, vocabulary):
     assert answer["results"][0]["document"]["text"] in ("red", "green", "blue one")
     short = live.post("/rerank", {**body, "top_n": 1, "return_documents": False}).raise_for_status().json()
     assert len(short["results"]) == 1
-    assert short["results"][0]["document"] is None
+    assert "document" not in short["results"][0]
 
 
 def test_rerank_needs_one_score_and_known_fields(serve):
@@ -209,6 +209,71 @@ def test_rerank_needs_one_score_and_known_fields(serve):
     error_of(live.post("/rerank", body), 400)
     live = serve(texts={"scoring": Scoring(template="{weather}"), "own_scoring": True})
     assert "{weather}" in error_of(live.post("/rerank", body), 400)["message"]
+
+
+RANKER = {"scoring": Scoring(template="{query} {document}"), "own_scoring": True}
+
+
+@pytest.mark.parametrize("route", ["/rerank", "/v1/rerank", "/v2/rerank"])
+def test_rerank_in_the_words_of_cohere_and_jina(serve, vocabulary, route):
+    """What cohere's two clients, and litellm for Cohere and Jina, send and read."""
+    live = serve(texts=RANKER)
+    documents = ["red", {"text": "green", "title": "left", "id": "7", "more": None}, {"title": "blue", "text": "one"}]
+    body = {"model": "echo", "query": "left", "documents": documents, "top_n": 3, "max_chunks_per_doc": 10}
+    answer = live.post(route, {**body, "return_documents": True}).raise_for_status().json()
+    found = {row["index"]: row["document"] for row in answer["results"]}
+    assert found == {0: {"text": "red"}, 1: documents[1], 2: documents[2]}
+    assert answer["meta"]["tokens"]["input_tokens"] == answer["usage"]["total_tokens"] > 0
+    named = {**body, "documents": documents[1:], "rank_fields": ["title", "text"], "return_documents": False}
+    answer = live.post(route, named).raise_for_status().json()
+    assert all(set(row) == {"index", "relevance_score"} for row in answer["results"])
+    read = [vocabulary.decode(made.token_ids, skip_special_tokens=True) for made in live.engine().submitted[-2:]]
+    assert read == ["left left green", "left blue one"]
+    missing = error_of(live.post(route, {**body, "rank_fields": ["body"], "documents": documents[1:]}), 400)
+    assert missing["param"] == "documents.0"
+    assert "'body'" in missing["message"]
+    for change in ({"priority": 1}, {"relevant_spans": {}}, {"instruction": "rank"}, {"texts_": []}):
+        (name,) = change
+        assert name in error_of(live.post(route, {**body, **change}), 400)["message"]
+
+
+def test_rerank_cuts_documents_where_it_is_asked(serve, vocabulary):
+    live = serve(texts=RANKER, max_prompt_tokens=12)
+    body = {"model": "echo", "query": "left", "documents": ["red green blue one two three " * 3]}
+    told = error_of(live.post("/v2/rerank", body), 413)["message"]
+    assert "max_tokens_per_doc" in told
+    live.post("/v2/rerank", {**body, "max_tokens_per_doc": 3}).raise_for_status()
+    cut = vocabulary.decode(live.engine().submitted[-1].token_ids, skip_special_tokens=True)
+    live.post("/rerank", {**body, "truncate_prompt_tokens": 5, "truncation_side": "right"}).raise_for_status()
+    assert len(live.engine().submitted[-1].token_ids) == 5
+    assert cut.startswith("left red")
+    assert len(vocabulary(cut.removeprefix("left "), add_special_tokens=False)["input_ids"]) == 3
+
+
+def test_rerank_in_the_words_of_text_embeddings_inference(serve, vocabulary):
+    live = serve(texts=RANKER, default_model="echo", max_prompt_tokens=12)
+    body = {
+        "query": "left",
+        "texts": ["red", "green", "blue one"],
+        "raw_scores": False,
+        "truncation_direction": "Right",
+    }
+    answer = live.post("/rerank", body).raise_for_status().json()
+    plain = live.post("/rerank", {"query": "left", "documents": body["texts"]}).raise_for_status().json()
+    assert answer == [{"index": row["index"], "score": row["relevance_score"]} for row in plain["results"]]
+    raw = live.post("/rerank?model=echo", {**body, "raw_scores": True, "return_text": True}).raise_for_status().json()
+    for row in raw:
+        assert row["text"] == body["texts"][row["index"]]
+        score = next(other["score"] for other in answer if other["index"] == row["index"])
+        assert 1 / (1 + np.exp(-row["score"])) == pytest.approx(score)
+    long = {**body, "texts": ["red green blue one two three " * 3]}
+    assert '"truncate": true' in error_of(live.post("/rerank", long), 413)["message"]
+    for direction, kept in (("Right", "left red green"), ("Left", "two three")):
+        cut = {**long, "truncate": True, "truncation_direction": direction}
+        live.post("/rerank", cut).raise_for_status()
+        read = vocabulary.decode(live.engine().submitted[-1].token_ids, skip_special_tokens=True)
+        assert kept in read
+        assert len(live.engine().submitted[-1].token_ids) == 12
 
 
 WHOLE = {"model": "echo", "query": [5], "items": [[7, 8]], "label_token_ids": [9, 6], "apply_softmax": False}

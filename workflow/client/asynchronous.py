@@ -65,7 +65,7 @@ class AsyncClient:
 
     @overload
     async def generate(
-        self, prompt: str, *, model: str | None = None, truncate: bool = False, **sampling: Unpack[Sampling]
+        self, prompt: str, *, model: str | None = None, truncate: bool | int = False, **sampling: Unpack[Sampling]
     ) -> GenerateAnswer: ...
 
     @overload
@@ -74,7 +74,7 @@ class AsyncClient:
         prompt: list[str] | tuple[str, ...],
         *,
         model: str | None = None,
-        truncate: bool = False,
+        truncate: bool | int = False,
         **sampling: Unpack[Sampling],
     ) -> GenerateAnswers: ...
 
@@ -83,7 +83,7 @@ class AsyncClient:
         prompt: str | list[str] | tuple[str, ...],
         *,
         model: str | None = None,
-        truncate: bool = False,
+        truncate: bool | int = False,
         **sampling: Unpack[Sampling],
     ) -> GenerateAnswer | GenerateAnswers:
         """Answers a prompt, or several in one request."""
@@ -92,7 +92,7 @@ class AsyncClient:
         return await self._ask(wire.generate_many_call(prompt, model=model, truncate=truncate, sampling=sampling))
 
     async def generate_stream(
-        self, prompt: str, *, model: str | None = None, truncate: bool = False, **sampling: Unpack[Sampling]
+        self, prompt: str, *, model: str | None = None, truncate: bool | int = False, **sampling: Unpack[Sampling]
     ) -> AsyncIterator[Piece]:
         """Answers a prompt token by token. Closing the iterator (`contextlib.aclosing`) ends the work on
         the server, too.
@@ -115,7 +115,7 @@ class AsyncClient:
         model: str | None = None,
         labels: Sequence[str] | None = None,
         template: str | None = None,
-        truncate: bool = False,
+        truncate: bool | int = False,
     ) -> ScoreAnswer: ...
 
     @overload
@@ -126,7 +126,7 @@ class AsyncClient:
         model: str | None = None,
         labels: Sequence[str] | None = None,
         template: str | None = None,
-        truncate: bool = False,
+        truncate: bool | int = False,
     ) -> ScoreAnswers: ...
 
     async def score(
@@ -136,7 +136,7 @@ class AsyncClient:
         model: str | None = None,
         labels: Sequence[str] | None = None,
         template: str | None = None,
-        truncate: bool = False,
+        truncate: bool | int = False,
     ) -> ScoreAnswer | ScoreAnswers:
         """Scores an input, or several in one request; `labels` and `template` are for runs that have none of their own."""
         if isinstance(given, list | tuple):
@@ -153,7 +153,7 @@ class AsyncClient:
         model: str | None = None,
         top_n: int | None = None,
         return_documents: bool = True,
-        truncate: bool = False,
+        truncate: bool | int = False,
     ) -> RerankAnswer:
         """Orders documents by their score for a query."""
         return await self._ask(

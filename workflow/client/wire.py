@@ -44,6 +44,7 @@ class Sampling(TypedDict, total=False):
     top_k: int
     top_p: float
     min_p: float
+    typical_p: float
     repetition_penalty: float
     presence_penalty: float
     frequency_penalty: float
@@ -74,32 +75,37 @@ class Call(Generic[T]):
 # ---- calls
 
 
-def generate_call(prompt: str, *, model: str | None, truncate: bool, sampling: Sampling) -> Call[GenerateAnswer]:
+def generate_call(prompt: str, *, model: str | None, truncate: bool | int, sampling: Sampling) -> Call[GenerateAnswer]:
     """One prompt."""
     return _post("/generate", GenerateAnswer, {"prompt": prompt}, model, truncate, sampling)
 
 
 def generate_many_call(
-    prompts: Sequence[str], *, model: str | None, truncate: bool, sampling: Sampling
+    prompts: Sequence[str], *, model: str | None, truncate: bool | int, sampling: Sampling
 ) -> Call[GenerateAnswers]:
     """Several prompts."""
     return _post("/generate", GenerateAnswers, {"prompts": [*prompts]}, model, truncate, sampling)
 
 
-def stream_call(prompt: str, *, model: str | None, truncate: bool, sampling: Sampling) -> Call[None]:
+def stream_call(prompt: str, *, model: str | None, truncate: bool | int, sampling: Sampling) -> Call[None]:
     """One prompt, token by token; the answer's events are read by `Events`."""
     return _post("/generate_stream", type(None), {"prompt": prompt}, model, truncate, sampling)
 
 
 def score_call(
-    given: Input, *, model: str | None, labels: Sequence[str] | None, template: str | None, truncate: bool
+    given: Input, *, model: str | None, labels: Sequence[str] | None, template: str | None, truncate: bool | int
 ) -> Call[ScoreAnswer]:
     """One input."""
     return _post("/score", ScoreAnswer, {"input": given, **_how(labels, template)}, model, truncate)
 
 
 def score_many_call(
-    given: Sequence[Input], *, model: str | None, labels: Sequence[str] | None, template: str | None, truncate: bool
+    given: Sequence[Input],
+    *,
+    model: str | None,
+    labels: Sequence[str] | None,
+    template: str | None,
+    truncate: bool | int,
 ) -> Call[ScoreAnswers]:
     """Several inputs."""
     return _post("/score", ScoreAnswers, {"inputs": [*given], **_how(labels, template)}, model, truncate)
@@ -112,7 +118,7 @@ def rerank_call(
     model: str | None,
     top_n: int | None,
     return_documents: bool,
-    truncate: bool,
+    truncate: bool | int,
 ) -> Call[RerankAnswer]:
     """Documents for a query."""
     body = {"query": query, "documents": [*documents], "top_n": top_n, "return_documents": return_documents}
@@ -143,7 +149,7 @@ def _post(
     kind: type[T],
     fields: Mapping[str, Any],
     model: str | None,
-    truncate: bool,
+    truncate: bool | int,
     sampling: Sampling | None = None,
 ) -> Call[T]:
     body = {"model": model, **fields, "truncate": truncate or None, **(sampling or {})}

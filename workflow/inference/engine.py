@@ -15,7 +15,16 @@ import torch
 from workflow.inference.beams import Beam, BeamSearch
 from workflow.inference.graphs import cuda_capture
 from workflow.inference.interface import Cancelled, EngineLimits, Together
-from workflow.inference.requests import Chunk, GenerateRequest, Job, Outcome, Result, ScoreRequest
+from workflow.inference.likelihood import Likelihoods
+from workflow.inference.requests import (
+    Chunk,
+    GenerateRequest,
+    Job,
+    LikelihoodRequest,
+    Outcome,
+    Result,
+    ScoreRequest,
+)
 from workflow.inference.runner import T5Runner
 from workflow.inference.sampler import next_tokens
 from workflow.inference.scheduler import Demand, Limits, Scheduler
@@ -61,6 +70,7 @@ class T5Engine:
         self.fused = fuse
         self.together = together
         self._open: dict[int, Job] = {}
+        self._given: Likelihoods | None = None
 
     @property
     def has_work(self) -> bool:
@@ -70,13 +80,18 @@ class T5Engine:
     def submit(self, job: Job) -> None:
         """Queues a job. Raises ValueError for one that can never run."""
         request = job.request
-        if isinstance(request, ScoreRequest) and (request.label_tokens or self.label_tokens) is None:
+        if isinstance(request, LikelihoodRequest):
+            if self.together is not None or not request.completion:
+                raise ValueError("an answer's likelihood needs an answer, and weights that no ranks share")
+        elif isinstance(request, ScoreRequest) and (request.label_tokens or self.label_tokens) is None:
             raise ValueError("no label tokens: neither the request nor the engine has any")
         self.scheduler.add(self._demand(job))
         self._open[id(job)] = job
 
     def _demand(self, job: Job) -> Demand[Job]:
         request, tokens = job.request, len(job.request.token_ids)
+        if isinstance(request, LikelihoodRequest):
+            return Demand(job, "score", tokens + len(request.completion))
         if isinstance(request, ScoreRequest):
             return Demand(job, "score", tokens)
         rows = request.params.n * request.params.num_beams  # one of them is 1
@@ -89,7 +104,11 @@ class T5Engine:
 
     def step(self) -> bool:
         """One step of all that is running, here or on any rank that shares the weights."""
-        fresh = [demand.item for demand in self.scheduler.admit()]
+        admitted = [demand.item for demand in self.scheduler.admit()]
+        given = [job for job in admitted if isinstance(job.request, LikelihoodRequest)]
+        if given:
+            self._guarded(given, lambda: self._likelihoods(given))
+        fresh = [job for job in admitted if not isinstance(job.request, LikelihoodRequest)]
         generate = [job for job in fresh if isinstance(job.request, GenerateRequest)]
         wanted = [_labels_of(job.request, self.label_tokens) for job in fresh]
         encodes, scores, starts = self._any(bool(fresh), any(labels is not None for labels in wanted), bool(generate))
@@ -98,7 +117,7 @@ class T5Engine:
         (decodes,) = self._any(bool(self.runner.rows))
         if decodes:
             self._guarded([self._job_of(row) for _, row in self.runner.rows], self._decode)
-        worked = bool(encodes or decodes)
+        worked = bool(given or encodes or decodes)
         if not (worked or self.fused):
             self.runner.clear()  # training needs the memory, and changes the biases
         return worked
@@ -116,6 +135,14 @@ class T5Engine:
             for job in jobs:
                 if id(job) in self._open:
                     self._end(job, error)
+
+    def _likelihoods(self, jobs: Sequence[Job]) -> None:
+        """Scores answers that are given. Without gradients, and in no step with other ranks."""
+        if self._given is None:
+            self._given = Likelihoods(self.model)
+        requests = [job.request for job in jobs if isinstance(job.request, LikelihoodRequest)]
+        for job, result in zip(jobs, self._given(requests), strict=True):
+            self._end(job, result)
 
     def _admit(
         self, jobs: Sequence[Job], wanted: Sequence[tuple[int, ...] | None], *, scores: bool, starts: bool

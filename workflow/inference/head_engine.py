@@ -59,7 +59,7 @@ class HeadEngine:
 
     def submit(self, job: Job) -> None:
         """Queues a job. Raises ValueError for one that can never run."""
-        if not isinstance(job.request, ScoreRequest) or job.request.label_tokens is not None:
+        if type(job.request) is not ScoreRequest or job.request.label_tokens is not None:
             raise ValueError("a model with a classification head scores its own labels and generates nothing")
         if not 0 < len(job.request.token_ids) <= self.limits.max_encode_tokens:
             raise ValueError(f"an input of {len(job.request.token_ids)} tokens exceeds {self.limits}")

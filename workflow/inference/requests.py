@@ -39,6 +39,17 @@ class ScoreRequest:
 
 
 @dataclass(frozen=True)
+class LikelihoodRequest(ScoreRequest):
+    """An input and the tokens of an answer, each of which is scored behind those before it.
+
+    Its outcome is a `Result` of this answer, with `num_top` most likely tokens at each place.
+    """
+
+    completion: Sequence[int] = ()
+    num_top: int = 0
+
+
+@dataclass(frozen=True)
 class TokenLogprob:
     """A chosen token's log-probability (log-softmax of the raw logits), and the most likely tokens with theirs."""
 

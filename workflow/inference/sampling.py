@@ -32,7 +32,7 @@ class SamplingParams:
     In their order of work: `logit_bias` (token, added logit); `repetition_penalty` divides positive and multiplies
     negative logits of tokens generated before (Keskar et al. 2019), `presence_penalty` is subtracted once and
     `frequency_penalty` once a use; no end of sequence or stop string before `min_new_tokens`; temperature; `top_k`,
-    `top_p`, and `min_p` (tokens below this share of the most likely one's probability are dropped).
+    `top_p`, `min_p` (tokens below this share of the most likely one's probability are dropped), and `typical_p` (`keep_typical`).
     `stop` strings end an answer and are not part of it. `logprobs` asks for the chosen token's log-probability and
     those of so many most likely tokens, from the raw logits.
     """
@@ -51,6 +51,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
+    typical_p: float = 1.0
 
     @property
     def greedy(self) -> bool:
@@ -65,7 +66,7 @@ class SamplingParams:
     @property
     def filters(self) -> bool:
         """Whether some tokens are never drawn."""
-        return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
+        return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0 or self.typical_p < 1.0
 
     @property
     def changes_logits(self) -> bool:
@@ -90,6 +91,20 @@ def changed_logits(
     if len(generated) < params.min_new_tokens:
         logits[list(end_tokens)] = float("-inf")
     return logits
+
+
+def keep_typical(shares: torch.Tensor, mass: float) -> None:
+    """Sets to zero, in place, all but the shares whose surprise is nearest to the expected one, as few as reach the mass.
+
+    Locally typical sampling (Meister et al. 2022). The shares may have any order and sum; zeros stay zeros.
+    """
+    places = shares.nonzero()[:, 0]
+    found = shares[places].double() / shares.sum(dtype=torch.float64)
+    surprise = -found.log()
+    order = (surprise - (found * surprise).sum()).abs().sort(stable=True).indices
+    ordered = found[order]
+    needed = ordered.cumsum(dim=-1) - ordered < mass
+    shares[places[order[~needed]]] = 0.0
 
 
 def uniform(seed: int, sample: int, position: int) -> float:
@@ -122,6 +137,8 @@ def keep_likely(shares: torch.Tensor, params: SamplingParams) -> None:
         _keep_nucleus(shares, params.top_p)
     if params.min_p > 0.0:
         shares.mul_(shares >= floor)
+    if params.typical_p < 1.0:
+        keep_typical(shares, params.typical_p)
 
 
 def _in_nucleus(ordered: torch.Tensor, mass: torch.Tensor | float) -> torch.Tensor:

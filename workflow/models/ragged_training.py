@@ -62,10 +62,15 @@ class RaggedT5(torch.nn.Module):
 
     def forward(self, source: Packed, target: Packed) -> torch.Tensor:
         """The loss summed over the target's tokens; without gradients, the loss of each token. fp32."""
+        return self.head(self.hidden(source, target), target.ids)  # type: ignore[no-any-return]
+
+    def hidden(self, source: Packed, target: Packed) -> torch.Tensor:
+        """The decoder's output before each of the target's tokens [tokens, d_model], ready for the head."""
         states = self.encode(source)
         own = self._pairing(target.lengths, None)
-        x = self._decode(self._shifted(target, own), Keys.of(target), states, own, self._plain(target.lengths, source))
-        return self.head(x, target.ids)  # type: ignore[no-any-return]
+        return self._decode(
+            self._shifted(target, own), Keys.of(target), states, own, self._plain(target.lengths, source)
+        )
 
     def _plain(self, queries: Sequence[int], source: Packed) -> Callable[..., torch.Tensor]:
         """Cross-attention as transformers computes it."""

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
 from typing import Any
 
-from workflow.inference.requests import Generation, TokenLogprob
+from workflow.inference.requests import Generation
 from workflow.server.schemas import ErrorAnswer, ShownToken, TokenLogprobs
 from workflow.server.texts import ModelTexts
+from workflow.server.token_texts import TokenPlaces, written
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorAnswer, "description": "the request is wrong"},
@@ -40,16 +40,20 @@ def now_s() -> int:
     return int(time.time())
 
 
-def shown_tokens(texts: ModelTexts, logprobs: Sequence[TokenLogprob]) -> list[TokenLogprobs]:
-    """Tokens with their log-probabilities, in our own shape."""
+def shown_tokens(texts: ModelTexts, made: Generation) -> list[TokenLogprobs]:
+    """An answer's tokens with their log-probabilities, in our own shape; what is no part of the text is written empty."""
+    table = texts.token_bytes
     return [
         TokenLogprobs(
-            id=token.token_id,
-            token=texts.token(token.token_id),
-            logprob=token.logprob,
-            top=[ShownToken(id=other, token=texts.token(other), logprob=value) for other, value in token.top],
+            id=placed.token.token_id,
+            token=written(placed.data),
+            logprob=placed.token.logprob,
+            top=[
+                ShownToken(id=other, token=table.shown(other, at_start=placed.offset == 0), logprob=value)
+                for other, value in placed.token.top
+            ],
         )
-        for token in logprobs
+        for placed in TokenPlaces(table).add(made.logprobs, made.text, is_last=True)
     ]
 
 

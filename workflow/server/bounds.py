@@ -5,19 +5,52 @@ Knows nothing of routes. Each bound exists because its absence once let one requ
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
 from workflow.config.settings import GREEDY_BELOW
-from workflow.errors import RequestError
+from workflow.errors import PromptTooLong, RequestError
 from workflow.inference.sampling import SamplingParams
 from workflow.server.schemas import Sampling
-from workflow.server.settings import BoundsSection
+from workflow.server.settings import BoundsSection, EngineSection
 
 BIAS_LIMIT = 100.0
 UNKNOWN_TO_BEAMS = (
-    *("min_new_tokens", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"),
+    *(
+        "min_new_tokens",
+        "top_k",
+        "top_p",
+        "min_p",
+        "typical_p",
+        "repetition_penalty",
+        "presence_penalty",
+        "frequency_penalty",
+    ),
     *("stop", "logit_bias", "logprobs"),
 )
+
+
+FIELD = re.compile(r"(^|(?<=more than ))[a-z_]+(?=[:,])")
+"""Where our sentences name a field of the body."""
+TRUNCATE = '"truncate": true'
+"""How most bodies ask for a cut."""
+
+
+@contextmanager
+def in_the_body_s_words(names: Mapping[str, str], cut: str) -> Iterator[None]:
+    """Errors name fields as the body does, by `names` of ours, and say how it can have too long texts cut, if it can."""
+    try:
+        yield
+    except RequestError as error:
+        told = FIELD.sub(lambda found: names.get(found[0], found[0]), str(error))
+        error.args = (told, *error.args[1:])
+        error.param = names.get(error.param or "", error.param)
+        if isinstance(error, PromptTooLong) and cut:
+            error.args = (f"{error}, or pass {cut}",)
+        raise
 
 
 def check_count(count: int, most: int, name: str, *, flag: str) -> None:
@@ -99,6 +132,7 @@ def sampling_params(
         top_k=body.top_k,
         top_p=body.top_p,
         min_p=body.min_p,
+        typical_p=body.typical_p,
         repetition_penalty=body.repetition_penalty,
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
@@ -108,3 +142,25 @@ def sampling_params(
         logit_bias=biases(body.logit_bias, bounds, num_tokens),
         logprobs=body.logprobs,
     )
+
+
+def check_room(params: SamplingParams, num_tokens: int, engine: EngineSection) -> None:
+    """Refuses samples or beams of a prompt that an engine could never decode side by side."""
+    param, what, count = (
+        ("num_beams", "beams", params.num_beams) if params.num_beams > 1 else ("n", "samples", params.n)
+    )
+    check_count(count, engine.max_rows, param, flag="max_rows")
+    held = count * (num_tokens + params.max_new_tokens)
+    if held > engine.max_cache_tokens:
+        raise RequestError(
+            f"{param}: {count} {what} of {params.max_new_tokens} tokens behind a prompt of {num_tokens} would hold {held} "
+            f"tokens, more than this server's {engine.max_cache_tokens} (--max_cache_tokens)",
+            param=param,
+        )
+
+
+def endless(params: SamplingParams, ends: Collection[int]) -> SamplingParams:
+    """The same, but never an end of sequence: only a stop string ends an answer before its length."""
+    if not params.stop or not ends:
+        return replace(params, min_new_tokens=params.max_new_tokens)
+    return replace(params, logit_bias=(*params.logit_bias, *((end, -math.inf) for end in sorted(ends))))

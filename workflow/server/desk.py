@@ -15,7 +15,7 @@ from typing import TypeVar
 from starlette.requests import Request
 
 from workflow.errors import RequestError
-from workflow.inference.requests import GenerateRequest, ScoreRequest
+from workflow.inference.requests import GenerateRequest, LikelihoodRequest, ScoreRequest
 from workflow.server.admission import Place
 from workflow.server.calls import Call, deadline, while_wanted
 from workflow.server.lanes import Live
@@ -165,6 +165,8 @@ def needs_generation(service: Service) -> None:
 
 
 def _to_generate(request: GenerateRequest | ScoreRequest) -> int:
+    if isinstance(request, LikelihoodRequest):
+        return len(request.completion)
     if isinstance(request, ScoreRequest):
         return 1
     return request.params.n * request.params.num_beams * request.params.max_new_tokens

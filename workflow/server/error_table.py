@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from workflow import errors
 from workflow.errors import did_you_mean
+from workflow.server.elsewhere import told_of_route
 
 logger = logging.getLogger("workflow.server")
 
@@ -107,9 +108,9 @@ def add_handlers(app: FastAPI) -> None:
     async def known(_: Request, error: Exception) -> Response:
         return error_response(error)
 
-    async def http(_: Request, error: Exception) -> Response:
+    async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return http_error_response(error.status_code, str(error.detail), error.headers)
+        return http_error_response(error.status_code, _told(request, error), error.headers)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -121,6 +122,16 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, invalid)
 
 
+def _told(request: Request, error: HTTPException) -> str:
+    """A sentence about an error that HTTP itself knows: of a route or a method that is not here, what to use instead."""
+    path = request.url.path
+    if error.status_code == 404:
+        return told_of_route(path, request.app.openapi()["paths"])
+    if error.status_code == 405 and (allowed := (error.headers or {}).get("Allow")):
+        return f"{request.method} is no method of {path[:100]!a}; use {allowed}"
+    return str(error.detail)
+
+
 def explain(problems: Any, body: Any, known: Iterable[str] = ()) -> tuple[str, str | None]:
     """The most telling of pydantic's problems as a sentence, and the field at fault."""
     # A union tells of every member; the deepest knows best, and what is unknown to one member helps least.
@@ -130,7 +141,10 @@ def explain(problems: Any, body: Any, known: Iterable[str] = ()) -> tuple[str, s
     if first["type"] == "extra_forbidden":
         return f"{param}: unknown field{did_you_mean(place[-1], known)}", param
     message = first["msg"].removeprefix("Value error, ")
-    return (f"{param}: {message}" if param else message), param
+    if param is None:  # of fields that do not fit together; the sentence begins with the one at fault
+        first_word = message.partition(" ")[0].rstrip(":")
+        return message, first_word if first_word in known else None
+    return f"{param}: {message}", param
 
 
 def _place(problem: Any, body: Any) -> list[str]:

@@ -6,16 +6,23 @@ Knows nothing of the shape of answers.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from workflow.errors import RequestError
 from workflow.inference.requests import Chunk, GenerateRequest, Result
 from workflow.runtime import derived_seed
-from workflow.server.bounds import check_count, check_sampling, sampling_params
+from workflow.server.bounds import (
+    TRUNCATE,
+    check_count,
+    check_room,
+    check_sampling,
+    endless,
+    in_the_body_s_words,
+    sampling_params,
+)
 from workflow.server.calls import Call
 from workflow.server.desk import Desk, at_desk, estimate, needs_generation, note_of, state_of
 from workflow.server.schemas import Sampling, Usage
@@ -32,6 +39,9 @@ class Prompts:
     param: str = "prompts"
     names: Mapping[str, str] = field(default_factory=dict)
     """What the body calls our sampling fields."""
+    cut: str = TRUNCATE
+    """How the body asks for too long prompts to be cut; empty where it cannot."""
+    ignore_eos: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ async def prepared(request: Request, wanted: Prompts) -> AsyncIterator[Prepared]
     """Checks, takes a place, tokenizes. Raises RequestError and its kin before anything costly happens."""
     settings, note = state_of(request).settings, note_of(request)
     check_count(len(wanted.prompts), settings.bounds.max_prompts, wanted.param, flag="max_prompts")
-    with _named(wanted):
+    with in_the_body_s_words(wanted.names, wanted.cut):
         check_sampling(wanted.sampling, settings.bounds)
     note.num_prompts = len(wanted.prompts)
     note.texts = wanted.prompts
@@ -61,20 +71,21 @@ async def prepared(request: Request, wanted: Prompts) -> AsyncIterator[Prepared]
         settings.engine.default_new_tokens, settings.bounds.max_new_tokens
     )
     side_by_side = wanted.sampling.n * wanted.sampling.num_beams  # one of them is 1
-    with _named(wanted):
-        param = "num_beams" if wanted.sampling.num_beams > 1 else "n"
-        check_count(side_by_side, settings.engine.max_rows, param, flag="max_rows")
     tokens = _estimate(wanted, settings.engine.max_prompt_tokens)
     async with at_desk(request, wanted.model, tokens=tokens + new_tokens * side_by_side * len(wanted.prompts)) as desk:
         needs_generation(desk.service)
-        with _named(wanted):
+        with in_the_body_s_words(wanted.names, wanted.cut):
             params = sampling_params(
                 wanted.sampling,
                 settings.bounds,
                 default_new_tokens=desk.service.default_new_tokens,
                 num_tokens=desk.service.texts.num_tokens,
             )
-        rows = await desk.off_loop(lambda: _ids(desk, wanted))
+            rows = await desk.off_loop(lambda: _ids(desk, wanted))
+            for row in rows:
+                check_room(params, len(row), settings.engine)
+        if wanted.ignore_eos:
+            params = endless(params, desk.service.texts.all_ends)
         seed = secrets.randbits(31) if wanted.sampling.seed is None else wanted.sampling.seed
         # As `workflow generate` seeds its prompts, so that both give the same samples.
         requests = [
@@ -85,12 +96,18 @@ async def prepared(request: Request, wanted: Prompts) -> AsyncIterator[Prepared]
 
 async def results(request: Request, wanted: Prompts) -> tuple[Prepared, list[Result]]:
     """All answers, when they are complete."""
-    async with prepared(request, wanted) as ready, ready.desk.call(ready.requests) as call:
+    async with prepared(request, wanted) as ready:
+        return ready, await complete(ready)
+
+
+async def complete(ready: Prepared) -> list[Result]:
+    """The answers of what is prepared."""
+    async with ready.desk.call(ready.requests) as call:
         found = [outcome for outcome in await call.outcomes() if isinstance(outcome, Result)]
-        for result in found:
-            finished(ready.desk, result)
-        ready.desk.note.answers = [[made.text for made in result.generations] for result in found]
-        return ready, found
+    for result in found:
+        finished(ready.desk, result)
+    ready.desk.note.answers = [[made.text for made in result.generations] for result in found]
+    return found
 
 
 @asynccontextmanager
@@ -133,16 +150,6 @@ def usage_of(prompt_tokens: int, completion_tokens: int) -> Usage:
     )
 
 
-@contextmanager
-def _named(wanted: Prompts) -> Iterator[None]:
-    """Errors name fields as the body does."""
-    try:
-        yield
-    except RequestError as error:
-        error.param = wanted.names.get(error.param or "", error.param)
-        raise
-
-
 def _estimate(wanted: Prompts, limit: int) -> int:
     texts = [prompt for prompt in wanted.prompts if isinstance(prompt, str)]
     return estimate(texts, limit) if texts else sum(map(len, wanted.prompts))
@@ -154,5 +161,7 @@ def _ids(desk: Desk, wanted: Prompts) -> list[list[int]]:
     if texts:
         return desk.service.texts.prompts(texts, limit=limit, truncate=wanted.truncate)
     rows = [[*row] for row in wanted.prompts if not isinstance(row, str)]
+    if wanted.truncate:
+        rows = desk.service.texts.cut(rows, limit=limit, truncate=wanted.truncate)
     desk.service.texts.check_ids(rows, limit=limit)
     return rows

@@ -67,7 +67,7 @@ def make_loader(settings: ServeSettings) -> LoadService:
 def make_engine(settings: ServeSettings, model: Any, loaded: Any, *, is_t5: bool) -> Engine:
     """An engine for a model that stands on its device; `loaded` has its tokenizer, and for a head how it is called."""
     bounds = settings.engine
-    limits = EngineLimits(bounds.max_rows, bounds.max_encode_tokens)
+    limits = EngineLimits(bounds.max_rows, bounds.max_encode_tokens, bounds.max_cache_tokens)
     if is_t5:
         return T5Engine(model, loaded.tokenizer, limits=limits, fuse=True, answers=loaded.answers)
     return HeadEngine(loaded, limits=limits)

@@ -5,9 +5,12 @@ Knows nothing of models, nor of the bounds that are settings (`bounds`).
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 SEED_LIMIT = 2**63 - 1
 
@@ -30,10 +33,46 @@ Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[list[Text], Field(fail_fast=True)]
 
 
+Cut = bool | Positive
+
+
 class Body(BaseModel):
     """Base of all bodies."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """A field of other servers' bodies: its `neutral` values are accepted, and others refused with a reason."""
+
+    reason: str
+    neutral: tuple[Any, ...] = ()
+
+    def field(self) -> Any:
+        """The field's declaration."""
+        allowed = [None, *self.neutral]
+        shown = " or ".join(json.dumps(value) for value in allowed)
+        return Field(None, description=f"must be {shown}", json_schema_extra={"enum": allowed})
+
+    def check(self, value: object) -> object:
+        """The value. Raises ValueError."""
+        if value is not None and all(value != known or _is_truth(value) != _is_truth(known) for known in self.neutral):
+            raise ValueError(f"not supported: {self.reason}")
+        return value
+
+
+def _is_truth(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def only_neutral(table: Mapping[str, Unsupported]) -> Any:
+    """A validator for the fields of a table."""
+
+    def check(_: object, value: object, info: ValidationInfo) -> object:
+        return table[str(info.field_name)].check(value)
+
+    return field_validator(*table)(classmethod(check))
 
 
 class Answer(BaseModel):
@@ -74,6 +113,12 @@ class Sampling(Body):
     top_k: Natural = Field(0, description="sample from this many most likely tokens; 0 for all")
     top_p: float = Field(1.0, gt=0, le=1, description="sample from the smallest set of tokens with this probability")
     min_p: float = Field(0.0, ge=0, le=1, description="sample from tokens this likely, relative to the likeliest")
+    typical_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="sample from the tokens with this probability that surprise as expected (locally typical)",
+    )
     repetition_penalty: float = Field(1.0, ge=0.01, le=100)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
@@ -100,7 +145,10 @@ class GenerateBody(Sampling):
     model: str | None = Field(None, description="a run's name; may be left out where the server has a default")
     prompt: str | None = Field(None, min_length=1)
     prompts: Texts | None = Field(None, min_length=1)
-    truncate: bool = Field(False, description="cut the beginning of too long prompts instead of refusing them")
+    truncate: Cut = Field(
+        False,
+        description="cut the beginning of too long prompts instead of refusing them; or of those above this number of tokens",
+    )
 
     @model_validator(mode="after")
     def _one_of(self) -> GenerateBody:
@@ -175,7 +223,10 @@ class ScoreBody(Body):
         None, min_length=2, description="label words, for runs of seq2seq.py; by default no, yes"
     )
     template: str | None = Field(None, min_length=1, description="wraps each input, with {field} for its keys")
-    truncate: bool = Field(False, description="cut too long inputs as in training instead of refusing them")
+    truncate: Cut = Field(
+        False,
+        description="cut too long inputs as in training instead of refusing them; or those above this number of tokens",
+    )
 
     @model_validator(mode="after")
     def _one_of(self) -> ScoreBody:

@@ -6,7 +6,7 @@ Knows nothing of the shape of answers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from starlette.requests import Request
@@ -15,7 +15,7 @@ from workflow.data.scoring import Scoring
 from workflow.data.sources import Row
 from workflow.errors import RequestError
 from workflow.inference.requests import ScoreRequest
-from workflow.server.bounds import check_count
+from workflow.server.bounds import TRUNCATE, check_count, in_the_body_s_words
 from workflow.server.desk import Desk, at_desk, estimate, note_of, state_of
 from workflow.server.schemas import Score
 from workflow.server.texts import ModelTexts, vectors
@@ -40,8 +40,36 @@ class Rows:
     inputs: Sequence[str | Row | Pair]
     labels: Sequence[str] | None = None
     template: str | None = None
-    truncate: bool = False
+    truncate: bool | int = False
     param: str = "inputs"
+    cut: str = TRUNCATE
+    """How the body asks for too long texts to be cut."""
+    longest: int | None = None
+    """Tokens of a pair's document beyond which its end is cut."""
+    keep: str | None = None
+    """Which side of a too long text stays, where the request says it."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Documents to be ordered for a query."""
+
+    model: str | None
+    query: str
+    documents: Sequence[str]
+    truncate: bool | int
+    param: str = "documents"
+    cut: str = TRUNCATE
+    longest: int | None = None
+    keep: str | None = None
+
+
+@dataclass(frozen=True)
+class Rank:
+    """What orders a document: its score, and the same before it became a probability."""
+
+    score: float
+    raw: float
 
 
 @dataclass(frozen=True)
@@ -65,7 +93,8 @@ async def scored(request: Request, wanted: Rows) -> tuple[Desk, Scoring, list[Sc
     note.texts = wanted.inputs
     texts = [str(row) + (wanted.template or "") for row in wanted.inputs]
     async with at_desk(request, wanted.model, tokens=estimate(texts, settings.engine.max_prompt_tokens)) as desk:
-        scoring, requests = await desk.off_loop(lambda: _prepare(desk, wanted))
+        with in_the_body_s_words({}, wanted.cut):
+            scoring, requests = await desk.off_loop(lambda: _prepare(desk, wanted))
         logits = await logits_of(desk, requests)
         found = _scores(desk.service.texts, scoring, logits, requests)
         note.answers = [row.score for row in found]
@@ -84,8 +113,16 @@ async def logits_of(desk: Desk, requests: Sequence[ScoreRequest]) -> list[list[f
 def _prepare(desk: Desk, wanted: Rows) -> tuple[Scoring, list[ScoreRequest]]:
     texts = desk.service.texts
     scoring = texts.asked(wanted.labels, wanted.template)
-    rows = [as_row(given, scoring) for given in wanted.inputs]
-    return scoring, texts.rows(rows, scoring, limit=desk.max_prompt_tokens, truncate=wanted.truncate)
+    inputs = wanted.inputs
+    if wanted.longest is not None:
+        inputs = [_shortened(texts, given, wanted.longest) for given in inputs]
+    rows = [as_row(given, scoring) for given in inputs]
+    read = scoring if wanted.keep is None else replace(scoring, keep_source=wanted.keep)
+    return scoring, texts.rows(rows, read, limit=desk.max_prompt_tokens, truncate=wanted.truncate)
+
+
+def _shortened(texts: ModelTexts, given: str | Row | Pair, longest: int) -> str | Row | Pair:
+    return Pair(given.query, texts.beginning(given.document, longest)) if isinstance(given, Pair) else given
 
 
 def as_row(given: str | Row | Pair, scoring: Scoring) -> Row:
@@ -122,18 +159,34 @@ def _plain(scoring: Scoring, vector: list[float]) -> Score:
     return vector[0] if scoring.problem == "regression" else vector
 
 
-async def ranked(
-    request: Request, model: str | None, query: str, documents: Sequence[str], *, truncate: bool
-) -> tuple[Desk, list[float], int]:
-    """Each document's score for a query, and how many tokens were read. Raises RequestError."""
-    pairs = [Pair(query, document) for document in documents]
-    wanted = Rows(model, pairs, truncate=truncate, param="documents")
-    desk, scoring, found = await scored(request, wanted)
+async def ranked(request: Request, wanted: Ranking) -> tuple[Desk, list[Rank], int]:
+    """Each document's rank, and how many tokens were read. Raises RequestError."""
+    pairs = [Pair(wanted.query, document) for document in wanted.documents]
+    rows = Rows(
+        *(wanted.model, pairs),
+        truncate=wanted.truncate,
+        param=wanted.param,
+        cut=wanted.cut,
+        longest=wanted.longest,
+        keep=wanted.keep,
+    )
+    desk, scoring, found = await scored(request, rows)
     if scoring.problem not in ("binary", "regression"):
         raise RequestError(
             f"a run with the labels {', '.join(scoring.labels)} gives no single score to order by", param="model"
         )
-    return desk, [row.score for row in found if isinstance(row.score, float)], sum(row.num_tokens for row in found)
+    ranks = [
+        Rank(row.score, row.logits[1] - row.logits[0] if scoring.problem == "binary" else row.score)
+        for row in found
+        if isinstance(row.score, float)
+    ]
+    return desk, ranks, sum(row.num_tokens for row in found)
+
+
+def best(ranks: Sequence[Rank], count: int | None, *, raw: bool = False) -> list[int]:
+    """The numbers of the best documents; by default, and for 0, of all."""
+    order = sorted(range(len(ranks)), key=lambda number: -(ranks[number].raw if raw else ranks[number].score))
+    return order[: count or len(order)]
 
 
 def pair_row(pair: Pair, scoring: Scoring) -> Row:

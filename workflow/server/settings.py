@@ -74,6 +74,9 @@ class EngineSection(Section):
 
     max_rows: int = setting(64, "samples decoded side by side, for each run", ge=1)
     max_encode_tokens: int = setting(8192, "prompt tokens encoded in one step", ge=1)
+    max_cache_tokens: int = setting(
+        131_072, "prompt and answer tokens whose keys and values the running answers of a run may come to hold", ge=1
+    )
     max_prompt_tokens: int = setting(
         4096, "tokens of a prompt, end of sequence included; longer ones are refused", ge=1
     )
@@ -98,6 +101,7 @@ class BoundsSection(Section):
     body_timeout_s: float = setting(15, "seconds in which a request's head, and then its body, must arrive", gt=0)
     write_timeout_s: float = setting(60, "seconds without reading after which a waiting client is cut off", gt=0)
     max_connections: int = setting(1024, "open connections; further ones are refused with 503", ge=1)
+    max_fields: int = setting(1000, "fields of an object in a body", ge=1)
     max_prompts: int = setting(128, "prompts, inputs, items or documents in a request", ge=1)
     max_n: int = setting(32, "samples of a prompt", ge=1)
     max_beams: int = setting(8, "beams of a prompt", ge=1)

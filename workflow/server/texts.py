@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,7 @@ from workflow.inference.batch import predictions
 from workflow.inference.requests import ScoreRequest
 from workflow.models.classifier import label_tokens
 from workflow.server.lengths import least_tokens
-
-WORD_START = "▁"
+from workflow.server.token_texts import TokenBytes
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,14 @@ class ModelTexts:
         end: int | None = self.tokenizer.eos_token_id
         return end
 
+    @property
+    def all_ends(self) -> frozenset[int]:
+        """Every token that ends answers."""
+        return self.ends if self.eos_id is None else self.ends | {self.eos_id}
+
     def is_end(self, token: int) -> bool:
         """Whether a token ends answers, and is none of their text."""
-        return token == self.eos_id or token in self.ends
+        return token in self.all_ends
 
     def prompts(self, prompts: Sequence[str], *, limit: int, truncate: bool | int) -> list[list[int]]:
         """Ids of each prompt. `truncate` cuts their beginnings, to `limit` or to the number it is. Raises PromptTooLong."""
@@ -67,12 +72,16 @@ class ModelTexts:
                 check_length(self._fewest(prompt), limit, number, len(prompts), at_least="at least ")
         rows = encode(self.tokenizer, list(prompts))
         if truncate:
-            most = limit if truncate is True else max(2, min(limit, truncate))
-            cut = LengthLimits(most, most, self.scoring.keep_source)
-            return [cut.cut(row, "prompt") for row in rows]
+            return self.cut(rows, limit=limit, truncate=truncate)
         for number, row in enumerate(rows):
             check_length(len(row), limit, number, len(rows))
         return rows
+
+    def cut(self, rows: Sequence[Sequence[int]], *, limit: int, truncate: bool | int) -> list[list[int]]:
+        """Each row cut to `limit`, or to the number that `truncate` is."""
+        most = limit if truncate is True else max(2, min(limit, truncate))
+        limits = LengthLimits(most, most, self.scoring.keep_source)
+        return [limits.cut([*row], "prompt") for row in rows]
 
     def check_ids(self, rows: Sequence[Sequence[int]], *, limit: int) -> None:
         """Refuses ids that are none of this vocabulary, and too many of them."""
@@ -111,9 +120,11 @@ class ModelTexts:
         except ModelError as error:
             raise RequestError(f"{error}; scores need words that are one token each", param="labels") from None
 
-    def rows(self, rows: Sequence[Row], scoring: Scoring, *, limit: int, truncate: bool) -> list[ScoreRequest]:
+    def rows(self, rows: Sequence[Row], scoring: Scoring, *, limit: int, truncate: bool | int) -> list[ScoreRequest]:
         """The requests of rows. Raises RequestError for rows that the template, or the run's way, cannot read."""
         most = min(limit, scoring.max_length) if self.own_scoring else limit
+        if truncate is not True and truncate:
+            most = min(most, truncate)
         for number, row in enumerate(rows):
             if problem := scoring.texts.problem_of(row):
                 raise RequestError(
@@ -138,19 +149,25 @@ class ModelTexts:
         tokens = self.label_tokens(scoring)
         return [ScoreRequest(ids, kinds, tokens) for ids, kinds in zip(encoded[INPUT].ids, types, strict=True)]
 
-    def token(self, number: int) -> str:
-        """A token as text."""
-        piece = self.tokenizer.convert_ids_to_tokens(number)
-        return str(piece).replace(WORD_START, " ") if piece is not None else ""
+    def beginning(self, text: str, num_tokens: int) -> str:
+        """As much of a text as its first tokens hold."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:  # ByT5's
+            return text.encode()[:num_tokens].decode(errors="ignore")
+        offsets = backend.encode(text, add_special_tokens=False).offsets
+        return text if len(offsets) <= num_tokens else text[: offsets[num_tokens - 1][1]]
+
+    @cached_property
+    def token_bytes(self) -> TokenBytes:
+        """What each token adds to a text."""
+        return TokenBytes(self.tokenizer)
 
 
 def check_length(length: int, limit: int, number: int, count: int, *, at_least: str = "") -> None:
     """Raises PromptTooLong, saying which text has how many tokens."""
     if length > limit:
         which = "the prompt" if count == 1 else f"text {number}"
-        raise PromptTooLong(
-            f'{which} has {at_least}{length} tokens, more than {limit}; shorten it, or pass "truncate": true'
-        )
+        raise PromptTooLong(f"{which} has {at_least}{length} tokens, more than {limit}; shorten it")
 
 
 def vectors(scoring: Scoring, logits: Sequence[Sequence[float]]) -> list[list[float]]:

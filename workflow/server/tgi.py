@@ -5,6 +5,7 @@ Knows nothing of routes.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Literal
 
@@ -21,10 +22,14 @@ from workflow.server.tgi_schemas import (
     TgiStreamDetails,
     TgiToken,
 )
+from workflow.server.token_texts import TokenPlaces
 
 NAMES = {
     "logprobs": "parameters.top_n_tokens",
-    **{name: f"parameters.{name}" for name in ("max_new_tokens", "stop", "top_k", "top_p", "temperature", "seed")},
+    **{
+        name: f"parameters.{name}"
+        for name in ("max_new_tokens", "stop", "top_k", "top_p", "typical_p", "temperature", "seed")
+    },
 }
 Reason = Literal["eos_token", "stop_sequence", "length"]
 
@@ -38,6 +43,7 @@ def tgi_prompts(body: TgiBody, model: str | None, *, stream: bool) -> Prompts:
         truncate=parameters.truncate or False,
         param="inputs",
         names=NAMES,
+        cut='"truncate": true in parameters',
     )
 
 
@@ -48,13 +54,13 @@ def tgi_answer(ready: Prepared, made: Generation, *, details: bool) -> TgiAnswer
     texts = ready.desk.service.texts
     more = {}
     if ready.requests[0].params.logprobs:
-        more["top_tokens"] = [_others(texts, token) for token in made.logprobs]
+        more["top_tokens"] = [_others(texts, token, at_start=not number) for number, token in enumerate(made.logprobs)]
     found = TgiDetails(
         finish_reason=_reason(made.finish_reason, eos=ended_in_eos(made)),
         generated_tokens=made.num_tokens,
         seed=ready.seed,
         prefill=[],
-        tokens=[_token(texts, token.token_id, token.logprob) for token in made.logprobs],
+        tokens=_tokens(texts, made),
         **more,
     )
     return TgiAnswer(generated_text=made.text, details=found)
@@ -72,9 +78,9 @@ async def tgi_events(ready: Prepared, chunks: AsyncIterator[tuple[int, Chunk]]) 
             last = place == len(tokens)
             shown = chunk.text if last else ""
             number += 1
-            event = TgiEvent(index=number, token=_token(texts, token.token_id, token.logprob, shown))
+            event = TgiEvent(index=number, token=_token(texts, token, shown))
             if ready.requests[0].params.logprobs:
-                event.top_tokens = _others(texts, token)
+                event.top_tokens = _others(texts, token, at_start=number == 1)
             if last and chunk.finish_reason is not None:
                 event.generated_text = told
                 event.details = TgiStreamDetails(
@@ -96,11 +102,25 @@ def _reason(finish_reason: str, *, eos: bool) -> Reason:
     return "eos_token" if eos else "stop_sequence"
 
 
-def _token(texts: ModelTexts, number: int, logprob: float, text: str | None = None) -> TgiToken:
-    special = texts.is_end(number)
-    shown = texts.token(number) if text is None else text
-    return TgiToken(id=number, text=shown, logprob=logprob, special=special)
+def _tokens(texts: ModelTexts, made: Generation) -> list[TgiToken]:
+    """An answer's tokens; the last of those that make a character together has it, special ones have their names."""
+    table, characters, found = texts.token_bytes, codecs.getincrementaldecoder("utf-8")(), []
+    for placed in TokenPlaces(table).add(made.logprobs, made.text, is_last=True):
+        token = _token(texts, placed.token, characters.decode(placed.data))
+        found.append(token.model_copy(update={"text": table.name(token.id)}) if token.special else token)
+    return found
 
 
-def _others(texts: ModelTexts, token: TokenLogprob) -> list[TgiToken]:
-    return [_token(texts, number, value) for number, value in token.top]
+def _token(texts: ModelTexts, token: TokenLogprob, text: str) -> TgiToken:
+    """A token that adds `text` to the answer; clients leave out special ones."""
+    is_special = token.token_id in texts.token_bytes.special or texts.is_end(token.token_id)
+    special = is_special and not text
+    return TgiToken(id=token.token_id, text=text, logprob=token.logprob, special=special)
+
+
+def _others(texts: ModelTexts, token: TokenLogprob, *, at_start: bool) -> list[TgiToken]:
+    table = texts.token_bytes
+    return [
+        TgiToken(id=number, text=table.shown(number, at_start=at_start), logprob=value, special=number in table.special)
+        for number, value in token.top
+    ]

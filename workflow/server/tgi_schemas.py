@@ -7,25 +7,37 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from workflow.config.settings import GREEDY_BELOW
-from workflow.server.schemas import Answer, Body, GenerateBody, Natural, Positive, Sampling, Seed, Strings
+from workflow.server.schemas import (
+    Answer,
+    Body,
+    Cut,
+    GenerateBody,
+    Natural,
+    Positive,
+    Sampling,
+    Seed,
+    Strings,
+    Unsupported,
+    only_neutral,
+)
 
 UNSUPPORTED = {
-    "adapter_id": "there are no adapters",
-    "decoder_input_details": "a prompt's tokens have no log-probabilities in an encoder-decoder",
-    "grammar": "answers are not constrained",
-    "return_full_text": "an encoder-decoder's prompt is no part of its answer",
-    "typical_p": "use top_p or min_p",
-    "watermark": "answers are not watermarked",
+    "adapter_id": Unsupported("there are no adapters", ("",)),
+    "best_of": Unsupported("ask for n samples of /generate with prompts, and choose among them", (1,)),
+    "decoder_input_details": Unsupported("a prompt's tokens have no log-probabilities in an encoder-decoder", (False,)),
+    "grammar": Unsupported("answers are not constrained", ({},)),
+    "return_full_text": Unsupported("an encoder-decoder's prompt is no part of its answer", (False,)),
+    "watermark": Unsupported("answers are not watermarked", (False,)),
 }
 
 
 class TgiParameters(Body):
-    """How to decode. Without `do_sample` decoding is greedy, unless temperature, top_k or top_p is given, as in TGI."""
+    """How to decode. Without `do_sample` decoding is greedy, unless temperature, top_k, top_p or typical_p is given, as in TGI."""
 
-    best_of: Literal[1] | None = Field(None, description="must be 1")
+    best_of: Any = UNSUPPORTED["best_of"].field()
     details: bool | None = None
     do_sample: bool | None = None
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
@@ -37,25 +49,22 @@ class TgiParameters(Body):
     top_k: Natural | None = None
     top_n_tokens: Natural | None = None
     top_p: float | None = Field(None, gt=0, le=1)
-    truncate: Positive | None = Field(None, description="cut the prompt's beginning to this many tokens")
-    adapter_id: str | None = Field(None, description="must be null")
-    decoder_input_details: bool | None = Field(None, description="must be false")
-    grammar: dict[str, Any] | None = Field(None, description="must be null")
-    return_full_text: bool | None = Field(None, description="must be false")
-    typical_p: float | None = Field(None, description="must be 1 or null")
-    watermark: bool | None = Field(None, description="must be false")
+    truncate: Cut | None = Field(
+        None, description="cut the prompt's beginning to this many tokens; true: where it must be"
+    )
+    typical_p: float | None = Field(None, gt=0, le=1)
+    adapter_id: Any = UNSUPPORTED["adapter_id"].field()
+    decoder_input_details: Any = UNSUPPORTED["decoder_input_details"].field()
+    grammar: Any = UNSUPPORTED["grammar"].field()
+    return_full_text: Any = UNSUPPORTED["return_full_text"].field()
+    watermark: Any = UNSUPPORTED["watermark"].field()
 
-    @field_validator(*UNSUPPORTED)
-    @classmethod
-    def _neutral(cls, value: object, info: object) -> object:
-        name = str(getattr(info, "field_name", ""))
-        if value and not (name == "typical_p" and value == 1.0):
-            raise ValueError(f"not supported: {UNSUPPORTED[name]}")
-        return value
+    _neutral = only_neutral(UNSUPPORTED)
 
     def sampling(self, *, logprobs: bool) -> Sampling:
         """The same in our own fields."""
-        chosen = any(value is not None for value in (self.temperature, self.top_k, self.top_p))
+        typical_p = None if self.typical_p == 1 else self.typical_p
+        chosen = any(value is not None for value in (self.temperature, self.top_k, self.top_p, typical_p))
         samples = self.do_sample if self.do_sample is not None else chosen
         temperature = (1.0 if self.temperature is None else max(self.temperature, GREEDY_BELOW)) if samples else 0.0
         given = {
@@ -63,6 +72,7 @@ class TgiParameters(Body):
             "temperature": temperature,
             "top_k": self.top_k,
             "top_p": self.top_p,
+            "typical_p": self.typical_p,
             "repetition_penalty": self.repetition_penalty,
             "frequency_penalty": self.frequency_penalty,
             "seed": self.seed,

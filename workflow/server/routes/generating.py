@@ -94,7 +94,7 @@ def _answer(ready: Prepared, number: int, result: Result) -> GenerateAnswer:
     for index, made in enumerate(result.generations):
         shown = Generation(index=index, text=made.text, finish_reason=made.finish_reason, num_tokens=made.num_tokens)
         if ready.requests[number].params.logprobs is not None:
-            shown.logprobs = shown_tokens(texts, made.logprobs)
+            shown.logprobs = shown_tokens(texts, made)
         generations.append(shown)
     usage = usage_of(len(ready.requests[number].token_ids), sum(made.num_tokens for made in result.generations))
     return GenerateAnswer(model=ready.desk.service.name, generations=generations, usage=usage)

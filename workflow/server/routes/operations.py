@@ -70,7 +70,8 @@ async def info(request: Request) -> object:
     state = state_of(request)
     rows = [await _row(state, name) for name in await state.registry.names()]
     settings = state.settings
-    bounds = {**settings.bounds.model_dump(mode="json"), **settings.queue.model_dump(mode="json")}
+    sections = (settings.bounds, settings.queue, settings.engine)
+    bounds = {name: value for section in sections for name, value in section.model_dump(mode="json").items()}
     return InfoAnswer(version=__version__, models=rows, default_model=settings.models.default_model, bounds=bounds)
 
 
