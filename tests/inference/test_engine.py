@@ -51,13 +51,12 @@ class Numbers:
         return " ".join(map(str, tokens))
 
 
-class BrokenTokenizer:
-    """A tokenizer that has no texts."""
+class BrokenTexts:
+    """What has no texts."""
 
-    def __init__(self, tokenizer):
-        self.eos_token_id = tokenizer.eos_token_id
+    blanks_may_go = False
 
-    def decode(self, tokens, **_):
+    def __call__(self, tokens):
         raise ValueError("no text")
 
 
@@ -400,13 +399,13 @@ def test_what_a_failed_answer_leaves_in_its_slot_harms_nobody(flan_like, token_i
 def test_an_answer_that_cannot_be_told_ends_alone(loaded, token_ids):
     engine = T5Engine(loaded.model, loaded.tokenizer)
     broken = GenerateRequest(token_ids[0], SamplingParams(4, stop=("x",)))
-    engine.tokenizer = BrokenTokenizer(loaded.tokenizer)
+    whole, engine.texts = engine.texts, BrokenTexts()
     done: dict[str, object] = {}
     engine.submit(Job(broken, lambda outcome: done.setdefault("broken", outcome)))
     while len(done) < 1:
         engine.step()
     assert isinstance(done["broken"], ValueError)
-    engine.tokenizer = loaded.tokenizer
+    engine.texts = whole
 
     def fail(chunk):
         raise RuntimeError("the listener is broken")
@@ -496,7 +495,7 @@ def test_damaged_weights_fail_a_beam_search(flan_like, token_ids):
 
 def test_a_failure_cancels_the_rest_of_a_batch(loaded, token_ids):
     engine = T5Engine(loaded.model, loaded.tokenizer, limits=EngineLimits(max_rows=2))
-    engine.tokenizer = BrokenTokenizer(loaded.tokenizer)
+    engine.texts = BrokenTexts()
     with pytest.raises(ValueError, match="no text"):
         generate_all(engine, [GenerateRequest(ids, SamplingParams(3)) for ids in token_ids])
     assert not engine.has_work

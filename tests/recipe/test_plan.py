@@ -261,13 +261,14 @@ def test_the_machines_gpus(monkeypatch, capsys):
     assert found["assumed"]["gpu"] == "NVIDIA H200"
 
 
-def test_auto_asks_the_estimate(flan_like, mount):
+def test_auto_asks_the_estimate(flan_like, mount, monkeypatch):
     """What a run on GPUs would do with `--deepspeed auto`, decided from the loaded model and the data; the same on every rank."""
     import transformers
 
     from workflow.config.cascade import Layer, resolve
     from workflow.config.settings import Seq2SeqSettings
     from workflow.console import make_console
+    from workflow.recipe import backend_choice
     from workflow.recipe.backend_choice import choose_backend, fitted_backend, planned_backend
     from workflow.recipe.place import Place
     from workflow.recipe.seq2seq_task import Seq2SeqTask
@@ -278,6 +279,7 @@ def test_auto_asks_the_estimate(flan_like, mount):
     task = Seq2SeqTask(resolved, Place(Ranks(1, 4, 1), "cpu", mount, make_console(quiet=True)))
     task.load_model(str(flan_like), trained=False)
     lengths = SimpleNamespace(source_lengths=np.array([9, 30]), target_lengths=np.array([40, 8]), passes=1)
+    monkeypatch.setattr(backend_choice, "on_first", lambda work, ranks: work())
     plan = planned_backend(task)
     assert plan.name == "zero2"
     assert fitted_backend(task, plan, lengths) is plan, "on CPUs nothing changes"

@@ -272,7 +272,7 @@ def test_prompts_are_cut_to_a_number(live, body):
     assert len(live.engine().submitted[-1].token_ids) == 3
 
 
-LONG = "red green blue one two three left right " * 3
+LONG = "red green blue one two three left right " * 6
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ LONG = "red green blue one two three left right " * 3
     ],
 )
 def test_what_is_advised_of_too_long_texts_is_accepted_there(serve, route, body, advice, cut):
-    live = serve(max_prompt_tokens=16)
+    live = serve(max_prompt_tokens=32)
     message = error_of(live.post(route, {"model": "echo", **body}), 413)["message"]
     assert message.endswith(advice)
     if cut is not None:

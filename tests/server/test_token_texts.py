@@ -90,7 +90,7 @@ def made_of(texts, ids, *, keeps_special=False, **params):
             list(tokens), skip_special_tokens=not keeps_special, clean_up_tokenization_spaces=False
         )
 
-    answer = Answer(0, SamplingParams(**({"max_new_tokens": len(ids)} | params)), 0, texts.eos_id, decode)
+    answer = Answer(0, SamplingParams(**({"max_new_tokens": len(ids)} | params)), 0, (texts.eos_id,), decode)
     chunks = []
     for number in ids:
         others = tuple((other, -3.0 - other) for other in (0, 1, 2, 70, 100))
