@@ -18,7 +18,7 @@ from workflow.threads import settle_threads
 
 INTERRUPTED = 130
 OUT_OF_MEMORY_ADVICE = (
-    "lower --micro_batch_tokens (the numbers stay the same) or --eval_batch_size, add --gradient_checkpointing, "
+    "lower --micro_batch_tokens (no number changes by it) or --eval_batch_size, add --gradient_checkpointing, "
     "or use --deepspeed zero3; the same command with these continues the run"
 )
 

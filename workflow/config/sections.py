@@ -278,13 +278,14 @@ class TrainingSection(Section):
     gradient_accumulation_steps: int = setting(1, "steps whose gradients are added up before an update", ge=1)
     micro_batch_size: int | None = setting(
         None,
-        "most examples in one forward pass of a rank; never changes the numbers; by default as many as --micro_batch_tokens allows",
+        "most examples in one forward pass of a rank; changes no number beyond rounding (of padded batches with dropout: other masks, "
+        "which the run's header says); by default as many as --micro_batch_tokens allows",
         ge=1,
         affects="speed",
     )
     micro_batch_tokens: int | None = setting(
         None,
-        "most tokens in one forward pass of a rank; never changes the numbers; by default what a trial finds room for on GPUs, 8192 on CPUs",
+        "most tokens in one forward pass of a rank; changes no number, as --micro_batch_size; by default what a trial finds room for on GPUs, 8192 on CPUs",
         ge=1,
         affects="speed",
     )
