@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from workflow.config.cascade import read_settings_file
+from workflow.config.cascade import Layer, read_settings_file, resolve
 from workflow.config.clf_settings import ClfSettings
 from workflow.config.flags import parse
 from workflow.config.yaml_text import document
@@ -104,3 +104,26 @@ def test_off_in_any_spelling(word):
 def test_on_in_any_spelling(word):
     found = resolved("--r_drop", word, "--swa", word, "--swa.start", "3", "--no_train", word).settings
     assert (found.strategies.r_drop.alpha, found.strategies.swa.start, found.run.no_train) == (1.0, 3, True)
+
+
+def test_cascading_files_of_another_practice(tmp_path):
+    """Its hyper-parameters are taken; what says something else is told by name."""
+    file = tmp_path / "finetune.json"
+    taken = {"hyperparameters": {"epochs": 2, "learning_rate": 2.5e-5, "warmup_ratio": 0.05, "batch_size": 32}}
+    file.write_text(json.dumps(taken))
+    flags = {"model_init_path": "m", "data_name": "d"}
+    settings = resolve(ClfSettings, [Layer(str(file), read_settings_file(file)), Layer("flag", flags)]).settings
+    assert (settings.training.num_epochs, settings.optim.lr, settings.training.train_batch_size) == (2, 2.5e-5, 32)
+    others = {
+        "checkpoints": {"ipa": "a"},
+        "tokenizers": {"prefix": "b"},
+        "datasets": {"russian": "c"},
+        "wandb": {},
+        "hf_cache": "e",
+    }
+    with pytest.raises(ConfigError) as refused:
+        resolve(ClfSettings, [Layer(str(file), {**taken, **others}), Layer("flag", flags)])
+    told = str(refused.value)
+    assert told.count("a transfer file") == 3
+    assert '"hf_cache"; here: HF_HOME' in told
+    assert '"wandb"; here: trackers' in told

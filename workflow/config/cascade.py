@@ -40,10 +40,19 @@ OF_OTHER_FILES = {
     ),
     "zero_optimization": "a DeepSpeed file: --deepspeed FILE",
     **dict.fromkeys(
+        ("datasets", "task", "tokenizers"),
+        'a transfer file, as "task", "languages", "name" and "checkpoints": workflow suite transfer FILE (docs/datasets.md)',
+    ),
+    "wandb": "here: trackers and tracker_project; the entity is WANDB_ENTITY in the environment",
+    "hf_cache": "here: HF_HOME in the environment",
+    "cpu_only": "here: CUDA_VISIBLE_DEVICES= in front of the command",
+    **dict.fromkeys(
         ("job_name", "cpus", "gpus", "timeout", "template_file"), "jobs: workflow jobs render, docs/jobs.md"
     ),
 }
 """Keys that say what a file is, where it is taken for one of settings."""
+GROUP = "hyperparameters"
+"""A key of other programs' files whose object holds settings of any section."""
 OF_OTHER_PROGRAMS = {
     **dict.fromkeys(
         ("model", "model_name", "pretrained_model", "model_name_or_path", "checkpoint", "init_from"),
@@ -194,7 +203,10 @@ def _by_flat_name(layer: Layer, settings_type: type[BaseModel], problems: list[s
             problems.extend(_unknown_parts(layer.name, name, values[name], parts.get(name)))
 
     for key, value in layer.values.items():
-        if key in settings_type.model_fields and isinstance(value, dict):
+        if key == GROUP and isinstance(value, dict):
+            for inner, inner_value in value.items():
+                take(inner, inner_value, None)
+        elif key in settings_type.model_fields and isinstance(value, dict):
             for inner, inner_value in value.items():
                 take(inner, inner_value, key)
         elif key in settings_type.model_fields and key not in names:  # "data" is both a section and a name of data_name
@@ -209,7 +221,8 @@ def _by_flat_name(layer: Layer, settings_type: type[BaseModel], problems: list[s
 def _hint(key: str, names: Mapping[str, str]) -> str:
     """What a key of other programs' files is here, or what takes the file; else the nearest name."""
     if key in OF_OTHER_FILES:
-        return f"; it is of {OF_OTHER_FILES[key]}"
+        told = OF_OTHER_FILES[key]
+        return f"; {told}" if told.startswith("here: ") else f"; it is of {told}"
     if found := [name for name in OF_OTHER_PROGRAMS.get(key, ()) if name in names]:
         return f'; here it is "{found[0]}"'
     return did_you_mean(key, names)
