@@ -6,7 +6,7 @@ import random
 import re
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from workflow.inference.requests import Generation, TokenLogprob
@@ -187,6 +187,22 @@ def test_each_token_stands_at_its_own_text_whatever_blanks_are_beside_marks(rule
         places = ShownLogprobs(texts)
         parts = [places.add(chunk.logprobs, chunk.text, is_last=bool(chunk.finish_reason)) for chunk in chunks]
         assert [token.strip() for part in parts for token in part.tokens] == own
+
+
+@pytest.mark.parametrize("rule", [Blanks("", "", ""), Blanks(" ", " "), Blanks("", "  ")])
+def test_an_added_line_break_stands_where_the_text_has_it(rule):
+    tokenizer = _sentencepiece()
+    tokenizer.add_tokens([AddedToken("\n", normalized=False)])
+    texts = ModelTexts(tokenizer, len(tokenizer))
+    answers = AnswerTexts(tokenizer, (texts.eos_id,), 0, {"\n": rule})
+    pieces = tokenizer.convert_tokens_to_ids(["\n", "▁", "s", "▁cat", "\n"])
+    drawn = random.Random(7)
+    for _ in range(150):
+        ids = [drawn.choice(pieces) for _ in range(drawn.randrange(1, 10))]
+        made, chunks = made_of(texts, ids, decode=answers)
+        check_everywhere(texts, made, chunks)
+        shown = [token.token for token in shown_tokens(texts, made)]
+        assert ["\n" in token for token in shown] == [number == pieces[0] for number in ids]
 
 
 @pytest.mark.parametrize("kind", ["bytes", "fallback", "byte_level"])
