@@ -302,6 +302,9 @@ def test_pairs_become_one_framed_sequence(bert_like):
     assert [len(ids) for ids in cut.ids] == [5, 7]
     assert cut.full_lengths == [5, 9]
     assert cut.ids[1][-4:] == whole[INPUT].ids[1][-4:]  # the end of the pair stays
+    least = ScoreEncoder(tokenizer, Texts(), 1, "end", ends_in_eos=False, has_types=True).encode(rows)[INPUT]
+    assert [len(ids) for ids in least.ids] == [2, 3]  # what frames the texts
+    assert least.full_lengths == [5, 9]
 
 
 def test_a_long_input_keeps_its_cue(vocabulary):

@@ -44,7 +44,7 @@ def tokenizer(request, vocabulary):
 pytestmark = pytest.mark.filterwarnings("ignore:This sequence already has")
 
 
-def looked_at(tokenizer, completions, tmp_path):
+def looked_at(tokenizer, completions, tmp_path, *, ends=(END,)):
     """The answers of data with these completions, and what its check says."""
     (tmp_path / "data").mkdir()
     rows = [{"prompt": f"reverse {number}", "completion": text} for number, text in enumerate(completions)]
@@ -52,7 +52,7 @@ def looked_at(tokenizer, completions, tmp_path):
     examples = load_examples(find_source("x", tmp_path), SEQ2SEQ, tmp_path / "cache")
     encoder = Seq2SeqEncoder(tokenizer, LengthLimits(64, 64))
     features = {"train": load_features(examples, "train", encoder, tmp_path / "cache")}
-    answers, findings = answers_of(AnswerTexts(tokenizer, (END,), 0), examples, features)
+    answers, findings = answers_of(AnswerTexts(tokenizer, ends, 0), examples, features)
     found = check(examples, features=features, tokenizer=tokenizer, answers=answers, findings=findings)
     ids = [features["train"].row("completion", number).tolist() for number in range(len(rows))]
     return answers, found.warnings(), ids
@@ -110,6 +110,19 @@ def test_ends_and_padding_inside_completions_are_counted(tokenizer, tmp_path):
     _, warnings, _ = looked_at(tokenizer, ["red</s>one", "red one", "two</s>one</s>", "<pad>red"], tmp_path)
     assert any("train: 2 completions hold an end of sequence (</s>) before their end" in text for text in warnings)
     assert any("answers never show: <pad> (1 rows)" in text for text in warnings)
+
+
+def test_each_of_several_ends_may_close_a_completion(tokenizer, tmp_path):
+    """One of them is special, one a token as others; both are named where something follows."""
+    ends = (END, *tokenizer.convert_tokens_to_ids(["<sep>", "}"]))
+    answers, warnings, _ = looked_at(tokenizer, ["red<sep>", "one}", "two<sep></s>"], tmp_path, ends=ends)
+    assert not any("end of sequence" in line for line in warnings)
+    assert [answers.reference(text) for text in ("red<sep>", "one}", "two<sep></s>")] == ["red", "one", "two"]
+    (tmp_path / "more").mkdir()
+    _, warnings, _ = looked_at(tokenizer, ["red<sep> one", "one} two</s>"], tmp_path / "more", ends=ends)
+    assert any(
+        "2 completions hold an end of sequence (</s> or <sep> or }) before their end" in line for line in warnings
+    )
 
 
 def test_what_the_vocabulary_lacks_is_no_token_to_keep(vocabulary, tmp_path):

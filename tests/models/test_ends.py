@@ -75,6 +75,15 @@ def test_answers_end_where_completions_do(said, file, ending, tmp_path):
     assert end_tokens(load_seq2seq(str(tmp_path / "again")).model) == end_tokens(loaded.model)
 
 
+@pytest.mark.parametrize(
+    ("listed", "told"), [([1, 5, 999_999], "lists 999999, which"), ([1, None, 5, "</s>"], "lists null, </s>, which")]
+)
+def test_what_a_list_has_that_is_no_token_is_told(listed, told, flan_like, tmp_path):
+    loaded = load_seq2seq(str(copied(flan_like, tmp_path, generation_config={"eos_token_id": listed})))
+    assert end_tokens(loaded.model) == (1, 5)
+    assert any(told in note for note in loaded.notes)
+
+
 def test_each_token_of_a_list_ends_answers(flan_like, tmp_path):
     plain = load_seq2seq(str(flan_like))
     ((ids, reason),) = answers(plain)

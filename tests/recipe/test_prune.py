@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from argparse import Namespace
 
@@ -9,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from workflow.data.scoring import Scoring, read_scoring
 from workflow.errors import ModelError
 from workflow.models.classifier import load_classifier
 from workflow.models.manifest import MANIFEST_FILE, write_manifest
+from workflow.paths import SCORING_NAME
 from workflow.recipe.prune import prune
 
 
@@ -27,6 +30,14 @@ def test_a_checkpoint_with_a_manifest(bert_like, tmp_path):
     assert pruned(tmp_path / "m", tmp_path / "out") == 0
     assert not (tmp_path / "out" / MANIFEST_FILE).exists()
     assert not load_classifier(str(tmp_path / "out"), problem="binary", labels=("no", "yes")).has_new_head
+
+
+def test_a_t5_that_scores_goes_on_scoring(flan_like, tmp_path):
+    shutil.copytree(flan_like, tmp_path / "m")
+    scoring = Scoring("binary", ("bad", "good"), template="Is it good? {input}")
+    (tmp_path / "m" / SCORING_NAME).write_text(json.dumps(scoring.as_json()))
+    assert pruned(tmp_path / "m", tmp_path / "out") == 0
+    assert read_scoring(tmp_path / "out" / SCORING_NAME) == scoring
 
 
 def test_what_a_file_lacks_is_not_made_anew(bert_like, tmp_path):

@@ -6,12 +6,13 @@ import random
 import re
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from workflow.inference.requests import Generation, TokenLogprob
 from workflow.inference.sampling import SamplingParams
 from workflow.inference.sequence import Answer
+from workflow.models.answers import AnswerTexts, Blanks
 from workflow.server.answers import shown_tokens
 from workflow.server.completions import ShownLogprobs, choice_of
 from workflow.server.texts import ModelTexts
@@ -82,15 +83,16 @@ def read(token: str) -> bytes:
     return token.encode()
 
 
-def made_of(texts, ids, *, keeps_special=False, **params):
+def made_of(texts, ids, *, keeps_special=False, decode=None, **params):
     """An answer of these tokens, whole and in the chunks of a stream."""
 
-    def decode(tokens):
+    def plain(tokens):
         return texts.tokenizer.decode(
             list(tokens), skip_special_tokens=not keeps_special, clean_up_tokenization_spaces=False
         )
 
-    answer = Answer(0, SamplingParams(**({"max_new_tokens": len(ids)} | params)), 0, (texts.eos_id,), decode)
+    answer = Answer(0, SamplingParams(**({"max_new_tokens": len(ids)} | params)), 0, (texts.eos_id,), decode or plain)
+    answer.blanks_may_go = decode is not None
     chunks = []
     for number in ids:
         others = tuple((other, -3.0 - other) for other in (0, 1, 2, 70, 100))
@@ -165,6 +167,42 @@ def test_any_tokens(texts, keeps_special):
         ]
         ids = [number for number in ids if number != texts.eos_id] or [0]
         check_everywhere(texts, *made_of(texts, ids, keeps_special=keeps_special))
+
+
+@pytest.mark.parametrize(
+    "rule", [Blanks("", "", ""), Blanks("\n", "\n", "\n"), Blanks(" ", "", "  "), Blanks("\u3000", "\u3000 ")]
+)
+def test_each_token_stands_at_its_own_text_whatever_blanks_are_beside_marks(rule):
+    tokenizer = _sentencepiece()
+    texts = ModelTexts(tokenizer, len(tokenizer))
+    answers = AnswerTexts(tokenizer, (texts.eos_id,), 0, {"<extra_id_0>": rule})
+    mark, *words = tokenizer.convert_tokens_to_ids(["<extra_id_0>", "▁", "s", "▁cat", "t", "▁na"])
+    drawn = random.Random(5)
+    for _ in range(150):
+        ids = [drawn.choice([mark, *words]) for _ in range(drawn.randrange(1, 12))]
+        made, chunks = made_of(texts, ids, decode=answers)
+        check_everywhere(texts, made, chunks)
+        own = [texts.token_bytes.of(number).decode().strip() for number in ids]
+        assert [token.token.strip() for token in shown_tokens(texts, made)] == own
+        places = ShownLogprobs(texts)
+        parts = [places.add(chunk.logprobs, chunk.text, is_last=bool(chunk.finish_reason)) for chunk in chunks]
+        assert [token.strip() for part in parts for token in part.tokens] == own
+
+
+@pytest.mark.parametrize("rule", [Blanks("", "", ""), Blanks(" ", " "), Blanks("", "  ")])
+def test_an_added_line_break_stands_where_the_text_has_it(rule):
+    tokenizer = _sentencepiece()
+    tokenizer.add_tokens([AddedToken("\n", normalized=False)])
+    texts = ModelTexts(tokenizer, len(tokenizer))
+    answers = AnswerTexts(tokenizer, (texts.eos_id,), 0, {"\n": rule})
+    pieces = tokenizer.convert_tokens_to_ids(["\n", "▁", "s", "▁cat", "\n"])
+    drawn = random.Random(7)
+    for _ in range(150):
+        ids = [drawn.choice(pieces) for _ in range(drawn.randrange(1, 10))]
+        made, chunks = made_of(texts, ids, decode=answers)
+        check_everywhere(texts, made, chunks)
+        shown = [token.token for token in shown_tokens(texts, made)]
+        assert ["\n" in token for token in shown] == [number == pieces[0] for number in ids]
 
 
 @pytest.mark.parametrize("kind", ["bytes", "fallback", "byte_level"])

@@ -168,7 +168,8 @@ class ScoreEncoder:
         full: list[int] = []
         for first, (_, text) in zip(firsts, pairs, strict=True):
             second = next(seconds) if text is not None else None
-            room = self.max_length - self.tokenizer.num_special_tokens_to_add(pair=second is not None)
+            frame = self.tokenizer.num_special_tokens_to_add(pair=second is not None)
+            room = max(0, self.max_length - frame)  # what frames a text is never cut
             before = len(first.ids) + (len(second.ids) if second is not None else 0)
             kept_first, kept_second = shares(len(first.ids), len(second.ids) if second is not None else 0, room)
             direction = "left" if self.keep == "end" else "right"
@@ -179,7 +180,7 @@ class ScoreEncoder:
             # GPT-2's tokenizer adds nothing, but a model needs at least one token.
             ids.append(list(framed.ids) or [self.tokenizer.pad_token_id])
             types.append(list(framed.type_ids) or [0])
-            full.append(max(1, before + self.max_length - room) if framed.ids else 1)
+            full.append(max(1, before + frame) if framed.ids else 1)
         return ids, types, full
 
 

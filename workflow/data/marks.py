@@ -29,7 +29,7 @@ class Held:
 
 
 def held_tokens(features: Features, tokens: Collection[int], *, ends: Collection[int]) -> Held:
-    """Looks for tokens in the completions of a split, and for ends before their last token."""
+    """Looks for tokens in the completions of a split, and for ends that something follows."""
     found = Held()
     for rows, numbers in _occurrences(features, tokens):
         pairs = np.unique(np.stack([numbers, rows]), axis=1)
@@ -43,7 +43,7 @@ def held_tokens(features: Features, tokens: Collection[int], *, ends: Collection
 def _occurrences(
     features: Features, tokens: Collection[int], *, inside: bool = False
 ) -> Iterator[tuple[npt.NDArray[np.integer], IntArray]]:
-    """(rows, tokens) of some rows at a time, wherever one of the tokens stands; `inside`: not as the last of a row."""
+    """(rows, tokens) of some rows at a time, wherever one of the tokens stands; `inside`: before one that is none of them."""
     wanted = np.array(sorted(tokens), dtype=np.int32)
     for first in range(0, len(features), ROWS_PER_LOOK):
         ids, starts = features.block(COMPLETION, first, first + ROWS_PER_LOOK)
@@ -51,6 +51,7 @@ def _occurrences(
         rows = np.searchsorted(starts, places, side="right") - 1
         if inside:
             rows, places = rows[kept := places != starts[rows + 1] - 1], places[kept]
+            rows, places = rows[kept := ~np.isin(ids[places + 1], wanted)], places[kept]
         if len(places):
             yield rows + first, ids[places]
 

@@ -86,7 +86,8 @@ class AnswerTexts:
     @cached_property
     def end_texts(self) -> list[str]:
         """The ends as a completion may have them written."""
-        ends = (self.tokenizer.convert_ids_to_tokens(end) for end in self.ends if end in self.special)
+        literal = self.special.union(map(int, self.tokenizer.added_tokens_decoder))  # no pieces of words
+        ends = (self.tokenizer.convert_ids_to_tokens(end) for end in self.ends if end in literal)
         return [str(end) for end in ends if end]
 
     def _decoded(self, tokens: Sequence[int], *, skip: bool) -> str:

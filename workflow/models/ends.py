@@ -68,14 +68,18 @@ def _ends(config: Any, generation: Mapping[str, Any], tokenizer: Any) -> tuple[l
     """A list is meant, so that all of it ends answers beside the tokenizer's; a single other number contradicts."""
     own = tokenizer.eos_token_id
     said = {"config.json": config.eos_token_id, "generation_config.json": generation.get(EOS, config.eos_token_id)}
-    listed = {token for value in said.values() if isinstance(value, list) and len(value) > 1 for token in value}
-    ends = [own, *sorted(token for token in listed - {own} if 0 <= token < config.vocab_size)]
+    listed = [token for value in said.values() if isinstance(value, list) and len(value) > 1 for token in value]
+    known = [token for token in listed if type(token) is int and 0 <= token < config.vocab_size]
+    ends = [own, *sorted({*known} - {own})]
+    strange = ", ".join(dict.fromkeys(_as_json(token) for token in listed if token not in known))
+    left_out = [f"{EOS} lists {strange}, which the model has no token for: left out"] if strange else []
     wrong = {file: value for file, value in said.items() if value is None or own not in _listed(value)}
     shown = " or ".join(_shown(tokenizer, token) for token in ends)
     if wrong:
         told = ", ".join(f"{_as_json(value)} in {file}" for file, value in wrong.items())
-        return ends, [f"{EOS} is {told}; completions are trained to end in the tokenizer's: answers end with {shown}"]
-    return ends, [f"answers end with {shown}, as the model's files say"] if len(ends) > 1 else []
+        note = f"{EOS} is {told}; completions are trained to end in the tokenizer's: answers end with {shown}"
+        return ends, [note, *left_out]
+    return ends, [*([f"answers end with {shown}, as the model's files say"] if len(ends) > 1 else []), *left_out]
 
 
 def _as_json(value: Any) -> str:

@@ -41,7 +41,7 @@ def _findings(answers: AnswerTexts, held: Mapping[str, Held], kept: Mapping[int,
         if shown := _listed(of, kept):
             found.append(f"{split}: completions hold special tokens, which answers keep: {shown}")
         if of.ends_inside:
-            ends = " or ".join(answers.end_texts)
+            ends = " or ".join(map(str, answers.tokenizer.convert_ids_to_tokens([*answers.ends])))
             found.append(
                 f"{split}: {of.ends_inside} completions hold an end of sequence ({ends}) before their end: nothing can be "
                 "generated past it"

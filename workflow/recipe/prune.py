@@ -62,6 +62,8 @@ def _write(source: str, folder: Path, sparsity: float) -> float:
         set_zeros(loaded.model, sparsity)
         weights = dict(loaded.model.named_parameters())
         write_model(folder, loaded.model, loaded.tokenizer, weights, answers=loaded.answers)
+        if (scoring := Path(source) / names.SCORING_NAME).is_file():
+            shutil.copy(scoring, folder)
         return share_of_zeros(loaded.model)
     check_folder(source)
     model = _load(source)

@@ -29,7 +29,7 @@ class TokenBytes:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._added = {int(number): str(token) for number, token in tokenizer.added_tokens_decoder.items()}
+        self.added = {int(number): str(token) for number, token in tokenizer.added_tokens_decoder.items()}
         self.special = {*map(int, tokenizer.all_special_ids)}
         """Tokens that decoding may leave out."""
         self._found: dict[int, bytes] = {}
@@ -62,8 +62,8 @@ class TokenBytes:
         return self.name(number) if number in self.special or not data else written(data)
 
     def _read(self, number: int) -> bytes:
-        if number in self._added:
-            return self._added[number].encode()
+        if number in self.added:
+            return self.added[number].encode()
         piece = self.name(number)
         if self._is_bytes:
             return bytes([ord(piece)]) if len(piece) == 1 and ord(piece) < 256 else b""
@@ -80,7 +80,7 @@ class TokenBytes:
         return text
 
     def _first(self, pattern: re.Pattern[str]) -> int | None:
-        numbers = (number for number in range(len(self._tokenizer)) if number not in self._added)
+        numbers = (number for number in range(len(self._tokenizer)) if number not in self.added)
         return next((number for number in numbers if pattern.fullmatch(self.name(number))), None)
 
 
@@ -139,8 +139,9 @@ class TokenPlaces:
         forms = [data]
         if self._table.strips_start and not self._begun:
             forms.insert(0, data.removeprefix(SPACE))
+        blanks = self._blanks_ahead()
         if number in self._table.special:
-            forms.append(SPACE + data)
+            forms.append(blanks + data)
         there = [self._text[self._done : self._done + len(form)] for form in forms]
         for form, found in zip(forms, there, strict=True):
             if found == form:
@@ -149,10 +150,17 @@ class TokenPlaces:
             if form.startswith(found):  # the text ends here
                 return _shared(group, form, len(found)) if is_last else None
         dropped, core = self._dropped(), data.strip() or data
-        end = self._text.find(core, self._done)
+        # A blank that is not here is left out (another one further on is another token's), but for an added line break.
+        reach = self._done + (len(blanks) if number in self._table.added else 0)
+        end = self._text.find(core, self._done, len(self._text) if data.strip() else reach)
         if dropped or end < 0 or number in self._table.special or len(group) > 1:
             return [dropped]
         return [self._text[self._done : end + len(core)]]
+
+    def _blanks_ahead(self) -> bytes:
+        """The blanks of the text at the next token's place, which runs may have before special tokens."""
+        rest = self._text[self._done :].decode(errors="ignore")
+        return rest[: len(rest) - len(rest.lstrip())].encode()
 
     def _whole_characters(self, *, is_last: bool) -> list[bytes] | None:
         """The bytes of the next tokens up to the end of a character; none where they never make one, None to wait."""
@@ -175,7 +183,7 @@ class TokenPlaces:
 
 def _shared(group: Sequence[bytes], form: bytes, length: int) -> list[bytes]:
     """The first `length` bytes of a form, divided among the tokens whose bytes it is made of; the first may be a space
-    shorter or longer."""
+    shorter, or blanks longer."""
     more, ends = len(form) - sum(map(len, group)), 0
     parts = []
     for number, data in enumerate(group):
