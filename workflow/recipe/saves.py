@@ -78,7 +78,9 @@ class Saves:
             return
         self.finish(state)
         self._newest = (state.step, best)
-        if self._failed == state.step:
+        if (
+            self._failed == state.step and not is_last
+        ):  # the last save, that of a run that lost its patience, is tried again
             self._forget_best(state)
             return
         try:
