@@ -193,9 +193,17 @@ def remove_leftovers(folder: Path) -> None:
     """Removes what a killed process left under temporary names; only for the holder of the folder's lock."""
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+            remove_folder(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def remove_folder(path: Path, *, ignore_errors: bool = False) -> None:
+    """Removes a folder with all that is in it; of a link to one, the link alone."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=ignore_errors)
 
 
 def remove_old_leftovers(folder: Path, *, older_than_s: float) -> None:

@@ -41,6 +41,11 @@ def test_masks_keep_expectations(rate):
         assert means.std().item() == pytest.approx((rate * (1 - rate) / 1000) ** 0.5, rel=0.1)
 
 
+@pytest.mark.parametrize("rate", [1 - 1e-6, 1.0])
+def test_a_rate_that_rounds_to_one_drops_all(rate):
+    assert not keep_mask(drawn(3), 8, rate).any()
+
+
 def test_masks_are_independent_of_their_neighbours():
     """Of the next element, token, place, head, seed and pass, each pair of bits in the same place."""
 

@@ -18,7 +18,7 @@ from workflow.models.manifest import MANIFEST_FILE, read_manifest, write_manifes
 from workflow.paths import RunPaths
 from workflow.recipe.resume import find_start
 from workflow.run_folder import Claim
-from workflow.training.checkpoint import TrainState, link_model, prune
+from workflow.training.checkpoint import TrainState, drop, link_model, prune
 from workflow.training.continuing import fault_of, newest_intact, set_aside
 
 FILES = (
@@ -211,6 +211,23 @@ def test_the_best_model_is_that_of_the_state(paths):
     assert (found.state.best_step, found.state.best_value, found.state.measured) == (1, 0.5, measured)
     assert read_manifest(paths.best).step == 1
     assert (paths.best / "config.json").samefile(paths.checkpoint(1) / "config.json")
+
+
+def test_folders_that_were_moved_away_and_linked_are_replaced_as_others_are(paths, tmp_path):
+    """Every time: no link of an old state stays in the way of the next save. What a link leads to is the user's."""
+    make(paths, 3)
+    large = tmp_path / "large"
+    large.mkdir()
+    for folder in (paths.best, paths.checkpoint(1)):
+        folder.rename(large / folder.name) if folder.exists() else (large / folder.name).mkdir()
+        folder.symlink_to(large / folder.name)
+    for step in (2, 3):
+        link_model(paths.checkpoint(step), paths.best)
+    drop(paths.checkpoint(1))
+    assert not paths.best.is_symlink()
+    assert (paths.best / "config.json").samefile(paths.checkpoint(3) / "config.json")
+    assert not [path for path in paths.root.iterdir() if path.name.startswith(".tmp-") or path.is_symlink()]
+    assert {path.name for path in large.iterdir()} == {paths.best.name, "checkpoint-1"}
 
 
 def test_a_best_model_that_is_gone_is_chosen_anew(tmp_path):

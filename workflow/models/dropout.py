@@ -117,7 +117,7 @@ def keep_mask(keys: Keys, width: int, rate: float) -> torch.Tensor:
     below = round(rate * STEPS)
     mask = torch.empty(*keys.first.shape, width, device=keys.first.device)
     torch.ge(bits(keys, width), below - STEPS // 2, out=mask)  # three times as fast as a comparison that is converted
-    return mask.mul_(STEPS / (STEPS - below))
+    return mask.mul_(STEPS / (STEPS - below) if below < STEPS else 0.0)
 
 
 def dropped(x: torch.Tensor, module: Any, keys: Keys, *, place: int | None = None) -> torch.Tensor:

@@ -78,7 +78,8 @@ class Saves:
             return
         self.finish(state)
         self._newest = (state.step, best)
-        if self._failed == state.step:
+        # Only the evaluation tells that a run ends of lost patience: this save, its last, is tried again.
+        if self._failed == state.step and not is_last:
             self._forget_best(state)
             return
         try:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow.errors import CheckpointError
-from workflow.files import flush, link_or_copy, remove_leftovers, whole_folder
+from workflow.files import flush, link_or_copy, remove_folder, remove_leftovers, whole_folder
 from workflow.paths import STATE_FOLDER, RunPaths
 
 STATE_FILE = "state.json"
@@ -65,7 +65,7 @@ def free_place(folder: Path) -> Path:
 
 
 def _next(folder: Path) -> Path:
-    shutil.rmtree(folder.with_name(f".tmp-next-{folder.name}"), ignore_errors=True)
+    remove_folder(folder.with_name(f".tmp-next-{folder.name}"), ignore_errors=True)
     return folder.with_name(f".tmp-next-{folder.name}")
 
 
@@ -73,11 +73,11 @@ def swap_in(folder: Path) -> None:
     """Puts the newly written folder in the old one's place; `recover` finishes it where a kill comes in between."""
     new, old = folder.with_name(f".tmp-next-{folder.name}"), folder.with_name(f".tmp-old-{folder.name}")
     if new.exists():
-        shutil.rmtree(old, ignore_errors=True)
+        remove_folder(old, ignore_errors=True)
         folder.rename(old)
         new.rename(folder)
         flush(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        remove_folder(old, ignore_errors=True)
 
 
 def recover(root: Path) -> None:
@@ -110,16 +110,16 @@ def prune(paths: RunPaths, *, limit: int | None) -> None:
     for path in checkpoints[:-KEEP_STATES]:
         if (path / STATE_FOLDER).is_dir():
             doomed = paths.root / f".tmp-old-{path.name}-{STATE_FOLDER}"
-            shutil.rmtree(doomed, ignore_errors=True)
+            remove_folder(doomed, ignore_errors=True)
             (path / STATE_FOLDER).rename(doomed)
-            shutil.rmtree(doomed)
+            remove_folder(doomed)
 
 
 def drop(checkpoint: Path) -> None:
     """Removes a checkpoint; renamed first, because a folder that is half removed must not look like one."""
     doomed = checkpoint.with_name(f".tmp-old-{checkpoint.name}")
     checkpoint.rename(doomed)
-    shutil.rmtree(doomed)
+    remove_folder(doomed)
 
 
 def read_state(checkpoint: Path) -> TrainState:
