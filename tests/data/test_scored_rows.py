@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import shared
-from workflow.data.class_names import NO_NAMES, class_names
+from workflow.data.class_names import NO_NAMES, ClassNames, class_names
 from workflow.data.encoders import INPUT, TOKEN_TYPES, ScoreEncoder, joined, shares
 from workflow.data.examples import ScoredRows, load_examples
 from workflow.data.scoring import Scoring, read_scoring
@@ -29,6 +29,22 @@ MOODS = Targets("multiclass", ("bad", "so-so", "good"))
 SPAM = Targets(labels=("ham", "spam"))
 TAGS = Targets("multilabel", ("red", "green", "blue"))
 RATINGS = Targets("multiclass", ("1", "2", "3", "4", "5"))
+
+
+@pytest.mark.parametrize(
+    ("targets", "values", "vectors"),
+    [
+        (Targets(labels=("a", "c"), names=ClassNames((0, 2), ("a", "c"))), [0, 2], [[1, 0], [0, 1]]),
+        (Targets(labels=("pos", "neg"), names=ClassNames((1, 2), ("neg", "pos"))), [1, 2], [[0, 1], [1, 0]]),
+        (
+            Targets("multiclass", ("1", "2", "3"), from_text=True, names=ClassNames((0, 1, 2), ("a", "b", "c"))),
+            ["1", 1],
+            [[0, 1, 0], [0, 1, 0]],
+        ),
+    ],
+)
+def test_a_number_that_the_data_names_is_that_class(targets, values, vectors):
+    assert [targets.vector(value) for value in values] == vectors
 
 
 @pytest.mark.parametrize(
@@ -222,7 +238,7 @@ def test_class_names_that_contradict_each_other_or_the_labels():
         assert told in (Targets("multiclass", NLI, names=names).problem_of(row) or "")
     partly = Targets("multiclass", ("entailment", "neutral", "contra"), names=CLASSES)
     assert "of which contradiction is no label" in (partly.problem_of({"target": 0, "target_name": NLI[0]}) or "")
-    assert "one of the classes entailment" in (Targets(names=CLASSES).problem_of({"target": 0}) or "")
+    assert "3 classes (entailment" in (Targets(names=CLASSES).problem_of({"target": 0}) or "")
 
 
 def test_predictions_are_shares_whatever_the_labels_are_called():

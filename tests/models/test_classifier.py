@@ -16,6 +16,7 @@ from workflow.inference.interface import EngineLimits
 from workflow.inference.requests import ScoreRequest
 from workflow.models.classifier import label_tokens, load_classifier
 from workflow.models.head_config import OwnHead, check_trained_head, own_head
+from workflow.recipe.scorers import load_scorer
 
 ROWS = ["reverse red one two", "reverse blue", "reverse green green left right one two three"]
 
@@ -224,6 +225,19 @@ def test_one_output_is_the_logit_of_yes_where_binary_scores_are_asked_of_it(bert
     assert both.notes == ("its head's one output is read as the logit of yes, by a sigmoid",)
     again = load_classifier(saved(tmp_path, both), problem="binary", labels=("no", "yes"))
     assert torch.allclose(scores_of(again), scores_of(both), atol=1e-6)
+
+
+def test_one_output_with_a_name_is_the_logit_of_that_label(bert_like, tmp_path):
+    one = load_classifier(str(bert_like), problem="regression", labels=("no", "yes"))
+    says = {"problem_type": "multi_label_classification", "id2label": {"0": "toxic"}, "label2id": {"toxic": 0}}
+    name = saved(tmp_path, one, **says)
+    for labels, place in ((("clean", "toxic"), 1), (("toxic", "clean"), 0)):
+        scorer = load_scorer(name, labels=labels)
+        assert scorer.scoring.problem == "binary"
+        assert torch.allclose(scores_of(scorer.loaded).softmax(dim=1)[:, place : place + 1], scores_of(one).sigmoid())
+    assert load_scorer(name).scoring.problem == "binary"
+    with pytest.raises(ModelError, match="no output for each"):
+        load_scorer(name, labels=("a", "b", "c"))
 
 
 @pytest.mark.parametrize(

@@ -219,4 +219,13 @@ def test_the_students_data_has_the_teachers_labels(tmp_path, labels, scores, tra
     distill_data.write_eval_rows(tmp_path, find_source(str(tmp_path / "d.json"), tmp_path), scoring)
     made = lines(tmp_path / "eval.jsonl")
     assert all("target_name" not in row for row in made)
-    assert [row["target"] for row in made] == (held_out or [0.0, 1.0])
+    assert [row["target"] for row in made] == (held_out or [{"1": 1.0, "0": 0.0}, {"1": 0.0, "0": 1.0}])
+
+
+def test_eval_rows_of_a_table_keep_their_class_where_labels_are_numbers(tmp_path):
+    (tmp_path / "d.csv").write_text("input,label,split\na,2,eval\nb,1,eval\nc,-1,eval\n")
+    scoring = Scoring("binary", ("1", "2"))
+    source = find_source(str(tmp_path / "d.csv"), tmp_path)
+    distill_data.check_eval_rows(source, scoring)
+    distill_data.write_eval_rows(tmp_path, source, scoring)
+    assert [scoring.targets().of(row) for row in lines(tmp_path / "eval.jsonl")] == [[0, 1], [1, 0]]

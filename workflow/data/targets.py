@@ -136,7 +136,7 @@ class Targets:
         if is_class:
             value = self.labels[self._index(value)]
         elif self.problem == "binary" and (isinstance(value, str) or self.names):
-            value = self.prediction(self.vector(value))
+            value = self.target(self.prediction(self.vector(value)))
         elif isinstance(value, str):
             value = float(value)
         left_out = (NAME_KEY,) if KEY in row else (NAME_KEY, LABEL_KEY)
@@ -165,6 +165,8 @@ class Targets:
         """A binary target: a class by its name, the share of the second class, or a distribution by names."""
         if isinstance(value, dict):
             return self._distribution(value)
+        if (named_number := self._named_number(value)) is not None and not self._has_range:
+            return self._one_hot(self._places[named_number])
         if isinstance(value, str):
             if (place := place_of(value, self.labels)) is not None:
                 return self._one_hot(place)
@@ -188,7 +190,8 @@ class Targets:
     def _first_place(self) -> int:
         """The place of the class that a binary data set writes as 0."""
         if not {*self.names.numbers} <= {0, 1}:
-            raise _UnfitError(f"is one of the classes {listed(self.names.names)}, and there are two labels")
+            numbers = listed(f"{number:g}" for number in self.names.numbers)
+            raise _UnfitError(f"is none of the numbers of the classes {listed(self.names.names)}, which are {numbers}")
         return self._places[0] if 0 in self._places else 1 - self._places[1]
 
     @functools.cached_property
@@ -243,7 +246,15 @@ class Targets:
             raise _UnfitError(self._no_label(value))
         return place
 
+    def _named_number(self, value: Any) -> float | None:
+        """The number of one of the data's classes, also as a text of a CSV file; else None."""
+        number = as_number(value) if isinstance(value, str) and self.from_text else value
+        is_class = isinstance(number, int | float) and self.names.name(number) is not None
+        return number if is_class else None
+
     def _place(self, value: Any) -> int | None:
+        if (named_number := self._named_number(value)) is not None:
+            return self._places.get(named_number)
         if isinstance(value, str):
             place = place_of(value, self.labels)
             number = as_number(value) if self.from_text else None

@@ -135,6 +135,8 @@ def truth_of(first: ScoreFile, scoring: Scoring, data: str | None, mount: Path, 
     targets = []
     classes = classes if classes is not None else classes_of(first.path, rows)
     reader = scoring.targets(from_text=True, names=classes)
+    if data is not None and len(rows) != len(first.vectors):  # clf.py scores none without a label
+        rows = [row for row in rows if not reader.leaves_out(row)]
     for number, row in enumerate(rows):
         unread = scoring.texts.problem_of(row) if scoring.reads and any(key in row for key in TEXT_KEYS) else None
         if problem := reader.problem_of(row) or unread:

@@ -246,7 +246,7 @@ def _load_with_head(
 def _order_outputs(name: str, model: Any, own: OwnHead, problem: str, labels: Sequence[str]) -> None:
     """Puts the outputs of a head in the order of the labels, by name; one output becomes the second of two."""
     if own.is_sigmoid(problem):  # softmax([0, x]) is sigmoid(x)
-        put_rows(name, model, [None, 0])
+        put_rows(name, model, [None, 0] if own.sigmoid_place(labels) else [0, None])
         return
     places = places_of(labels, own.labels) if problem != "regression" and len(labels) == own.outputs else None
     if places is not None and places != in_order(labels):

@@ -65,7 +65,7 @@ class OwnHead:
     outputs: int
     labels: tuple[str, ...]
     says: str | None
-    """multilabel or regression, where `problem_type` says so."""
+    """multilabel or regression, where `problem_type` says so; binary for one output that it calls multi-label."""
 
     @property
     def problem(self) -> str:
@@ -91,9 +91,14 @@ class OwnHead:
         """Whether its one output is the logit of yes."""
         return self.outputs == 1 and problem == "binary" and self.says != "regression"
 
+    def sigmoid_place(self, labels: Sequence[str]) -> int:
+        """Which of two labels its one output is the logit of: the one of its name, else the second."""
+        return 0 if self.labels and place_of(self.labels[0], labels) == 0 else 1
+
     def fits(self, problem: str, labels: Sequence[str]) -> bool:
         """Whether its outputs are as many as these targets need."""
-        return self.is_sigmoid(problem) or self.outputs == (1 if problem == "regression" else len(labels))
+        wanted = 1 if problem == "regression" else len(labels)
+        return wanted == 2 if self.is_sigmoid(problem) else wanted == self.outputs
 
 
 def own_head(config: Any) -> OwnHead:
@@ -101,16 +106,18 @@ def own_head(config: Any) -> OwnHead:
     labels = tuple(str(label) for _, label in sorted((config.id2label or {}).items()))
     unnamed = labels == tuple(PLACEHOLDER.format(place) for place in range(len(labels)))
     says = PROBLEM_TYPES.get(config.problem_type or "")
-    return OwnHead(len(labels), () if unnamed else labels, None if says == "multilabel" and len(labels) == 1 else says)
+    return OwnHead(
+        len(labels), () if unnamed else labels, "binary" if says == "multilabel" and len(labels) == 1 else says
+    )
 
 
 def label_notes(own: OwnHead, problem: str, labels: Sequence[str]) -> tuple[str, ...]:
     """How what is asked of a trained head differs from what it says of itself."""
     found = []
-    if own.says is not None and own.says != problem:
+    if own.says not in (None, "binary", problem):
         found.append(f"the checkpoint says that its head is for {own.says} targets; here they are {problem}")
     if own.is_sigmoid(problem):
-        found.append(f"its head's one output is read as the logit of {labels[1]}, by a sigmoid")
+        found.append(f"its head's one output is read as the logit of {labels[own.sigmoid_place(labels)]}, by a sigmoid")
     elif own.labels and problem != "regression" and (places := places_of(labels, own.labels)) != in_order(own.labels):
         told = f"the checkpoint calls its labels {listed(own.labels)}; here they are, in this order, {listed(labels)}"
         found.append(told if places is None else f"{told}; each output was put in its label's place, by name")
@@ -134,7 +141,7 @@ def check_trained_head(name: str, own: OwnHead, problem: str, labels: Sequence[s
             "name as many labels as it has outputs"
         )
     strayed = [label for place, label in enumerate(labels) if place_of(label, own.labels) not in (None, place)]
-    if problem != "regression" and strayed and places_of(labels, own.labels) is None:
+    if problem != "regression" and not own.is_sigmoid(problem) and strayed and places_of(labels, own.labels) is None:
         raise ModelError(
             f"{name}: its head has {what}; of --labels {' '.join(labels)}, {listed(strayed)} stands elsewhere there, and "
             "others have no such name; give all of its names, or leave --labels out"

@@ -54,8 +54,9 @@ def claim(folder: Path, made_of: dict[str, Any]) -> None:
 
 def check_eval_rows(labelled: Source, scoring: Scoring) -> None:
     """Refuses eval rows that cannot be scored, measured or written, and data without any. Raises DataError."""
-    row_format, count = ScoredRows(scoring.texts, _targets(labelled, scoring)), 0
-    for index, row in _eval_rows(labelled):
+    targets, count = _targets(labelled, scoring), 0
+    row_format = ScoredRows(scoring.texts, targets)
+    for index, row in _eval_rows(labelled, targets):
         count += 1
         if problem := row_format.problem(row) or row_problem(row):
             raise DataError(f"{labelled.label}: eval[{index}]: {problem}")
@@ -80,15 +81,17 @@ def write_train_rows(folder: Path, scores: Path, scoring: Scoring) -> None:
 def write_eval_rows(folder: Path, labelled: Source, scoring: Scoring) -> None:
     """eval.jsonl: eval rows with the teacher's labels, and as numbers what a table holds as texts."""
     targets = _targets(labelled, scoring)
-    _write_rows(folder / "eval.jsonl", (targets.typed(row) for _, row in _eval_rows(labelled)))
+    _write_rows(folder / "eval.jsonl", (targets.typed(row) for _, row in _eval_rows(labelled, targets)))
 
 
 def _targets(labelled: Source, scoring: Scoring) -> Targets:
     return scoring.targets(from_text=labelled.is_untyped, names=class_names(row for _, _, row in labelled.rows()))
 
 
-def _eval_rows(labelled: Source) -> Iterator[tuple[int, Row]]:
-    return ((index, without_nan(row)) for split, index, row in labelled.rows() if split == "eval")
+def _eval_rows(labelled: Source, targets: Targets) -> Iterator[tuple[int, Row]]:
+    """Those with a label."""
+    rows = ((index, row) for split, index, row in labelled.rows() if split == "eval")
+    return ((index, without_nan(row)) for index, row in rows if not targets.leaves_out(row))
 
 
 def _soft_rows(scores: Path, targets: Targets) -> Iterator[Row]:
