@@ -57,7 +57,7 @@ def write_lines(path: Path, rows) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, flan_like, t5_like, bert_like):
+def place(tmp_path_factory, flan_like, t5_like, bert_like, gpt2_like):
     """A working directory as those who come from elsewhere have it; the files that the page shows stand in it."""
     here = tmp_path_factory.mktemp("migrating")
     models, data = here / "mount/models", here / "mount/data"
@@ -66,6 +66,7 @@ def place(tmp_path_factory, flan_like, t5_like, bert_like):
         here / "google/flan-t5-xl": flan_like,
         here / "t5-small": t5_like,
         here / "bert-base-uncased": bert_like,
+        here / "gpt2": gpt2_like,
     }.items():
         shutil.copytree(model, folder)
     data.mkdir(parents=True)
@@ -85,7 +86,7 @@ def place(tmp_path_factory, flan_like, t5_like, bert_like):
             ]
             write_lines(here / f"tweets/{language}/{split}.jsonl", tweets)
     for name in ("text", "phonemes"):
-        make_nanogpt(here / "checkpoints" / name, vocab_size=384)
+        make_nanogpt(here / "checkpoints" / name, vocab_size=512)
     write_glue(here / "glue/CoLA", scored)
     (here / "jobs").symlink_to(ROOT / "jobs")
     (here / "studies").mkdir()

@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 from workflow.config.cascade import Layer, resolve
+from workflow.config.clf_settings import ClfSettings
 from workflow.config.settings import Seq2SeqSettings
 from workflow.errors import ConfigError, ResultsError, RunExistsError
 from workflow.evaluation.report import read_report
@@ -139,6 +140,14 @@ def test_a_run_from_before_that_holds_both_rivals_goes_on(tmp_path):
     for other in ({"max_steps": 11}, {"num_epochs": 7.0}):
         with pytest.raises(RunExistsError, match="max_steps"):
             claim(root, settings(**other), data_hash="h", overwrite=False)
+
+
+def test_a_companion_that_lends_the_tokenizer_is_a_difference(tmp_path):
+    layers = [{"model_init_path": "m", "data_name": "d", "model_pretrain_name": name} for name in ("one", "other")]
+    one, other = (resolve(ClfSettings, [Layer("flag", layer)]) for layer in layers)
+    _with_work(tmp_path / "run", one)
+    with pytest.raises(RunExistsError, match="model_pretrain_name"):
+        claim(tmp_path / "run", other, data_hash="h", overwrite=False)
 
 
 @pytest.mark.parametrize("changed", [{"save_steps": 3}, {"training_run_name": "run"}, {"trackers": ["mlflow"]}])

@@ -205,7 +205,7 @@ def _silent_in(settings_type: type[CommandSettings], *records: Mapping[str, Any]
     on = [names_set(settings_type, record) for record in records]
     return {
         other
-        for name, others in silenced_by(settings_type).items()
+        for name, others in silenced_by(settings_type, companions=False).items()
         if all(name in one for one in on)
         for other in others
     }

@@ -153,6 +153,28 @@ def test_a_third_layer_can_set_it_again():
     assert found.origin_text("num_epochs") == "default (2 of environment unset by max_steps of flag)"
 
 
+@pytest.mark.parametrize(
+    ("kind", "below", "above", "off"),
+    [
+        (SEQ2SEQ, {"num_epochs": 3}, {"max_steps": 10}, {"max_steps": None}),
+        (SEQ2SEQ, {"train_only": "bias"}, {"lora_r": 8, "lora_alpha": 4}, {"lora_r": 0}),
+        (SEQ2SEQ, {"strategy": "layerwise_lrd"}, {"grouped_layerwise_lrd": True}, {"grouped_layerwise_lrd": False}),
+        (CLF, {"layerwise_lrd": {"top_lr": 1e-5}}, {"lr": 1e-3}, {"lr": None}),
+        (CLF, {"lr": 1e-3}, {"layerwise_lrd": {"top_lr": 1e-5}}, {"layerwise_lrd": False}),
+        (CLF, {"ft_head_first": True, "head_steps": 5}, {"freeze": True}, {"freeze": "false"}),
+    ],
+)
+def test_what_was_unset_counts_again_without_its_rival(kind, below, above, off):
+    assert layered(kind, below, above, off).flat() == layered(kind, below).flat()
+
+
+def test_what_was_unset_stays_so_beside_another_rival():
+    layers = [{"lr": 1e-3}, {"layerwise_lrd": {"top_lr": 1e-5}}, {"grouped_layerwise_lrd": {"base_lr": 1e-6}}]
+    names = [Layer(str(number), values) for number, values in enumerate([*layers, {"layerwise_lrd": False}])]
+    found = resolve(CLF, names, complete=False).flat()
+    assert (found["lr"], found["layerwise_lrd"], found["grouped_layerwise_lrd"]["base_lr"]) == (None, None, 1e-6)
+
+
 def test_config_show_tells_what_was_unset(tmp_path, capsys):
     file = tmp_path / "a.json"
     file.write_text(json.dumps({"model_init_path": "one", "warmup_ratio": 0.1}))

@@ -11,7 +11,7 @@ from workflow.config.cascade import Layer
 from workflow.config.clf_settings import ClfSettings
 from workflow.config.flags import parse
 from workflow.errors import ConfigError
-from workflow.sweep.entries import ENTRIES, flags_of
+from workflow.sweep.entries import ENTRIES, flags_of, nested
 from workflow.sweep.points import Draft, Point, make_points, value_text
 
 BASE = {"model_init_path": "m", "data_name": "d"}
@@ -79,6 +79,15 @@ def test_all_problems_of_all_points_are_told_once():
 def test_runs_that_leave_nothing_are_refused():
     with pytest.raises(ConfigError, match=r"grid\.json: no_train: leaves no run"):
         make_points([draft({"no_train": True})], study="s")
+
+
+def test_a_setting_beside_its_parts_in_any_order():
+    assert nested({"r_drop.alpha": 2, "r_drop": True}) == {"r_drop": {"alpha": 2}}
+    assert nested({"freeze": {"head": 1}, "freeze.every": 2}) == {"freeze": {"head": 1, "every": 2}}
+    for off in (False, "false", None):
+        assert (
+            nested({"r_drop": off, "r_drop.alpha": 2}) == nested({"r_drop.alpha": 2, "r_drop": off}) == {"r_drop": off}
+        )
 
 
 def test_flags_give_the_settings_back():

@@ -99,6 +99,7 @@ def test_a_grid_wins_over_the_rivals_below_it(place):
         ({"grouped_layerwise_lrd": {"base_lr": 1e-5}}, {"lr": [1e-3, 1e-4]}, "lr varies, but base"),
         ({}, {"model_pretrain_name": ["a", "b"], "model_init_path": "c"}, "model_pretrain_name varies, but model_init_path is set"),
         ({"lr_scheduler": "cosine"}, {"strategy": ["linear_scheduler"], "lr": 1e-3}, "strategy varies, but lr_scheduler is set"),
+        ({}, {"r_drop": [True, False], "r_drop.alpha": [0.1, 1.0]}, "r_drop.alpha varies, but r_drop is off"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", [None, "random", "tpe"])

@@ -75,6 +75,15 @@ def file(tmp_path):
         ({**ZERO2, "elasticity": {"enabled": True}}, "feature of DeepSpeed that runs here make no use of"),
         ({**ZERO2, "tensor_parallel": {"autotp_size": 2}}, "feature of DeepSpeed that runs here make no use of"),
         ('{"zero_optimization": {"stage": 3, "stage": 0}}', '"stage" is given twice'),
+        ("[" * 100_000, "not valid JSON"),
+        ({"zero_optimization": {"stage": 2, "offload_optimizer": "auto"}}, "offload_optimizer.* decides nothing"),
+        ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, "does nothing below stage 3"),
+        ({"zero_optimization": {"stage": 0, "offload_optimizer": {"device": "cpu"}}}, "does nothing below stage 1"),
+        ({**ZERO2, "aio": [1]}, r'"aio" must be an object, not \[1\]'),
+        ({**ZERO2, "comms_logger": True}, '"comms_logger" must be an object, not true'),
+        ({**ZERO2, "prescale_gradients": "yes"}, '"prescale_gradients" must be true or false, not "yes"'),
+        ({**ZERO2, "gradient_predivide_factor": "2"}, '"gradient_predivide_factor" must be a number, not "2"'),
+        ({**ZERO2, "communication_data_type": 3}, '"communication_data_type" must be a text, not 3'),
     ],
 )
 def test_what_a_file_may_not_say(file, content, told):
@@ -95,6 +104,24 @@ def test_blocks_that_are_off_wish_nothing(file, off):
         assert read_ds_file(file({**ZERO2, key: off})) == ZERO2
     if off is not False and off != "auto":
         assert read_ds_file(file({**ZERO2, "elasticity": off, "wandb": off})) == ZERO2
+
+
+def test_null_says_nothing(file):
+    assert read_ds_file(file({**ZERO2, "fp16": None, "aio": None, "bf16": {"enabled": None}})) == ZERO2
+
+
+@pytest.mark.parametrize(
+    ("blocks", "told"),
+    [
+        ({"aio": {"block_size": "x"}}, "aio.block_size = 'x': expected int"),
+        ({"aio": {"block_sise": 1}}, 'unknown key "aio.block_sise"; did you mean "block_size"'),
+        ({"comms_logger": {"enabld": True}}, 'unknown key "comms_logger.enabld"; did you mean "enabled"'),
+        ({"comms_logger": {"prof_ops": 3}}, "comms_logger.prof_ops = 3: "),
+    ],
+)
+def test_other_blocks_are_told_by_their_names(file, blocks, told):
+    with pytest.raises(ConfigError, match=told):
+        check_values(backend(deepspeed=str(file({**ZERO2, **blocks}))))
 
 
 @pytest.mark.parametrize("off", [{"enabled": False}, False])

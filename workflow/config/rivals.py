@@ -153,6 +153,9 @@ class Merged:
         """Merges a layer over those before it. `spelled` says how messages call its settings."""
         values = self._alone(dict(layer), spelled)
         claims = self._claims(values)
+        for name in values:
+            if name not in claims:
+                self._put_back(name)
         for name, rival in _pairs(rivals_of(self.settings_type), claims):
             if rival not in claims:
                 self._take_out(rival, by=name, by_origin=origin)
@@ -237,6 +240,20 @@ class Merged:
             self.origins.pop(whole, None)
         for dependent in dependents_of(self.settings_type).get(name, ()):
             self._take_out(dependent, by=by, by_origin=by_origin)
+
+    def _put_back(self, by: str) -> None:
+        """What a setting had unset counts again, once that setting itself is turned off."""
+        rivals, fields = rivals_of(self.settings_type), _fields(self.settings_type)
+        for name, gone in list(self.unset.items()):
+            whole, _, part = name.partition(".")
+            if gone.by.partition(".")[0] != by or (part and not isinstance(self.values.get(whole, {}), Mapping)):
+                continue
+            on = names_set(self.settings_type, _without(self.values, by))
+            if on.keys() & rivals.get(name, ()) or not on.keys() >= {*field_extra(fields[name], "needs")}:
+                continue
+            self.values[whole] = {**self.values.get(whole, {}), part: gone.value} if part else gone.value
+            self.origins.setdefault(whole, gone.origin)
+            del self.unset[name]
 
 
 def _shows(value: Any, below: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from workflow.config.cascade import NULL
+from workflow.config.cascade import NULL, is_off
 from workflow.config.clf_settings import ClfSettings
 from workflow.config.sections import CommandSettings, field_aliases, section_fields, settings_within
 from workflow.config.settings import Seq2SeqSettings
@@ -119,15 +119,13 @@ def _is_taken_otherwise(item: str) -> bool:
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"r_drop.alpha": 1}` -> `{"r_drop": {"alpha": 1}}`."""
-    found: dict[str, Any] = {}
+    """`{"r_drop.alpha": 1}` -> `{"r_drop": {"alpha": 1}}`; beside its parts, `r_drop` itself says nothing unless it is off."""
+    found: dict[str, Any] = {name: value for name, value in values.items() if "." not in name}
     for name, value in values.items():
         whole, dot, part = name.partition(".")
-        if not dot:
-            found[whole] = value
-            continue
         before = found.get(whole)
-        found[whole] = {**(before if isinstance(before, dict) else {}), **nested({part: value})}
+        if dot and not (whole in found and (before is None or is_off(before))):
+            found[whole] = {**(before if isinstance(before, dict) else {}), **nested({part: value})}
     return found
 
 

@@ -153,6 +153,12 @@ def silenced(
             if name in reasons
         ),
         *(
+            f"{origins.get(whole, entry.name)}: {name} varies, but {whole} is off; leave one of them out"
+            for name in swept
+            for whole, dot, _ in [name.partition(".")]
+            if dot and values.get(whole, ...) is None
+        ),
+        *(
             f"{gone.by_origin}: {gone.by} would unset --{name} of the command line; leave one of them out"
             for name, gone in unset.items()
             if gone.origin == FLAGS

@@ -48,6 +48,17 @@ TAKEN = (
     "zero_allow_untested_optimizer",
 )
 """What a file may say."""
+KINDS: dict[str, tuple[type, ...]] = {
+    "communication_data_type": (str,),
+    "prescale_gradients": (bool,),
+    "gradient_predivide_factor": (int, float),
+    "aio": (dict,),
+    "comms_logger": (dict,),
+    "memory_breakdown": (bool,),
+    "dump_state": (bool,),
+}
+"""What DeepSpeed takes without a look at its type, by JSON's types."""
+OF_JSON = {str: "a text", bool: "true or false", int: "a number", dict: "an object"}
 UNUSED = (
     "autotuning",
     "comet",
@@ -66,6 +77,8 @@ UNUSED = (
 """Features of DeepSpeed (some of earlier versions alone) that runs here make no use of; a block that turns one off is fine."""
 ELSEWHERE = ("deepspeed_config", "zero_stage", "distributed_type", "compute_environment")
 """What Accelerate's files begin with."""
+OFFLOADS = {"offload_optimizer": 1, "offload_param": 3}
+"""What can be offloaded, from which stage on."""
 HALF = ("fp16", "float16", "half", "torch.float16", "torch.half")
 
 
@@ -111,7 +124,7 @@ def stage_text(name: str, zero: Mapping[str, Any]) -> str:
     if name in STAGES:
         return name
     parts = [f"ZeRO-{zero.get('stage', 0)}"]
-    for key, what in (("offload_optimizer", "optimizer"), ("offload_param", "weights")):
+    for key, what in zip(OFFLOADS, ("optimizer", "weights"), strict=True):
         device = block.get("device", "none") if isinstance(block := zero.get(key), dict) else "none"
         parts += [f"{what} on {device}"] if device != "none" else []
     return f"{name} ({', '.join(parts)})"
@@ -122,7 +135,7 @@ def _read(path: Path) -> dict[str, Any]:
         given = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once_each)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--deepspeed {path}: {getattr(error, 'strerror', None) or error}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"--deepspeed {path}: not valid JSON: {error}") from None
     if not isinstance(given, dict):
         raise ConfigError(f"--deepspeed {path}: a DeepSpeed file holds one object")
@@ -139,10 +152,12 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _is_off(key: str, value: Any) -> bool:
     """Whether a block wishes nothing: by `false`, or without being enabled, whatever else it holds for when it is."""
+    if value is None:
+        return key in (*TAKEN, *OWNED, *UNUSED)
     if key not in (*OWNED, *UNUSED):
         return False
     if isinstance(value, dict) and (key in ("fp16", "bf16", "amp", "torch_autocast") or "enabled" in value):
-        return value.get("enabled", False) in (False, AUTO)
+        return value.get("enabled", False) in (False, AUTO, None)
     return value is False
 
 
@@ -152,6 +167,8 @@ def _key_problems(given: Mapping[str, Any]) -> Iterator[str]:
             yield f'"{key}" is set by {OWNED[key]}: take it out of the file'
         elif key in UNUSED:
             yield f'"{key}" is a feature of DeepSpeed that runs here make no use of: take it out of the file'
+        elif key in KINDS and value != AUTO and type(value) not in KINDS[key]:
+            yield f'"{key}" must be {OF_JSON[KINDS[key][0]]}, not {json.dumps(value)}'
         elif key not in OWNED and key not in TAKEN:
             yield f'unknown key "{key}"{did_you_mean(key, (*TAKEN, *OWNED))} (a file says {", ".join(TAKEN)})'
 
@@ -159,7 +176,7 @@ def _key_problems(given: Mapping[str, Any]) -> Iterator[str]:
 def _wrong_autos(given: Mapping[str, Any]) -> Iterator[str]:
     """`auto` where nobody else decides: left out, DeepSpeed's default would be ZeRO 0, or no offloading."""
     for where, value in _leaves(given):
-        if value == AUTO and (where == ZERO or where.endswith((".stage", ".device"))):
+        if value == AUTO and (where == ZERO or where.endswith((".stage", ".device", *OFFLOADS))):
             yield f'"{where}" is "auto", which decides nothing here: write the value, or leave --deepspeed to auto'
 
 
@@ -184,6 +201,14 @@ def _stage_problems(given: Mapping[str, Any]) -> Iterator[str]:
         yield f'says no ZeRO stage: add {{"{ZERO}": {{"stage": N}}}} with N 0, 1, 2 or 3'
     elif not isinstance(zero, dict) or type(zero["stage"]) is not int or zero["stage"] not in range(len(STAGES)):
         yield f"{ZERO}.stage must be 0, 1, 2 or 3, not {json.dumps(zero['stage'] if isinstance(zero, dict) else zero)}"
+    else:
+        for key, lowest in OFFLOADS.items():
+            if (
+                zero["stage"] < lowest
+                and isinstance(block := zero.get(key), dict)
+                and block.get("device") in ("cpu", "nvme")
+            ):
+                yield f'"{ZERO}.{key}" does nothing below stage {lowest}: raise the stage, or take it out of the file'
 
 
 def _stage_of_accelerate(given: Mapping[str, Any]) -> Any:

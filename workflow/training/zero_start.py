@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -49,32 +49,45 @@ def check_values(plan: BackendPlan) -> None:
     if plan.name in ZERO_STAGES:
         return
     with _quiet_deepspeed():
+        from deepspeed.comm.config import CommsLoggerConfig
         from deepspeed.runtime.config import DeepSpeedConfig
-        from deepspeed.runtime.swap_tensor import constants
+        from deepspeed.runtime.swap_tensor.aio_config import AIO_DEFAULT_DICT
         from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
-        known = [value for name, value in vars(constants).items() if name.startswith("AIO_") and isinstance(value, str)]
-        aio = plan.config.get("aio", {})
-        problems = [f'unknown key "aio.{key}"{did_you_mean(key, known)}' for key in aio if key not in known]
-        try:
-            DeepSpeedZeroConfig(**plan.config["zero_optimization"])
-            DeepSpeedConfig(plan.config)
-        except ValidationError as error:
-            problems += [_explained(problem, DeepSpeedZeroConfig) for problem in error.errors()]
-        except Exception as error:  # of many kinds, assertions among them; all are about the file
-            problems.append(" ".join(str(error).split()) or repr(error))
+        problems = [*_aio_problems(plan.config.get("aio", {}), AIO_DEFAULT_DICT)]
+        for block, model in {"zero_optimization": DeepSpeedZeroConfig, "comms_logger": CommsLoggerConfig}.items():
+            try:
+                model(**plan.config.get(block, {}))
+            except ValidationError as error:
+                problems += [_explained(problem, block, model) for problem in error.errors()]
+            except Exception as error:  # of many kinds, assertions among them; all are about the file
+                problems.append(" ".join(str(error).split()) or repr(error))
+        if not problems:
+            try:
+                DeepSpeedConfig(plan.config)
+            except Exception as error:  # the same
+                problems.append(" ".join(str(error).split()) or repr(error))
     if problems:
         raise ConfigError(*(f"--deepspeed {plan.name}: {problem}" for problem in dict.fromkeys(problems)))
 
 
-def _explained(problem: Any, model: type[BaseModel]) -> str:
+def _aio_problems(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[str]:
+    """Of a block that DeepSpeed reads without a look at keys and types."""
+    for key, value in given.items():
+        if key not in defaults:
+            yield f'unknown key "aio.{key}"{did_you_mean(key, defaults)}'
+        elif type(value) is not type(defaults[key]):
+            yield f"aio.{key} = {value!r}: expected {type(defaults[key]).__name__}, as in {defaults[key]!r}"
+
+
+def _explained(problem: Any, block: str, model: type[BaseModel]) -> str:
     """A line of a pydantic error about a block; the nearest known key for one that there is none of."""
     *path, key = map(str, problem["loc"]) if problem["loc"] else ("",)
     where = ".".join(part for part in (*path, key) if part)
     if problem["type"] == "extra_forbidden":
         inner = _fields_within(model, path)
-        return f'unknown key "zero_optimization.{where}"{did_you_mean(key, inner)}'
-    return f"zero_optimization.{where} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
+        return f'unknown key "{block}.{where}"{did_you_mean(key, inner)}'
+    return f"{block}.{where} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
 
 
 def _fields_within(model: type[BaseModel], path: Sequence[str]) -> list[str]:
