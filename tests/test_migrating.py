@@ -20,12 +20,20 @@ import pytest
 
 from tests.conftest import ROOT, example_rows, score_rows
 from tests.fixtures.make_nanogpt import make_nanogpt
+from workflow.models.scratch import write_scratch_model
+from workflow.models.scratch_stacks import make_bert, train_wordpiece
+from workflow.models.shapes import StackShape
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="commands run in forked children")]
 
 PAGE = (ROOT / "docs/migrating.md").read_text(encoding="utf-8")
-FEWER = {"max_steps": 3, "eval_steps": 2, "save_steps": 2, "warmup_steps": 1, "lr_find_steps": 8}
+FEWER = {"max_steps": 3, "eval_steps": 2, "save_steps": 2, "warmup_steps": 1, "lr_find_steps": 10}
 """What the page's numbers of steps become."""
+FEWER_IN_FILES = {
+    '"max_steps": 3000': '"max_steps": 4',
+    '"eval_steps": 1000': '"eval_steps": 2',
+    '"n_trials": 20': '"n_trials": 2',
+}
 
 
 def sections() -> dict[str, list[list[str]]]:
@@ -57,7 +65,7 @@ def write_lines(path: Path, rows) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, flan_like, t5_like, bert_like, gpt2_like):
+def place(tmp_path_factory, flan_like, t5_like, gpt2_like):
     """A working directory as those who come from elsewhere have it; the files that the page shows stand in it."""
     here = tmp_path_factory.mktemp("migrating")
     models, data = here / "mount/models", here / "mount/data"
@@ -65,10 +73,10 @@ def place(tmp_path_factory, flan_like, t5_like, bert_like, gpt2_like):
         models / "flan-t5-xxl": flan_like,
         here / "google/flan-t5-xl": flan_like,
         here / "t5-small": t5_like,
-        here / "bert-base-uncased": bert_like,
         here / "gpt2": gpt2_like,
     }.items():
         shutil.copytree(model, folder)
+    write_bert(here / "bert-base-uncased")
     data.mkdir(parents=True)
     rows = example_rows(30)
     for name in ("synthetic_explain", "data"):
@@ -92,8 +100,19 @@ def place(tmp_path_factory, flan_like, t5_like, bert_like, gpt2_like):
     (here / "studies").mkdir()
     (here / "studies/best.json").write_text("{}")
     for name, text in re.findall(r"```json\n// (\S+)\n(.*?)```", PAGE, re.DOTALL):
+        for number, fewer in FEWER_IN_FILES.items():
+            text = text.replace(number, fewer)
         (here / name).write_text(text)
     return here
+
+
+def write_bert(folder: Path) -> None:
+    """A BERT of four layers, three of which can be made anew."""
+    shape = StackShape(
+        hidden_size=32, num_layers=4, num_heads=4, intermediate_size=64, num_positions=64, vocab_size=300
+    )
+    tokenizer = train_wordpiece([row["input"] for row in score_rows(200)], vocab_size=300, num_positions=64)
+    write_scratch_model(folder, make_bert(shape, tokenizer, seed=1), tokenizer, {})
 
 
 def write_glue(folder: Path, rows) -> None:

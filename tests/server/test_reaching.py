@@ -106,6 +106,13 @@ def test_under_a_path(serve, prefix, strips):
     assert (moved.status_code, moved.headers["location"]) == (308, shown + "/")
 
 
+def test_a_path_that_begins_as_a_route_does(serve):
+    live = serve(root_path="/v1")
+    assert live.client.get("/v1/v1/models").status_code == 200
+    assert live.client.get("/v1/health").status_code == 200
+    assert live.client.get("/v1", params={"theme": "dark"}).headers["location"] == "/v1/?theme=dark"
+
+
 def test_a_path_that_only_begins_alike_is_not_stripped(serve):
     live = serve(root_path="/models")
     assert live.client.get("/modelshealth").status_code == 404

@@ -307,3 +307,18 @@ def test_every_shard_must_be_whole(tmp_path):
     assert not is_whole(whole)
     shutil.copy(whole / "model-1.safetensors", whole / "model-2.safetensors")
     assert is_whole(whole)
+
+
+@pytest.mark.parametrize("content", ['{"weight_map": []}', "[]", '{"weight_map": {"a": 1}}', "[" * 100_000])
+def test_one_unreadable_run_hides_no_other(tmp_path, content):
+    for name in ("good", "odd"):
+        (tmp_path / name).mkdir()
+        for file, text in (("config.json", '{"model_type": "t5"}'), ("tokenizer.json", "{}")):
+            (tmp_path / name / file).write_text(text)
+    (tmp_path / "good" / "pytorch_model.bin").write_bytes(b"weights")
+    (tmp_path / "odd" / "model.safetensors.index.json").write_text(content)
+    folder = RunFolder(tmp_path)
+    assert folder.names() == ["good"]
+    (tmp_path / "odd" / "manifest.json").write_text(content)
+    assert folder.names() == ["good"]
+    folder.fault("odd")

@@ -16,7 +16,7 @@ logger = logging.getLogger("workflow.server")
 
 BEARER = "bearer"
 
-Stamp = tuple[int, int, int]
+Stamp = tuple[int, int, int, int]
 
 
 class Keys:
@@ -26,6 +26,8 @@ class Keys:
         self._file = file
         self._stamp = _stamp(file) if file is not None else None
         self._digests = _digests(file) if file is not None else []
+        self._told: Stamp | None = self._stamp
+        """Of the file that could not be read, and whose fault is in the log."""
 
     def accept(self, header: str | None) -> bool:
         """Whether an `Authorization` header holds one of the keys. Takes as long whichever key it is, or none."""
@@ -38,17 +40,21 @@ class Keys:
         return scheme.lower() == BEARER and any(matches)
 
     def _look(self, file: Path) -> None:
-        """Reads a file that has changed. One that cannot be read, or holds no key, changes nothing: nobody is locked out, nor let
-        in, by a file that is just being written."""
+        """Reads a file that has changed; one that cannot be read, or holds no key, changes nothing, and is tried again.
+
+        A file that is written in place may be read half: write another, and rename it over this one.
+        """
         stamp = _stamp(file)
         if stamp == self._stamp:
             return
-        self._stamp = stamp
         try:
             self._digests = _digests(file)
         except ConfigError as error:
-            logger.error("the keys stay as they were: %s", error)  # the sentence says it all
+            if stamp != self._told:
+                logger.error("the keys stay as they were: %s", error)  # the sentence says it all
+            self._told = stamp
         else:
+            self._stamp = self._told = stamp
             logger.info("%d keys read from %s", len(self._digests), file)
 
 
@@ -58,7 +64,7 @@ def _stamp(file: Path) -> Stamp | None:
         found = file.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns  # the last one for chmod and chown
 
 
 def _digests(file: Path) -> list[bytes]:

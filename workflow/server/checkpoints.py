@@ -17,6 +17,8 @@ from workflow.models.stored import FLOATS, safetensors_header
 from workflow.paths import SCORING_NAME, RunPaths, checked_name
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading a checkpoint's files may raise: they may be gone, no JSON, or JSON of another shape."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +52,24 @@ class RunFolder:
         try:
             folder = self.root / checked_name(name, what="model")
             return next(filter(None, map(self._whole_checkpoint, _candidates(folder))), None)
-        except (ConfigError, OSError, ValueError):  # a name that no file system takes; a folder going away under us
+        except (ConfigError, *UNREADABLE):  # a name that no file system takes; a folder going away under us
             return None
 
     def fault(self, name: str) -> str | None:
         """What a run's checkpoint lacks, where its manifest tells; None where it tells of nothing."""
         try:
             folder = self.root / checked_name(name, what="model")
-            return next((fault for path in _candidates(folder) or [folder] if (fault := model_fault(path))), None)
-        except (ConfigError, OSError, ValueError):
+            inside = [path for path in _candidates(folder) or [folder] if self._is_inside(path)]
+            return next((fault for path in inside if (fault := model_fault(path))), None)
+        except (ConfigError, *UNREADABLE):
             return None
+
+    def _is_inside(self, path: Path) -> bool:
+        return path.resolve().is_relative_to(self.root.resolve())
 
     def _whole_checkpoint(self, path: Path) -> Checkpoint | None:
         root = self.root.resolve()
-        if not path.resolve().is_relative_to(root):
+        if not self._is_inside(path):
             return None
         files = sorted(file for file in path.iterdir() if file.is_file())
         if not all(file.resolve().is_relative_to(root) for file in files):
@@ -98,7 +104,7 @@ def is_whole(path: Path) -> bool:
             return False
         readable = isinstance(json.loads((path / "config.json").read_text(encoding="utf-8")), dict)
         return readable and has_tokenizer(path) and _tokenizer_readable(path) and _weights_whole(path)
-    except (OSError, ValueError, KeyError, TypeError):
+    except UNREADABLE:
         return False
 
 

@@ -25,10 +25,12 @@ class Prefix:
         """Runs one request."""
         if scope["type"] == "http":
             if scope["path"] == self.prefix:  # the page's links stand beside it, so its path must end in a slash
-                await RedirectResponse(self.prefix + "/", 308)(scope, receive, send)
+                query = scope["query_string"].decode("latin-1")
+                await RedirectResponse(f"{self.prefix}/" + (f"?{query}" if query else ""), 308)(scope, receive, send)
                 return
             scope["path"] = scope["path"].removeprefix(self.prefix) if self._is_inside(scope["path"]) else scope["path"]
-            scope["root_path"] = self.prefix
+            # Starlette takes a root_path off every path that begins with it, as /v1/completions behind /v1 does by itself.
+            scope["root_path"] = "" if self._is_inside(scope["path"]) else self.prefix
         await self.app(scope, receive, send)
 
     def _is_inside(self, path: str) -> bool:
