@@ -1,25 +1,22 @@
 """The commands of docs/migrating.md do what the page says, one after the other, on small models and data.
 
-Each is run in a forked child of this process, which has everything imported, so that exit codes and working directory are real.
+Training commands take fewer steps.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 import shlex
 import shutil
-import sys
-import traceback
-import warnings
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT, example_rows, score_rows
 from tests.fixtures.make_nanogpt import make_nanogpt
+from tests.forked_commands import Commands
 from workflow.models.scratch import write_scratch_model
 from workflow.models.scratch_stacks import make_bert, train_wordpiece
 from workflow.models.shapes import StackShape
@@ -125,42 +122,6 @@ def write_glue(folder: Path, rows) -> None:
     )
 
 
-def outcome(words: list[str], place: Path) -> tuple[int, str]:
-    """(exit code, what it printed)."""
-    log = place / "log.txt"
-    child = multiprocessing.get_context("fork").Process(target=_child, args=(words, place, log))
-    child.start()
-    child.join(300)
-    if child.is_alive():
-        child.kill()
-    return child.exitcode, log.read_text()
-
-
-def _child(words: list[str], place: Path, log: Path) -> None:
-    from workflow.cli import workflow
-    from workflow.exits import run_main
-
-    warnings.resetwarnings()  # errors are for this process alone: users see them as warnings, if at all
-    warnings.simplefilter("ignore")
-    os.chdir(place)
-    file = log.open("w")
-    os.dup2(file.fileno(), 1)
-    os.dup2(file.fileno(), 2)
-    sys.stdout = sys.stderr = file
-    os.environ |= {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    arguments = words[1:] if words[0] == "workflow" else [words[1].removesuffix(".py"), *words[2:]]
-    try:
-        run_main(workflow, arguments)
-    except SystemExit as end:
-        code = end.code
-    except BaseException:
-        traceback.print_exc()
-        code = 99
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(int(code or 0))
-
-
 def test_the_page_has_the_five_practices():
     counts = {name: len(commands) for name, commands in sections().items()}
     assert len(counts) == 5
@@ -170,11 +131,9 @@ def test_the_page_has_the_five_practices():
 
 @pytest.mark.parametrize("name", sections())
 def test_every_command_does_what_it_says(name, place):
-    import deepspeed  # noqa: F401  (once, for all children)
-    import transformers  # noqa: F401
-
-    if not (place / "mount/data/cola.json").is_file() and "small data" in name:  # the section before makes it
-        assert outcome(["workflow", "data", "make", "glue", "CoLA", "--glue_dir", "glue"], place)[0] == 0
-    for words in sections()[name]:
-        code, said = outcome(words_for_tests(words), place)
-        assert code == 0, f"{shlex.join(words)}\n{said[-3000:]}"
+    with Commands() as commands:
+        if not (place / "mount/data/cola.json").is_file() and "small data" in name:  # the section before makes it
+            assert commands.run(["workflow", "data", "make", "glue", "CoLA", "--glue_dir", "glue"], place)[0] == 0
+        for words in sections()[name]:
+            code, said = commands.run(words_for_tests(words), place)
+            assert code == 0, f"{shlex.join(words)}\n{said[-3000:]}"
