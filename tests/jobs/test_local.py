@@ -179,7 +179,7 @@ def test_a_program_that_is_not_there(tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_stops_all_jobs_with_their_checkpoints(tmp_path, number, code):
     program = f"trap 'echo saved; exit 75' TERM; touch {tmp_path}/begun-$RANDOM; while :; do sleep 0.05; done"
-    driver = start(tmp_path, program, program, "touch never")
+    driver = start(tmp_path, program, program, f"touch {tmp_path}/never")
     until(lambda: len([*tmp_path.glob("begun-*")]) == 2, "both jobs")
     driver.send_signal(number)
     _, said = driver.communicate(timeout=60)
@@ -251,9 +251,9 @@ def test_two_drivers(tmp_path):
 
 def test_cancelling_from_elsewhere(tmp_path):
     program = f"trap 'exit 75' TERM; touch {tmp_path}/begun; while :; do sleep 0.05; done"
-    driver = start(tmp_path, program, "sleep 2", "touch never")
+    driver = start(tmp_path, program, "sleep 2", f"touch {tmp_path}/never")
     until((tmp_path / "begun").exists, "the job")
-    jobs = make(tmp_path, program, "sleep 2", "touch never")
+    jobs = make(tmp_path, program, "sleep 2", f"touch {tmp_path}/never")
     local(tmp_path).cancel([jobs[0], jobs[2]])
     said, _ = driver.communicate(timeout=60)
     assert set(said.splitlines()) == {"p0 cancelled", "p1 done", "p2 cancelled"}
