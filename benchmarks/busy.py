@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from workflow.recipe.quickstart import commands
+
 ROOT = Path(__file__).resolve().parents[1]
 EVERY = 25
 CPUS = str(len(os.sched_getaffinity(0)))
@@ -46,20 +48,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         mount = Path(place)
         (mount / "data").symlink_to(ROOT / "mount/data")
-        run(
-            {},
-            "-m",
-            "workflow",
-            "init-model",
-            "--like",
-            "tiny",
-            "--data_name",
-            "data",
-            "--mount",
-            mount,
-            "--out",
-            mount / "models/tiny",
-        )
+        run({}, "-m", *commands(mount, prompt="")[0])  # the quickstart's model
         print(json.dumps(measure(mount, given)))
 
 

@@ -32,7 +32,10 @@ from __future__ import annotations
 
 import difflib
 import signal
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+from typing import TypeVar
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 class WorkflowError(Exception):
@@ -199,6 +202,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean "max_steps"?`, or nothing when no known name is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f'; did you mean "{near[0]}"?' if near else ""
+
+
+def doubled(names: Iterable[Name]) -> Name | None:
+    """The first name that stands a second time; None where each stands once. In one pass."""
+    seen: set[Name] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def install_command(*extras: str) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from workflow.errors import doubled
+
 MERGE = "tag:yaml.org,2002:merge"
 FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 CORE = {
@@ -30,7 +32,7 @@ class OneValueEach(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Makes the mapping, as the base class does. Raises YAMLError."""
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != MERGE]
-        if (twice := next((key for key in keys if keys.count(key) > 1), None)) is not None:
+        if (twice := doubled(keys)) is not None:
             raise yaml.YAMLError(f'the key "{twice}" stands twice in the object at line {node.start_mark.line + 1}')
         return super().construct_mapping(node, deep)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from workflow.data.splits import SPLIT_OF
-from workflow.errors import DataError, did_you_mean
+from workflow.errors import DataError, did_you_mean, doubled
 
 CHUNK = 1 << 20
 FIRST_KEY = re.compile(r'\{\s*("(?:[^"\\]|\\.)*")\s*:')
@@ -29,8 +29,7 @@ def one_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The object of these pairs. Raises ValueError for a key that stands twice: one value would hide the other."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f'the key "{next(key for key in keys if keys.count(key) > 1)}" stands twice in one object')
+        raise ValueError(f'the key "{doubled(key for key, _ in pairs)}" stands twice in one object')
     return found
 
 

@@ -10,6 +10,8 @@ import math
 import re
 from typing import Any, NoReturn
 
+from workflow.errors import doubled
+
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 MAX_DIGITS = 400
 
@@ -52,12 +54,8 @@ def _int(text: str) -> int:
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
-    if len(value) < len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise ValueError(f"the key {json.dumps(key[:100])} stands twice in an object")
-            seen.add(key)
+    if (key := doubled(key for key, _ in pairs) if len(value) < len(pairs) else None) is not None:
+        raise ValueError(f"the key {json.dumps(key[:100])} stands twice in an object")
     return value
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow.config.sections import ZERO_STAGES as STAGES
-from workflow.errors import ConfigError, did_you_mean
+from workflow.errors import ConfigError, did_you_mean, doubled
 
 ZERO, AUTO = "zero_optimization", "auto"
 FP16_ADVICE = "--precision bf16 (fp16 overflows in T5's feed-forward layers)"
@@ -145,8 +145,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f'"{next(name for name in names if names.count(name) > 1)}" is given twice')
+        raise ValueError(f'"{doubled(name for name, _ in pairs)}" is given twice')
     return found
 
 
